@@ -1,0 +1,214 @@
+"""Reading a recipe: preset, YAML and command-line overrides, merged, then validated.
+
+Errors name the file, the line, the value and the remedy; an unknown key names the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.errors import UserError, nearest
+
+Location = tuple[str | int, ...]
+
+
+def presets() -> list[str]:
+    """Names that a recipe's ``preset:`` may take."""
+    return sorted(path.name.removesuffix(".yaml") for path in files(__package__).joinpath("presets").iterdir())
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, merge and validate a recipe.
+
+    Args:
+        path: the YAML file; its ``preset: NAME`` is read first and the file laid over it (phases by name).
+        overrides: ``key.path=value``; list items by their ``name`` (``phases.decay_all.tokens=1B``) or index.
+
+    Raises:
+        UserError: no such file, bad YAML, an unknown key, a value out of range.
+    """
+    written, lines = _read_yaml(path)
+    chosen = written.pop("preset", None)
+    values = _merge(_preset(str(chosen), path, lines), written) if chosen is not None else written
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error, path, lines, values)) from None
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe; :func:`load_recipe` reads it back to an equal one."""
+    path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _preset(name: str, path: Path, lines: dict[Location, int]) -> dict[str, Any]:
+    source = files(__package__).joinpath("presets", f"{name}.yaml")
+    if name not in presets():
+        where = f"{path}:{lines.get(('preset',), 1)}"
+        raise UserError(f"{where}: no preset {name!r}{nearest(name, presets())}; choose from {', '.join(presets())}")
+    return dict(yaml.safe_load(source.read_text(encoding="utf-8")))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.load(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; name an existing YAML file") from None
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML text file ({error}); name a recipe") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); correct that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no recipe; write keys such as 'name:', 'model:', 'phases:'")
+    return values, dict(_lines(node, ()))
+
+
+def _lines(node: yaml.Node, at: Location) -> Iterator[tuple[Location, int]]:
+    """The line of every key and list item; items with a name are found by it, wherever merging puts them."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*at, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*at, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            place = (*at, _node_name(item) or number)
+            yield place, item.start_mark.line + 1
+            yield from _lines(item, place)
+
+
+def _node_name(node: yaml.Node) -> str | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value.value for key, value in node.value if key.value == "name"), None)
+    return None
+
+
+def _merge(below: Any, above: Any) -> Any:
+    """``above`` laid over ``below``: mappings by key, lists of named items by name, all else replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {key: _merge(below.get(key), value) for key, value in above.items()}
+    if _named(below) and _named(above):
+        merged = {item["name"]: item for item in below}
+        for item in above:
+            merged[item["name"]] = _merge(merged.get(item["name"]), item)
+        return list(merged.values())
+    return above
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(i, dict) and "name" in i for i in value)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r}: not an override; write key.path=value")
+    *parents, last = key.split(".")
+    place: Any = values
+    for part in parents:
+        place = _child(place, part, key)
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: the value is not valid YAML; quote it") from None
+    if isinstance(place, list):
+        place[_index(place, last, key)] = value
+    else:
+        place[last] = value
+
+
+def _child(place: Any, part: str, key: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, key)]
+    child = place.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise UserError(f"{key}: {part!r} holds a value, not a section; shorten the key")
+    return child
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    names = [str(item.get("name")) if isinstance(item, dict) else "" for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise UserError(f"{key}: no item {part!r}{nearest(part, names)}; choose from {', '.join(names)}")
+
+
+def _explain(error: ValidationError, path: Path, lines: dict[Location, int], values: dict[str, Any]) -> str:
+    """One sentence for the first problem (an unknown key before all else: it often causes the others)."""
+    problems = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    problem = problems[0]
+    located = _locate(problem["loc"], values)
+    line = next((lines[located[:n]] for n in range(len(located), 0, -1) if located[:n] in lines), None)
+    where = f"{path}:{line}" if line else str(path)
+    key = ".".join(str(part) for part in located) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(located[:-1])
+        return f"{where}: unknown key {key!r}{nearest(str(located[-1]), known)}; known here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where}: {key!r} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    value = f" {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {key}{value}: {message}"
+
+
+def _locate(location: Location, values: Any) -> Location:
+    """Pydantic's place of an error, as keys of the YAML: union branches dropped, named list items by name."""
+    place: Any = values
+    found: list[str | int] = []
+    for part in location:
+        if isinstance(place, list) and isinstance(part, int) and part < len(place):
+            place = place[part]
+            found.append(place["name"] if isinstance(place, dict) and "name" in place else part)
+        elif isinstance(place, dict) and part in place:
+            place = place[part]
+            found.append(part)
+        elif part == location[-1] and isinstance(place, dict):
+            found.append(part)  # a missing key
+    return tuple(found)
+
+
+def _known_keys(location: Location) -> list[str]:
+    """Keys that the section at ``location`` may have."""
+    model: Any = Recipe
+    for part in location:
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        by_key = {field.alias or name: field.annotation for name, field in fields.items()}
+        model = _section_of(by_key[str(part)]) if str(part) in by_key else model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> Any:
+    """The BaseModel inside an annotation such as ``Annotated[list[Phase], ...]`` or ``MergeConfig | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [_section_of(argument) for argument in getattr(annotation, "__args__", ())]
+    return next((model for model in inner if model is not None), None)

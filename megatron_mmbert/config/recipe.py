@@ -1,0 +1,298 @@
+"""The recipe's fields. Each class is one section of the YAML; names and defaults follow arXiv 2509.06888.
+
+Where the paper and the released configuration files disagree, the presets of :mod:`megatron_mmbert.config.loading`
+ship both (``-paper`` and ``-released``); the defaults here are the values on which they agree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
+
+SPECIAL_TOKENS_PER_SAMPLE = 2  # <bos> and <eos>
+PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tensor parallelism
+
+Positive = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class ModelConfig(Section):
+    """Shape of the encoder (ModernBERT with weight-only LayerNorm; paper, table of model sizes)."""
+
+    num_layers: Positive = 22
+    hidden_size: Positive = 768
+    ffn_hidden_size: Positive = 1152
+    """Width after gating; fc1 has twice as many rows."""
+    num_attention_heads: Positive = 12
+    vocab_size: Positive = 256_000
+    max_length: Positive = 8192
+    """The longest sample of any phase, in tokens; what the exported model declares."""
+    global_attention_every: Positive = 3
+    """Layer i attends globally when i mod this is 0, else within the window."""
+    window_each_side: Positive = 64
+    """Visible tokens left and right of a token in a local layer, itself not counted."""
+    norm_eps: float = 1e-5
+    attention_output_dropout: Ratio = 0.1
+    """Dropout on the attention block's output; all other dropouts are 0."""
+    init_std: float = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.hidden_size % self.num_attention_heads or (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def is_global(self, layer: int) -> bool:
+        """Whether layer ``layer`` (0-based) attends to the whole sample."""
+        return layer % self.global_attention_every == 0
+
+
+class TokenizerConfig(Section):
+    """Where the tokenizer lies: a folder of tools/train_tokenizer.py, a ``.model`` or a ``tokenizer.json``."""
+
+    path: Path
+
+
+class SourceConfig(Section):
+    """How one source of the stores is sampled."""
+
+    tempered: bool = True
+    """Whether its languages are weighted by n_i^tau (FineWeb2 is); otherwise by their tokens."""
+
+
+class DataConfig(Section):
+    """What there is to train on, and how pieces are masked."""
+
+    stores: Annotated[list[Path], Field(min_length=1)]
+    sources: dict[str, SourceConfig] = {}
+    masking: Literal["ours", "paper"] = "ours"
+    """``paper``: <bos>/<eos> are maskable, random ids up to the batch's largest; ``ours``: neither."""
+    allow_missing_languages: bool = False
+    """Train although the store lacks some of a phase's languages (named in the log)."""
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class LanguageTable(Section):
+    """Languages read from a table: the ``column`` of rows of a TSV whose columns match ``where``."""
+
+    table: Path
+    column: str
+    where: dict[str, list[str]] = {}
+
+
+class LRConfig(Section):
+    """Trapezoid by tokens: linear warm-up, plateau, decay to ``final_ratio`` of the peak."""
+
+    warmup_tokens: Count = 0
+    decay_tokens: Count = 0
+    decay: Literal["one_minus_sqrt", "linear"] = "one_minus_sqrt"
+    final_ratio: Ratio = 0.02
+
+
+class BatchConfig(Section):
+    """Tokens per optimizer step, and how many of them one micro batch (pack) holds."""
+
+    tokens_per_step: PositiveCount
+    tokens_per_micro_batch: PositiveCount
+    ramp_tokens: Count = 0
+    ramp_start_tokens: Count = 0
+    """Tokens per step at the start of the ramp; 0 means one micro batch per data-parallel rank."""
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> BatchConfig:
+        if self.tokens_per_micro_batch % PACK_MULTIPLE:
+            raise ValueError(
+                f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be a multiple of {PACK_MULTIPLE}"
+            )
+        for name in ("tokens_per_step", "ramp_start_tokens"):
+            if getattr(self, name) % self.tokens_per_micro_batch:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} must be a multiple of tokens_per_micro_batch "
+                    f"{self.tokens_per_micro_batch}"
+                )
+        return self
+
+
+class Phase(Section):
+    """One row of the recipe (paper, section on training phases)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    start_from: str | None = Field(default=None, alias="from")
+    """The phase whose last checkpoint this one starts from; by default the one before it, ``scratch`` for the first."""
+    tokens: PositiveCount
+    languages: Literal["all"] | LanguageTable | list[str] = "all"
+    """Codes of the store (``eng_Latn``), or without script (``eng``) for every script of a language."""
+    temperature: Schedule = 1.0
+    boost: dict[str, float] = {}
+    """Factors on the sampling weight of single languages, applied after the temperature."""
+    sources: dict[str, float] = {}
+    """Shares of the sources in tokens; empty: in proportion to their tokens."""
+    max_epochs: float | None = None
+    """No language is repeated more often than this within the phase."""
+    mask_ratio: Schedule
+    max_length: Positive
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_theta_local: Annotated[float, Field(gt=0)] | None = None
+    """Theta of the local layers; by default that of the global ones (ModernBERT keeps 10,000)."""
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    schedule: LRConfig = LRConfig()
+    batch: BatchConfig
+    optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_range(cls, value: Schedule) -> Schedule:
+        check_range("temperature", value, 0.0, 10.0)
+        return value
+
+    @field_validator("mask_ratio")
+    @classmethod
+    def _mask_ratio_range(cls, value: Schedule) -> Schedule:
+        check_range("mask_ratio", value, 0.0, 1.0)
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Phase:
+        if self.max_length > self.batch.tokens_per_micro_batch:
+            raise ValueError(
+                f"max_length {self.max_length} must not exceed batch.tokens_per_micro_batch "
+                f"{self.batch.tokens_per_micro_batch}"
+            )
+        if self.max_length <= SPECIAL_TOKENS_PER_SAMPLE:
+            raise ValueError(f"max_length {self.max_length} must hold <bos>, <eos> and text: at least 3")
+        if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
+            raise ValueError("schedule.warmup_tokens + schedule.decay_tokens must not exceed tokens")
+        return self
+
+    @property
+    def theta_local(self) -> float:
+        return self.rope_theta if self.rope_theta_local is None else self.rope_theta_local
+
+
+class OptimizerConfig(Section):
+    """StableAdamW (arXiv 2304.13013; ModernBERT src/optimizer.py)."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 8e-5
+    """Fully decoupled: the share of a weight that one step at the peak LR removes."""
+
+
+class ParallelConfig(Section):
+    """How the model is laid over ranks; data parallelism takes what is left of the world size."""
+
+    tensor: Positive = 1
+    pipeline: Positive = 1
+
+
+class PrecisionConfig(Section):
+    """Arithmetic of the layers; master weights and the optimizer are always fp32."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+class CheckpointConfig(Section):
+    every_tokens: PositiveCount = 10_000_000_000
+    keep_last: Positive = 2
+
+
+class LoggingConfig(Section):
+    every_steps: Positive = 1
+    tensorboard: bool = True
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Matrix-product ceiling of one device in TFLOP/s; measured at start when not given."""
+
+
+class EvaluationConfig(Section):
+    """Held-out bits per byte by language, before and after each phase."""
+
+    stores: list[Path] = []
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    tokens_per_language: PositiveCount = 4096
+    rounds: Positive = 1
+    """Each held-out piece is masked this many times, each time elsewhere."""
+
+
+class MergeConfig(Section):
+    """How the decay variants become one model (paper: TIES; density and weights are not published)."""
+
+    base: str
+    models: Annotated[list[str], Field(min_length=1)]
+    method: Literal["ties", "linear", "slerp", "task_arithmetic", "ema"] = "ties"
+    density: Annotated[float, Field(gt=0, le=1)] = 0.5
+    weights: list[float] | None = None
+    scale: float = Field(default=1.0, alias="lambda")
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 21
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    merge: MergeConfig | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two phases are called {name!r}; give each its own name")
+        for number, phase in enumerate(self.phases):
+            origin = phase.start_from
+            if origin not in (None, "scratch", *names[:number]):
+                raise ValueError(
+                    f"phase {phase.name!r} starts from {origin!r}, which is no earlier phase; "
+                    f"choose 'scratch' or one of {names[:number]}"
+                )
+            if phase.max_length > self.model.max_length:
+                raise ValueError(
+                    f"phase {phase.name!r} has max_length {phase.max_length}, above model.max_length "
+                    f"{self.model.max_length}; raise the latter"
+                )
+        for name in [self.merge.base, *self.merge.models] if self.merge else []:
+            if name not in names:
+                raise ValueError(f"merge names {name!r}, which is no phase; choose from {names}")
+        return self
+
+    def phase(self, name: str) -> Phase:
+        """The phase called ``name``; KeyError when there is none."""
+        return {phase.name: phase for phase in self.phases}[name]
+
+    def origin(self, phase: Phase) -> str | None:
+        """Name of the phase that ``phase`` starts from, None for scratch."""
+        if phase.start_from is not None:
+            return None if phase.start_from == "scratch" else phase.start_from
+        position = [each.name for each in self.phases].index(phase.name)
+        return self.phases[position - 1].name if position else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values, in the YAML's own key names."""
+        return self.model_dump(mode="json", by_alias=True)
