@@ -1,0 +1,1 @@
+"""Between this project's encoder and Hugging Face's ModernBERT, both ways, bit-exact."""

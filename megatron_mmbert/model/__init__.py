@@ -1,0 +1,1 @@
+"""The encoder on Megatron-Core: configuration, layers, head and loss, initial weights."""

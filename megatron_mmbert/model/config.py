@@ -1,0 +1,89 @@
+"""The recipe's model section as the configuration that Megatron-Core's layers read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
+
+
+@dataclass
+class EncoderConfig(TransformerConfig):
+    """TransformerConfig with what ModernBERT's layers differ in."""
+
+    global_attention_every: int = 3
+    window_each_side: int = 64
+    rope_theta: float = 10_000.0
+    rope_theta_local: float = 10_000.0
+    attention_engine: str = "torch"
+
+    def is_global(self, layer: int) -> bool:
+        """Whether layer ``layer`` (0-based, counted over all pipeline stages) attends to the whole sample."""
+        return layer % self.global_attention_every == 0
+
+    def theta_of(self, layer: int) -> float:
+        return self.rope_theta if self.is_global(layer) else self.rope_theta_local
+
+
+def encoder_config(
+    model: ModelConfig,
+    rope_theta: float,
+    rope_theta_local: float,
+    parallel: ParallelConfig | None = None,
+    precision: PrecisionConfig | None = None,
+) -> EncoderConfig:
+    """Megatron-Core's configuration of an encoder.
+
+    Choices that matter: exact (erf) GELU, so Megatron's fused GeGLU, which is the tanh form, stays off; loss summed
+    per token and divided once by the global count; point-to-point sends never batched on gloo, where that is silently
+    wrong; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the layers.
+    """
+    parallel = parallel or ParallelConfig()
+    bf16 = precision is not None and precision.dtype == "bf16"
+    on_cpu = not torch.cuda.is_available()
+    return EncoderConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        kv_channels=model.head_dim,
+        normalization="LayerNorm",
+        layernorm_epsilon=model.norm_eps,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=F.gelu,
+        bias_activation_fusion=False,
+        hidden_dropout=model.attention_output_dropout,
+        attention_dropout=0.0,
+        init_method_std=model.init_std,
+        init_method=_leave,
+        output_layer_init_method=_leave,
+        use_cpu_initialization=on_cpu,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        pipeline_dtype=torch.bfloat16 if bf16 else torch.float32,
+        bf16=bf16,
+        calculate_per_token_loss=True,
+        gradient_accumulation_fusion=False,
+        batch_p2p_comm=not on_cpu,
+        global_attention_every=model.global_attention_every,
+        window_each_side=model.window_each_side,
+        rope_theta=rope_theta,
+        rope_theta_local=rope_theta_local,
+    )
+
+
+def _leave(weight: torch.Tensor) -> torch.Tensor:
+    """Initialiser of Megatron-Core's layers: they only mark how a weight is cut over ranks."""
+    return weight
+
+
+def output_init_std(config: EncoderConfig) -> float:
+    """Sigma of the matrices that write into the residual stream (ModernBERT ``full_megatron`` init)."""
+    return config.init_method_std / math.sqrt(2 * config.num_layers)

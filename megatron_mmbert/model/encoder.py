@@ -1,0 +1,111 @@
+"""The encoder: token table, norm, Megatron-Core's transformer block, and the MLM head on scored rows only.
+
+Shape letters: T packed tokens of one micro batch, D model width, H heads, K scored rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_block import TransformerBlock
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch import Tensor
+
+from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.model.layers import block_spec
+from megatron_mmbert.model.loss import chunked_cross_entropy
+from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.packed import PackedParams
+
+
+class TokenEmbedding(MegatronModule):
+    """Token table, then LayerNorm; no position or type table, no dropout."""
+
+    def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
+        super().__init__(config)
+        self.word_embeddings = VocabParallelEmbedding(
+            vocab_size, config.hidden_size, init_method=config.init_method, config=config
+        )
+        self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack."""
+        return self.norm(self.word_embeddings(tokens_T)).unsqueeze(1)
+
+
+class Transform(MegatronModule):
+    """The head before the decoder: dense, exact GELU, LayerNorm; the same on every tensor-parallel rank."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        shape = (config.hidden_size, config.hidden_size)
+        self.dense = torch.nn.Linear(*shape, bias=False, dtype=config.params_dtype)
+        self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(self, x_KD: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.dense(x_KD)))
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
+    ) -> dict[str, Any]:
+        """Replicated over tensor-parallel ranks."""
+        return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+
+
+class Encoder(LanguageModule):
+    """A ModernBERT-style masked language model on one pipeline stage."""
+
+    def __init__(
+        self, config: EncoderConfig, vocab_size: int, pre_process: bool = True, post_process: bool = True
+    ) -> None:
+        super().__init__(config)
+        self.pre_process, self.post_process = pre_process, post_process
+        self.vocab_size = vocab_size
+        self.share_embeddings_and_output_weights = True
+        if pre_process:
+            self.embedding = TokenEmbedding(config, vocab_size)
+        self.encoder = TransformerBlock(config, block_spec(config), pre_process=pre_process, post_process=post_process)
+        if post_process:
+            self.head = Transform(config)
+            # Its forward is not used: the loss wants weight and bias chunk by chunk. It owns the decoder's bias, the
+            # copy of the tied table on a last stage that is not the first, and their places in checkpoints.
+            self.output_layer = ColumnParallelLinear(
+                config.hidden_size,
+                vocab_size,
+                config=config,
+                init_method=config.init_method,
+                bias=True,
+                skip_weight_param_allocation=pre_process,
+            )
+        if pre_process or post_process:
+            self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Called by Megatron-Core's pipeline schedules with what the stage before sent."""
+        self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(self, tokens_T: Tensor, packed: PackedParams) -> Tensor:
+        """Hidden states [T, 1, D]: after the final norm on the last stage, else what the next stage takes in."""
+        hidden = self.embedding(tokens_T) if self.pre_process else None
+        return self.encoder(hidden, attention_mask=None, packed_seq_params=packed)
+
+    def loss(self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor) -> tuple[Tensor, Tensor]:
+        """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
+        x_KD = self.head(hidden_T1D.squeeze(1)[masked_index_K])
+        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
+        return chunked_cross_entropy(
+            x_KD, self.shared_embedding_or_output_weight(), self.output_layer.bias, label_K, group
+        )
+
+    def logits(self, hidden_T1D: Tensor) -> Tensor:
+        """Logits [T, V] of every position over the whole vocabulary; for evaluation and parity checks."""
+        x_TD = self.head(hidden_T1D.squeeze(1))
+        local_TV = F.linear(x_TD, self.shared_embedding_or_output_weight(), self.output_layer.bias)
+        return gather_from_tensor_model_parallel_region(local_TV)

@@ -1,0 +1,104 @@
+"""The layer spec: Megatron-Core's transformer layer with ModernBERT's norm, attention and dropout.
+
+Layer 0 has no attention norm (the embedding norm stands before it); layers i with i mod 3 == 0 attend to the whole
+sample, the others within a window; only the attention's output has dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import ModuleSpec, TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+from torch import Tensor
+
+from megatron_mmbert.attention import ENGINES
+from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.rope import rotate
+
+
+class PackedAttention(torch.nn.Module):
+    """Rotates queries and keys and attends within each sample; stands where Megatron-Core has its core attention."""
+
+    def __init__(self, config: EncoderConfig, layer_number: int, **_: Any) -> None:
+        super().__init__()
+        layer = layer_number - 1  # Megatron-Core counts from 1, over all pipeline stages
+        self.window_each_side = None if config.is_global(layer) else config.window_each_side
+        self.rope_theta = config.theta_of(layer)
+        self.engine = ENGINES[config.attention_engine]
+
+    def forward(
+        self,
+        q_THD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        packed_seq_params: PackedParams,
+        **_: Any,
+    ) -> Tensor:
+        """Returns [T, H * D]. There is no attention mask: the pack's layout says all."""
+        cos, sin = packed_seq_params.cos_sin(self.rope_theta, q_THD.shape[-1])
+        out_THD = self.engine(
+            rotate(q_THD, cos, sin), rotate(k_THD, cos, sin), v_THD, packed_seq_params.layout, self.window_each_side
+        )
+        return out_THD.flatten(1)
+
+
+def _add_with_dropout(training: bool, fused: bool) -> Callable[..., Tensor]:
+    def add(output_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        return residual + torch.nn.functional.dropout(output_and_bias[0], dropout, training)
+
+    return add
+
+
+def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
+    def add(output_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        return residual + output_and_bias[0]
+
+    return add
+
+
+def layer_spec(layer: int) -> ModuleSpec:
+    """The spec of layer ``layer`` (0-based over all pipeline stages)."""
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=IdentityOp if layer == 0 else WeightOnlyLayerNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.padding},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear, core_attention=PackedAttention, linear_proj=RowParallelLinear
+                ),
+            ),
+            self_attn_bda=_add_with_dropout,
+            pre_mlp_layernorm=WeightOnlyLayerNorm,
+            mlp=ModuleSpec(
+                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+            ),
+            mlp_bda=_add,
+        ),
+    )
+
+
+def block_spec(config: EncoderConfig) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage, and the final norm."""
+    first = get_transformer_layer_offset(config)
+    return TransformerBlockSubmodules(
+        layer_specs=[layer_spec(first + number) for number in range(get_num_layers_to_build(config))],
+        layer_norm=WeightOnlyLayerNorm,
+    )

@@ -1,0 +1,47 @@
+"""What the layers need to know of a pack: its layout and its rotation tables, made once for all layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+from megatron_mmbert.attention import Layout
+from megatron_mmbert.model import rope
+
+
+@dataclass
+class PackedParams(PackedSeqParams):
+    """Megatron-Core's packed-sequence argument (``thd``), carrying our layout and positions to the attention."""
+
+    layout: Any = None
+    position_T: Any = None
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None) -> PackedParams:
+        """
+        Args:
+            cu_seqlens: int32 [S+1], the samples' boundaries.
+            max_seqlen: the longest sample.
+            position_T: int [T], by default restarting at 0 in every sample.
+        """
+        layout = Layout(cu_seqlens, max_seqlen)
+        if position_T is None:
+            starts = cu_seqlens[:-1].long()[layout.sample_of_token]
+            position_T = torch.arange(layout.tokens, device=cu_seqlens.device) - starts
+        return cls(
+            qkv_format="thd",
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            max_seqlen_q=max_seqlen,
+            max_seqlen_kv=max_seqlen,
+            layout=layout,
+            position_T=position_T,
+        )
+
+    def cos_sin(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
+        """Rotation tables for theta, computed once for this pack."""
+        return self.layout.derive(("rope", theta, width), lambda: rope.cos_sin(self.position_T, theta, width))

@@ -1,0 +1,30 @@
+"""Rotary position embedding (arXiv 2104.09864), half-split over the whole head width, as ModernBERT's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cos_sin(position_T: Tensor, theta: float, width: int) -> tuple[Tensor, Tensor]:
+    """Rotation tables of the given positions.
+
+    Args:
+        position_T: int [T], a token's place in its own sample.
+        theta: the base; the slowest pair turns once in about 2 pi theta tokens.
+        width: head width D, even.
+
+    Returns:
+        cos, sin: fp32 [T, 1, D], both halves of D alike.
+    """
+    exponents = torch.arange(0, width, 2, dtype=torch.int64, device=position_T.device).float() / width
+    angles = position_T.float()[:, None] * (1.0 / theta**exponents)[None, :]
+    both_halves = torch.cat((angles, angles), dim=-1)[:, None, :]
+    return both_halves.cos(), both_halves.sin()
+
+
+def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
+    """Rotate each pair (x_i, x_{i + D/2}) by its token's angle; computed in fp32, returned in x's dtype."""
+    first, second = x_THD.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_THD.float() * cos_T1D + turned * sin_T1D).to(x_THD.dtype)

@@ -1,0 +1,155 @@
+"""Starting and describing the parallel world: process groups, this rank's place, its device and its seeds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.parallel import cpu_backend
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """This process's place in the parallel world."""
+
+    rank: int
+    world_size: int
+    dp_rank: int
+    dp_size: int
+    tp_rank: int
+    tp_size: int
+    pp_rank: int
+    pp_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs and files that exist once."""
+        return self.rank == 0
+
+    @property
+    def is_first_stage(self) -> bool:
+        return self.pp_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.pp_rank == self.pp_size - 1
+
+    def describe(self) -> str:
+        """``4 ranks (tp 2, pp 1, dp 2) on cpu`` for the log."""
+        ranks = "1 process" if self.world_size == 1 else f"{self.world_size} ranks"
+        return f"{ranks} (tp {self.tp_size}, pp {self.pp_size}, dp {self.dp_size}) on {self.device.type}"
+
+
+_runtime: Runtime | None = None
+
+
+def start(tensor: int = 1, pipeline: int = 1, seed: int = 1, timeout_minutes: float = 30.0) -> Runtime:
+    """Join the process group that ``torchrun`` describes (or be the only process) and lay out the ranks.
+
+    Args:
+        tensor, pipeline: sizes of tensor and pipeline parallelism; data parallelism takes the rest.
+        seed: start of the random states of dropout.
+
+    Raises:
+        UserError: the world size does not divide by ``tensor * pipeline``.
+    """
+    global _runtime
+    on_cpu = cpu_backend.install()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size % (tensor * pipeline):
+        raise UserError(
+            f"{world_size} processes do not divide by parallel.tensor {tensor} x parallel.pipeline {pipeline}; "
+            "change torchrun's --nproc-per-node or the recipe's parallel section"
+        )
+    if not dist.is_initialized():
+        _join("gloo" if on_cpu else "nccl", world_size, timedelta(minutes=timeout_minutes))
+    from megatron.core import parallel_state as state
+
+    if not state.model_parallel_is_initialized():
+        state.initialize_model_parallel(tensor, pipeline)
+    _runtime = Runtime(
+        rank=dist.get_rank(),
+        world_size=world_size,
+        dp_rank=state.get_data_parallel_rank(),
+        dp_size=state.get_data_parallel_world_size(),
+        tp_rank=state.get_tensor_model_parallel_rank(),
+        tp_size=state.get_tensor_model_parallel_world_size(),
+        pp_rank=state.get_pipeline_model_parallel_rank(),
+        pp_size=state.get_pipeline_model_parallel_world_size(),
+        device=torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device()),
+    )
+    seed_dropout(seed, 0)
+    return _runtime
+
+
+def _join(backend: str, world_size: int, timeout: timedelta) -> None:
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        # One process needs no address, so no port can be taken by somebody else.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=world_size, timeout=timeout)
+
+
+def current() -> Runtime:
+    """The runtime of this process; RuntimeError before :func:`start`."""
+    if _runtime is None:
+        raise RuntimeError("call megatron_mmbert.parallel.start() first")
+    return _runtime
+
+
+def shutdown() -> None:
+    """Leave the process group, so that another layout can be started (tests) or the process ends cleanly."""
+    global _runtime
+    if _runtime is None:
+        return
+    from megatron.core import parallel_state as state
+
+    state.destroy_model_parallel()
+    dist.destroy_process_group()
+    _runtime = None
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Set the random states that dropout draws from, as a pure function of (seed, step, place in the layout).
+
+    Called before every step, so that a resumed run draws what the uninterrupted one would have drawn and no random
+    state need be saved.
+    """
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    mixed = (seed * 1_000_003 + step * 7_919) % (2**31 - 10_000)
+    torch.manual_seed(mixed)
+    model_parallel_cuda_manual_seed(mixed, force_reset_rng=True)
+
+
+def sum_over_data_parallel(values: torch.Tensor) -> torch.Tensor:
+    """Sum ``values`` in place over the data-parallel ranks."""
+    if current().dp_size > 1:
+        from megatron.core import parallel_state
+
+        dist.all_reduce(values, group=parallel_state.get_data_parallel_group())
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's ``value`` on every rank."""
+    if current().world_size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if current().world_size > 1:
+        dist.barrier()

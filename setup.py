@@ -1,0 +1,38 @@
+"""Packaging. `pip install -c constraints.txt -e .` gives the CPU and GPU core; extras add what a GPU machine uses."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="megatron-mmbert",
+    version="0.1.0",
+    description="Training of massively multilingual encoders on Megatron-Core: the mmBERT recipe, end to end",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["megatron_mmbert", "megatron_mmbert.*"]),
+    package_data={"megatron_mmbert.config": ["presets/*.yaml"]},
+    install_requires=[
+        "torch>=2.11",
+        "megatron-core>=0.16.1,<0.17",
+        "psutil",  # Megatron-Core's checkpoint writers need it and do not declare it
+        "numpy",
+        "pydantic>=2.7",
+        "pyyaml",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.20",
+        "safetensors",
+        "nltk",
+        "tensorboard",
+        "tqdm",
+        "matplotlib",
+    ],
+    extras_require={
+        "te": ["transformer-engine[pytorch]>=2.12"],
+        "flash": ["flash-attn>=2.8"],
+        "hf": ["transformers>=4.57"],
+        "dev": ["transformers>=4.57", "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+    },
+)
