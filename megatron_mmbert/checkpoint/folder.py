@@ -1,0 +1,192 @@
+"""One checkpoint is one folder: Megatron-Core's distributed tensors, ``checkpoint.json`` and ``checksums.json``.
+
+A folder is written aside under a dot name and renamed when every rank has written and every byte is on the disk, so a
+folder called ``step-…`` is complete. ``checkpoint.json`` says what the tensors are; it is all that tools need to read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from megatron_mmbert import __version__
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.files import read_json, write_json
+
+META_FILE = "checkpoint.json"
+CHECKSUM_FILE = "checksums.json"
+_STEP_FOLDER = re.compile(r"step-(\d{8,})")
+_NAME_ANOTHER = "name a folder that holds checkpoint.json, such as RUN/PHASE/checkpoints/step-00000100"
+
+
+class CheckpointMeta(BaseModel):
+    """What a checkpoint holds and where its run stands.
+
+    Attributes:
+        model: shape of the encoder.
+        rope_theta, rope_theta_local: bases of the global and local layers, as last trained or as set by a transition.
+        max_length: the longest sample these weights are meant for.
+        phase: the phase that wrote it, or that it is prepared for.
+        step, phase_tokens: optimizer steps and real tokens of that phase so far.
+        total_tokens: real tokens over all phases.
+        loader: the data loader's state, a few integers; empty at the start of a phase.
+        has_optimizer: whether the optimizer's state is inside.
+        finished: whether the phase had seen all its tokens.
+        recipe: the resolved recipe; empty for weights from elsewhere.
+        origin: where the weights came from (a path or a sentence).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    model: ModelConfig
+    rope_theta: float
+    rope_theta_local: float
+    max_length: int
+    phase: str = ""
+    step: int = 0
+    phase_tokens: int = 0
+    total_tokens: int = 0
+    loader: dict[str, Any] = {}
+    has_optimizer: bool = False
+    finished: bool = False
+    recipe: dict[str, Any] = {}
+    tokenizer_fingerprint: str = ""
+    origin: str = ""
+    code_version: str = __version__
+    written_at: str = ""
+
+
+def read_meta(path: Path) -> CheckpointMeta:
+    """What the checkpoint in folder ``path`` holds.
+
+    Raises:
+        UserError: no checkpoint there, or a damaged description.
+    """
+    values = read_json(path / META_FILE, "checkpoint", _NAME_ANOTHER)
+    try:
+        return CheckpointMeta.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UserError(f"{path / META_FILE}: {place}: {problem['msg']}; {_NAME_ANOTHER}") from None
+
+
+@contextmanager
+def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: None) -> Iterator[Path]:
+    """Yield a folder to write a checkpoint into; checksum, sync and rename it to ``path`` on success.
+
+    Args:
+        is_main: whether this rank makes and commits the folder; the others only write into it.
+        barrier: waits for all ranks.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    if is_main:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    barrier()
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    barrier()
+    if is_main:
+        write_json(aside / CHECKSUM_FILE, {name: _checksum(aside / name) for name in _payload(aside)})
+        _sync_folder(aside)
+        os.replace(aside, path)
+        _sync_folder(path.parent)
+    barrier()
+
+
+def write_meta(folder: Path, meta: CheckpointMeta) -> None:
+    """Describe the checkpoint that is being written into ``folder``."""
+    stamped = meta.model_copy(update={"written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    write_json(folder / META_FILE, stamped.model_dump(mode="json"))
+
+
+def problems(path: Path) -> Iterator[str]:
+    """One sentence for each file of a checkpoint that is missing, of another size or of other content."""
+    known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
+    for name, expected in known.items():
+        file = path / name
+        if not file.is_file():
+            yield f"{file}: missing; take another checkpoint"
+        elif _checksum(file) != expected:
+            yield f"{file}: content differs from its checksum; take another checkpoint"
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Path]:
+    """All committed checkpoints of a phase, oldest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP_FOLDER.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def newest_sound(checkpoints: Path, warn: Any = print) -> Path | None:
+    """The newest checkpoint whose checksums hold; damaged ones are named by ``warn`` and left alone."""
+    for path in reversed(complete_checkpoints(checkpoints)):
+        try:
+            read_meta(path)
+            found = next(problems(path), None)
+        except UserError as error:
+            found = str(error)
+        if found is None:
+            return path
+        warn(f"warning: damaged checkpoint skipped: {found}")
+    return None
+
+
+def resolve(path: Path) -> Path:
+    """A checkpoint folder, given itself, a phase's folder, or its ``checkpoints`` folder (then the newest sound one).
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / META_FILE).is_file():
+        return path
+    for folder in (path, path / "checkpoints"):
+        newest = newest_sound(folder)
+        if newest is not None:
+            return newest
+    raise UserError(f"{path}: no checkpoint here; {_NAME_ANOTHER}")
+
+
+def keep_newest(checkpoints: Path, count: int) -> None:
+    """Delete all but the newest ``count`` checkpoints of a phase."""
+    for path in complete_checkpoints(checkpoints)[:-count]:
+        shutil.rmtree(path)
+
+
+def _payload(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _checksum(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
