@@ -8,6 +8,7 @@ first touched, so the cost does not grow with the number of documents.
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -20,6 +21,10 @@ import numpy.typing as npt
 from megatron_mmbert.data.indexed import BIN_ENDING, IDX_ENDING, indexed_dataset
 from megatron_mmbert.data.manifest import REMEDY, GroupEntry, Manifest, ShardEntry, load_manifest
 from megatron_mmbert.errors import UserError, nearest
+
+# Megatron's .idx begins with: magic, version, code of the ids' type, number of sequences, number of documents.
+_INDEX_HEADER = struct.Struct("<9sQBQQ")
+_INDEX_DTYPES = {"int32": 4, "uint16": 8}
 
 
 class Group(NamedTuple):
@@ -38,6 +43,7 @@ class Shard:
     Attributes:
         lengths: int32 [documents], tokens of each document.
         pointers: int64 [documents], byte offset of each document in the ``.bin``.
+        document_ends: int64 [documents + 1], Megatron's documents in sequences; here each is one sequence.
         ids: uint16 or int32 [tokens], all ids of the shard.
 
     Raises:
@@ -45,16 +51,17 @@ class Shard:
     """
 
     def __init__(self, prefix: Path, dtype: str) -> None:
+        _check_index_header(Path(f"{prefix}{IDX_ENDING}"), dtype)
         # Megatron closes its maps when the dataset object dies, even under a view in use: it lives as long as we do.
         try:
             self._dataset: Any = indexed_dataset().IndexedDataset(str(prefix))
-        except (AssertionError, ValueError, KeyError, OSError) as error:
-            raise UserError(f"{prefix}{IDX_ENDING}: damaged index ({error}); {REMEDY}") from None
-        if self._dataset.index.dtype != np.dtype(dtype):
-            raise UserError(f"{prefix}{IDX_ENDING}: ids of another type than the manifest's {dtype}; {REMEDY}")
+        except AssertionError:
+            raise UserError(f"{prefix}{IDX_ENDING}: damaged index; {REMEDY}") from None
         self.lengths: npt.NDArray[np.int32] = self._dataset.index.sequence_lengths
         self.pointers: npt.NDArray[np.int64] = self._dataset.index.sequence_pointers
-        self.ids: npt.NDArray[Any] = np.memmap(f"{prefix}{BIN_ENDING}", dtype=dtype, mode="r")
+        self.document_ends: npt.NDArray[np.int64] = self._dataset.document_indices
+        # A plain view: slices of np.memmap objects are slow to make.
+        self.ids: npt.NDArray[Any] = np.memmap(f"{prefix}{BIN_ENDING}", dtype=dtype, mode="r").view(np.ndarray)
 
     def document(self, document: int, start: int, stop: int) -> npt.NDArray[Any]:
         """Ids ``start`` to ``stop`` of one document, a view [stop - start]."""
@@ -182,3 +189,20 @@ def size_problems(path: Path, shards: tuple[ShardEntry, ...]) -> Iterator[str]:
                 continue
             if size != expected:
                 yield f"{file}: {size} bytes where {expected} are expected; copy it again or {REMEDY}"
+
+
+def _check_index_header(path: Path, dtype: str) -> None:
+    """Refuse an index whose header does not fit its size or ``dtype``; Megatron's reader fails on it with a traceback.
+
+    Raises:
+        UserError: the header is damaged.
+    """
+    with path.open("rb") as file:
+        header = file.read(_INDEX_HEADER.size)
+    if len(header) == _INDEX_HEADER.size:
+        magic, version, code, sequences, documents = _INDEX_HEADER.unpack(header)
+        size = _INDEX_HEADER.size + sequences * (4 + 8) + documents * 8
+        sound = magic == b"MMIDIDX\0\0" and version == 1 and code == _INDEX_DTYPES[dtype] and documents >= 1
+        if sound and size == path.stat().st_size:
+            return
+    raise UserError(f"{path}: damaged index header; copy it again or {REMEDY}")

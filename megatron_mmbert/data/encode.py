@@ -1,0 +1,119 @@
+"""Text lines to token ids, a chunk at a time: what one worker of the preprocessing does.
+
+The parent only cuts files into chunks of lines; parsing and tokenizing happen in the worker, so that the parent does
+not become the bottleneck with many of them. No document's ids depend on another's, so where chunks end changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from megatron_mmbert.data.documents import SKIP_REMEDY, BadLine, Document, Fields, LineReader, parse_line
+from megatron_mmbert.data.writer import EncodedDocument
+from megatron_mmbert.errors import UserError
+
+CHUNK_BYTES = 256 << 10
+
+
+class Tokenizer(Protocol):
+    """The part of a tokenizer that preprocessing uses; ids come without ``<bos>`` and ``<eos>``."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    def fingerprint(self) -> str: ...
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+
+
+class InputFile(NamedTuple):
+    """A file and the language of its documents; None: each line names its own."""
+
+    path: Path
+    language: str | None
+
+
+class Chunk(NamedTuple):
+    """Consecutive lines of one file; ``input_bytes`` of the file on disk were read for them."""
+
+    file: InputFile
+    first_line: int
+    lines: list[bytes]
+    input_bytes: int
+    ends_file: bool
+
+
+class EncodedChunk(NamedTuple):
+    """What became of a chunk; ``bad`` is in the order of the lines."""
+
+    file: InputFile
+    documents: list[EncodedDocument]
+    bad: list[BadLine]
+    input_bytes: int
+    ends_file: bool
+
+
+def read_chunks(files: list[InputFile], chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Cut files into chunks of about ``chunk_bytes`` of lines; every file ends with a chunk marked ``ends_file``."""
+    for file in files:
+        reader = LineReader(file.path)
+        lines: list[bytes] = []
+        size = read_before = 0
+        number = 0
+        for number, line in reader:
+            lines.append(line)
+            size += len(line)
+            if size >= chunk_bytes:
+                yield Chunk(file, number - len(lines) + 1, lines, reader.position - read_before, ends_file=False)
+                lines, size, read_before = [], 0, reader.position
+        yield Chunk(file, number - len(lines) + 1, lines, reader.position - read_before, ends_file=True)
+
+
+@dataclass
+class Encoder:
+    """A worker's tools. ``dtype`` is the store's."""
+
+    tokenizer: Tokenizer
+    fields: Fields
+    dtype: str
+
+    def encode(self, chunk: Chunk) -> EncodedChunk:
+        """Parse and tokenize one chunk.
+
+        Raises:
+            UserError: the tokenizer gives an id outside its vocabulary.
+        """
+        path = chunk.file.path
+        documents: list[Document] = []
+        bad: list[BadLine] = []
+        for number, line in enumerate(chunk.lines, start=chunk.first_line):
+            found = parse_line(path, number, line, self.fields)
+            if isinstance(found, Document):
+                documents.append(found)
+            elif found is not None:
+                bad.append(found)
+        encoded = []
+        for document, ids in zip(documents, self.tokenizer.encode_batch([d.text for d in documents]), strict=True):
+            if ids:
+                encoded.append(self._finish(document, ids, chunk.file))
+            else:
+                value = repr(document.text[:40])
+                bad.append(BadLine(str(path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
+        bad.sort(key=lambda line: line.line)
+        return EncodedChunk(chunk.file, encoded, bad, chunk.input_bytes, chunk.ends_file)
+
+    def _finish(self, document: Document, ids: list[int], file: InputFile) -> EncodedDocument:
+        array = np.array(ids, dtype=np.int64)
+        worst = int(array.max()) if array.max() >= self.tokenizer.vocab_size else int(array.min())
+        if not 0 <= worst < self.tokenizer.vocab_size:
+            raise UserError(
+                f"{file.path}:{document.line}: the tokenizer gives id {worst}, outside its vocabulary of "
+                f"{self.tokenizer.vocab_size}; the tokenizer folder mixes files of two tokenizers, export it again"
+            )
+        language = file.language or document.language
+        assert language is not None  # parse_line refuses a line without one when the file has none
+        size = len(document.text.encode("utf-8"))
+        return EncodedDocument(language, array.astype(self.dtype), size, len(document.text.split()))

@@ -1,0 +1,54 @@
+"""Progress of a long command in bytes: a bar on a terminal, a line every ten seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from tqdm import tqdm
+
+SECONDS_PER_LINE = 10.0
+
+
+class ByteProgress:
+    """Counts bytes done of ``total``; use as a context manager and call :meth:`add`."""
+
+    def __init__(self, what: str, total: int, stream: TextIO | None = None) -> None:
+        self._what = what
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._done = 0
+        self._start = self._last_line = time.monotonic()
+        self._bar = (
+            tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self._stream)
+            if self._stream.isatty()
+            else None
+        )
+
+    def add(self, done: int) -> None:
+        """``done`` more bytes are finished."""
+        self._done += done
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(done)
+        elif now - self._last_line >= SECONDS_PER_LINE:
+            self._last_line = now
+            rate = self._done / (now - self._start)
+            left = (self._total - self._done) / rate if rate else float("inf")
+            print(
+                f"{self._what}: {self._done / max(self._total, 1):.1%} of {self._total / 1e6:.1f} MB, "
+                f"{rate / 1e6:.2f} MB/s, {left:.0f} s left",
+                file=self._stream,
+                flush=True,
+            )
+
+    def __enter__(self) -> ByteProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,74 @@
+"""Text files to a token store.
+
+    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+
+from megatron_mmbert.data.documents import ENDINGS, Fields, is_language
+from megatron_mmbert.data.preprocess import PreprocessJob, preprocess
+from megatron_mmbert.data.writer import SHARD_BYTES
+from megatron_mmbert.errors import UserError, run_command
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--input", nargs="+", type=Path, required=True, metavar="PATH", help=f"files ({', '.join(ENDINGS)}) or folders")
+    add("--tokenizer", type=Path, required=True, metavar="DIR_OR_FILE")
+    add("--output", type=Path, required=True, metavar="STORE")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes; changes nothing in the store")
+    add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
+    add("--language", metavar="CODE", help="language of all documents (default: FILE's name before its first dot)")
+    add("--language-field", metavar="FIELD", help="field of each line that names its language")
+    add("--text-field", default="text", metavar="FIELD", help="field of each line with the text (default: %(default)s)")
+    add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
+    add("--overwrite", action="store_true", help="replace an existing store")
+    add("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="size of a shard (default: %(default)s)")
+    return parser.parse_args()
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse values that argparse lets through."""
+    for option in ("workers", "shard_bytes"):
+        value = getattr(arguments, option)
+        if value < 1:
+            raise UserError(f"--{option.replace('_', '-')} {value}: give a number of at least 1")
+    for option in ("source", "language"):
+        value = getattr(arguments, option)
+        if value is not None and not is_language(value):
+            raise UserError(f"--{option} {value!r}: give a name of printable characters without spaces")
+    if arguments.language and arguments.language_field:
+        raise UserError("--language and --language-field exclude each other; give one of them")
+
+
+def main() -> None:
+    arguments = parse()
+    check(arguments)
+    # A cluster's scheduler ends a job with SIGTERM: clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    job = PreprocessJob(
+        inputs=tuple(arguments.input),
+        tokenizer=arguments.tokenizer,
+        output=arguments.output,
+        source=arguments.source,
+        language=arguments.language,
+        fields=Fields(arguments.text_field, arguments.language_field),
+        skip_bad=arguments.skip_bad,
+        overwrite=arguments.overwrite,
+        workers=arguments.workers,
+        shard_bytes=arguments.shard_bytes,
+    )
+    try:
+        preprocess(job)
+    except OSError as error:
+        raise UserError(f"{error.filename or arguments.output}: {error.strerror or error}; check the disk") from error
+
+
+if __name__ == "__main__":
+    run_command(main)

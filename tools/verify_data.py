@@ -1,0 +1,41 @@
+"""Check a token store: sizes, checksums, index against data, ids against the vocabulary.
+
+    python tools/verify_data.py store/ --tokenizer tokenizer/
+
+Ends with status 2 and one sentence per problem, naming the shard and the document at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from megatron_mmbert.data.manifest import load_manifest
+from megatron_mmbert.data.preprocess import load_any_tokenizer
+from megatron_mmbert.data.progress import ByteProgress
+from megatron_mmbert.data.summary import describe
+from megatron_mmbert.data.verify import verify
+from megatron_mmbert.errors import EXIT_BAD_INPUT, run_command
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR_OR_FILE", help="check that the store was made with it")
+    arguments = parser.parse_args()
+    manifest = load_manifest(arguments.store)
+    tokenizer = load_any_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
+    problems = 0
+    with ByteProgress("verify", sum(shard.bin_bytes for shard in manifest.shards)) as progress:
+        for problem in verify(arguments.store, tokenizer, progress.add):
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+            problems += 1
+    if problems:
+        return EXIT_BAD_INPUT
+    print(f"{arguments.store}: OK\n{describe(manifest)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
