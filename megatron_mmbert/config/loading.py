@@ -17,6 +17,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.errors import UserError, nearest
 
 Location = tuple[str | int, ...]
+_WEIGHT_TABLES = ("sources", "boost")
 
 
 def presets() -> list[str]:
@@ -37,12 +38,13 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     written, lines = _read_yaml(path)
     chosen = written.pop("preset", None)
     values = _merge(_preset(str(chosen), path, lines), written) if chosen is not None else written
+    places = {location: f"{path}:{line}" for location, line in lines.items()}
     for override in overrides:
-        _apply_override(values, override)
+        places[_apply_override(values, override)] = f"override {override!r}"
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, path, lines, values)) from None
+        raise UserError(_explain(error, path, places, values)) from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -85,7 +87,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); correct that line") from None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or node is None:
         raise UserError(f"{path}: holds no recipe; write keys such as 'name:', 'model:', 'phases:'")
     return values, dict(_lines(node, ()))
 
@@ -105,27 +107,44 @@ def _lines(node: yaml.Node, at: Location) -> Iterator[tuple[Location, int]]:
 
 def _node_name(node: yaml.Node) -> str | None:
     if isinstance(node, yaml.MappingNode):
-        return next((value.value for key, value in node.value if key.value == "name"), None)
+        names = (value for key, value in node.value if key.value == "name")
+        return next((name.value for name in names if name.tag == "tag:yaml.org,2002:str"), None)
     return None
 
 
 def _merge(below: Any, above: Any) -> Any:
-    """``above`` laid over ``below``: mappings by key, lists of named items by name, all else replaced."""
+    """``above`` laid over ``below``: mappings by key, lists of named items by name, all else replaced.
+
+    A key whose value above is null falls back to its default. An item's tables of weights are replaced whole: they are
+    one mixture, and keys of the table below could not be taken out of it otherwise.
+    """
     if isinstance(below, dict) and isinstance(above, dict):
-        return below | {key: _merge(below.get(key), value) for key, value in above.items()}
+        merged = below | {key: _merge(below.get(key), value) for key, value in above.items()}
+        return {key: value for key, value in merged.items() if above.get(key, value) is not None}
     if _named(below) and _named(above):
-        merged = {item["name"]: item for item in below}
-        for item in above:
-            merged[item["name"]] = _merge(merged.get(item["name"]), item)
-        return list(merged.values())
+        items = {item["name"]: item for item in below}
+        laid = [_merge_item(items.get(item["name"], {}), item) for item in above]
+        first = {item["name"]: item for item in reversed(laid)}
+        repeated = [item for item in laid if item is not first[item["name"]]]  # left for the validation to refuse
+        return [*(items | {item["name"]: item for item in laid} | first).values(), *repeated]
     return above
 
 
+def _merge_item(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    whole = {key: above[key] for key in _WEIGHT_TABLES if above.get(key) is not None}
+    return _merge(below, above) | whole
+
+
 def _named(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(i, dict) and "name" in i for i in value)
+    return isinstance(value, list) and bool(value) and all(_has_name(item) for item in value)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _has_name(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("name"), str)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> Location:
+    """Set the value in place; returns where, with list items by their names."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"{override!r}: not an override; write key.path=value")
@@ -141,6 +160,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         place[_index(place, last, key)] = value
     else:
         place[last] = value
+    return _locate(tuple(int(part) if part.isdigit() else part for part in (*parents, last)), values)
 
 
 def _child(place: Any, part: str, key: str) -> Any:
@@ -161,13 +181,14 @@ def _index(items: list[Any], part: str, key: str) -> int:
     raise UserError(f"{key}: no item {part!r}{nearest(part, names)}; choose from {', '.join(names)}")
 
 
-def _explain(error: ValidationError, path: Path, lines: dict[Location, int], values: dict[str, Any]) -> str:
+def _explain(error: ValidationError, path: Path, places: dict[Location, str], values: dict[str, Any]) -> str:
     """One sentence for the first problem (an unknown key before all else: it often causes the others)."""
-    problems = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-    problem = problems[0]
-    located = _locate(problem["loc"], values)
-    line = next((lines[located[:n]] for n in range(len(located), 0, -1) if located[:n] in lines), None)
-    where = f"{path}:{line}" if line else str(path)
+    problems = [(_place_of(each, values), each) for each in error.errors()]
+    first = min(problems, key=lambda each: each[1]["type"] != "extra_forbidden")[0]
+    # A value of several forms (a number or {from, to}) fails once per form; the form that got furthest was meant.
+    same_value = [each for each in problems if each[0][: len(first)] == first]
+    located, problem = max(same_value, key=lambda each: (each[1]["type"] == "extra_forbidden", len(each[0])))
+    where = next((places[located[:n]] for n in range(len(located), 0, -1) if located[:n] in places), str(path))
     key = ".".join(str(part) for part in located) or "recipe"
     if problem["type"] == "extra_forbidden":
         known = _known_keys(located[:-1])
@@ -180,19 +201,28 @@ def _explain(error: ValidationError, path: Path, lines: dict[Location, int], val
     return f"{where}: {key}{value}: {message}"
 
 
-def _locate(location: Location, values: Any) -> Location:
+def _place_of(problem: Any, values: dict[str, Any]) -> Location:
+    """Keys of the YAML that the problem is about; a check over several keys says by itself which one it means."""
+    located = _locate(problem["loc"], values, missing=problem["type"] == "missing")
+    return (*located, *getattr(problem.get("ctx", {}).get("error"), "place", ()))
+
+
+def _locate(location: Location, values: Any, missing: bool = False) -> Location:
     """Pydantic's place of an error, as keys of the YAML: union branches dropped, named list items by name."""
     place: Any = values
     found: list[str | int] = []
     for part in location:
-        if isinstance(place, list) and isinstance(part, int) and part < len(place):
-            place = place[part]
-            found.append(place["name"] if isinstance(place, dict) and "name" in place else part)
+        if isinstance(place, list):
+            names = [item["name"] if _has_name(item) else number for number, item in enumerate(place)]
+            number = names.index(part) if part in names else part
+            if isinstance(number, int) and number < len(place):
+                place = place[number]
+                found.append(names[number])
         elif isinstance(place, dict) and part in place:
             place = place[part]
             found.append(part)
-        elif part == location[-1] and isinstance(place, dict):
-            found.append(part)  # a missing key
+        elif missing and part == location[-1] and isinstance(place, dict):
+            found.append(part)
     return tuple(found)
 
 

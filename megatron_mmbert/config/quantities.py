@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]+)?)\s*([kKMBGT]?)")
+_COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]{1,2})?)\s*([kKMBGT]?)")
 
 
 def parse_count(value: Any) -> Any:
     """``600B``, ``4_718_592``, ``1e9`` or a whole number, as an int; anything else goes on to the type check."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str | bool):
         return value
-    match = _COUNT.fullmatch(value.strip())
-    if not match:
-        raise ValueError("write a count such as 4718592, 4_718_592, 600B or 2.3T")
-    return round(float(match[1].replace("_", "")) * _UNITS[match[2]])
+    match = _COUNT.fullmatch(str(value).strip())
+    # Decimal: 2.3 * 10**12 is no whole number in binary floating point
+    count = Decimal(match[1].replace("_", "")) * _UNITS[match[2]] if match else None
+    if count is None or count != count.to_integral_value():
+        raise ValueError("write a whole count such as 4718592, 4_718_592, 600B or 2.3T")
+    return int(count)
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]

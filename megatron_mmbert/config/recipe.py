@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from megatron_mmbert.config.languages import expand
 from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
+from megatron_mmbert.errors import nearest
 
 SPECIAL_TOKENS_PER_SAMPLE = 2  # <bos> and <eos>
 PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tensor parallelism
@@ -20,10 +22,18 @@ Positive = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class PlacedError(ValueError):
+    """A failed check over several keys; ``place`` says which of them the message is about."""
+
+    def __init__(self, message: str, *place: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -138,7 +148,8 @@ class Phase(Section):
     """The phase whose last checkpoint this one starts from; by default the one before it, ``scratch`` for the first."""
     tokens: PositiveCount
     languages: Literal["all"] | LanguageTable | list[str] = "all"
-    """Codes of the store (``eng_Latn``), or without script (``eng``) for every script of a language."""
+    """Codes of the store (``eng_Latn``), without script (``eng``) for every script of a language, or named sets
+    (``@mmbert_pretrain``, see :mod:`megatron_mmbert.config.languages`), which validation replaces by their codes."""
     temperature: Schedule = 1.0
     boost: dict[str, float] = {}
     """Factors on the sampling weight of single languages, applied after the temperature."""
@@ -156,6 +167,18 @@ class Phase(Section):
     schedule: LRConfig = LRConfig()
     batch: BatchConfig
     optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _languages_listed(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError("write 'all', a list of codes such as [eng, fra_Latn], or a table")
+        return value
+
+    @field_validator("languages")
+    @classmethod
+    def _language_sets(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, list) else value
 
     @field_validator("temperature")
     @classmethod
@@ -264,22 +287,26 @@ class Recipe(Section):
         names = [phase.name for phase in self.phases]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two phases are called {name!r}; give each its own name")
+                raise PlacedError(f"two phases are called {name!r}; give each its own name", "phases", name)
         for number, phase in enumerate(self.phases):
             origin = phase.start_from
             if origin not in (None, "scratch", *names[:number]):
-                raise ValueError(
-                    f"phase {phase.name!r} starts from {origin!r}, which is no earlier phase; "
-                    f"choose 'scratch' or one of {names[:number]}"
+                raise PlacedError(
+                    f"phase {phase.name!r} starts from {origin!r}, which is no earlier phase"
+                    f"{nearest(str(origin), names[:number])}; choose 'scratch' or one of {names[:number]}",
+                    *("phases", phase.name, "from"),
                 )
             if phase.max_length > self.model.max_length:
-                raise ValueError(
+                raise PlacedError(
                     f"phase {phase.name!r} has max_length {phase.max_length}, above model.max_length "
-                    f"{self.model.max_length}; raise the latter"
+                    f"{self.model.max_length}; raise the latter",
+                    *("phases", phase.name, "max_length"),
                 )
         for name in [self.merge.base, *self.merge.models] if self.merge else []:
             if name not in names:
-                raise ValueError(f"merge names {name!r}, which is no phase; choose from {names}")
+                raise PlacedError(
+                    f"merge names {name!r}, which is no phase{nearest(name, names)}; choose from {names}", "merge"
+                )
         return self
 
     def phase(self, name: str) -> Phase:
