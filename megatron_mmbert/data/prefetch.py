@@ -1,0 +1,122 @@
+"""Working ahead: blocks planned in worker processes, packs assembled in a thread. The sequence stays the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.2
+_ORPHAN_POLL_SECONDS = 5.0
+_function: Callable[[int], Any] | None = None  # a worker process's own
+
+
+class ProcessMap(Generic[T]):
+    """``function(first)``, ``function(first + 1)``, ... without end, in order, computed in forked processes.
+
+    Planning a block is mostly interpreted Python, so threads would not help it; and every rank plans every block, so
+    on a thousand GPUs it is the cost that grows. Forked, not spawned: the workers share the tables of the mixture with
+    the parent instead of receiving a copy each.
+    """
+
+    def __init__(self, function: Callable[[int], T], first: int, workers: int) -> None:
+        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (function,))
+        self._next = first
+        self._waiting: deque[Future[T]] = deque()
+        for _ in range(workers + 1):
+            self._submit()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        self._submit()
+        return self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> None:
+        self._waiting.append(self._pool.submit(_call, self._next))
+        self._next += 1
+
+
+def _start_worker(function: Callable[[int], Any]) -> None:
+    global _function
+    _function = function
+    # Handlers of the trainer (checkpoint on SIGTERM, say) are not for its helpers.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_with_parent(parent: int) -> None:
+    """A killed trainer cannot end its workers, and they would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL_SECONDS)
+    os._exit(0)
+
+
+def _call(number: int) -> Any:
+    assert _function is not None
+    return _function(number)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How the items ended: with an error, or (None) by running out."""
+
+    error: BaseException | None
+
+
+class ThreadAhead(Generic[T]):
+    """The items of an iterator, up to ``depth`` of them made in advance by a thread. Errors arrive in their place."""
+
+    def __init__(self, items: Iterator[T], depth: int) -> None:
+        self._queue: queue.Queue[T | _Ended] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(items,), name="data prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        item = self._queue.get()
+        if isinstance(item, _Ended):
+            self._queue.put(item)  # for whoever asks again
+            raise item.error or StopIteration
+        return item
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self, items: Iterator[T]) -> None:
+        try:
+            for item in items:
+                self._put(item)
+                if self._stop.is_set():
+                    return
+            self._put(_Ended(None))
+        except BaseException as error:
+            self._put(_Ended(error))
+
+    def _put(self, item: T | _Ended) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
