@@ -92,7 +92,7 @@ def test_fifty_steps_equal_the_scalar_loop(dtype: torch.dtype, tolerance: float,
 def test_buckets_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, split = make_parameters(torch.float32), make_parameters(torch.float32)
     run(make_optimizer(whole), whole, range(10))
-    monkeypatch.setattr(stable_adamw, "SCRATCH_ELEMENTS", 30)
+    monkeypatch.setattr(stable_adamw, "CPU_SCRATCH_ELEMENTS", 30)
     assert len(list(stable_adamw._buckets([p.data for p in split]))) == 4
     run(make_optimizer(split), split, range(10))
     assert all(torch.equal(a, b) for a, b in zip(whole, split, strict=True))
@@ -141,10 +141,6 @@ def test_state_dict_round_trip_is_bit_identical() -> None:
         assert all(torch.equal(optimizer.state[a][k], restored.state[b][k]) for k in ("exp_avg", "exp_avg_sq"))
 
 
-def halves(spiky: Tensor) -> tuple[list[nn.Parameter], nn.Parameter]:
-    return [nn.Parameter(torch.ones_like(h)) for h in spiky.chunk(2)], nn.Parameter(torch.ones_like(spiky))
-
-
 def sum_all(squares_P: Tensor, params: Any) -> tuple[Tensor, Tensor]:
     """All tensors of the optimizer are shards of one logical tensor."""
     count = torch.tensor(float(sum(p.numel() for p in params)), dtype=torch.float64)
@@ -154,7 +150,8 @@ def sum_all(squares_P: Tensor, params: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("with_hook", [True, False])
 def test_shards_equal_the_whole_only_with_the_reducer(with_hook: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    shards, whole = halves(torch.empty(8, 3, dtype=torch.float64))
+    whole = nn.Parameter(torch.ones(8, 3, dtype=torch.float64))
+    shards = [nn.Parameter(half.clone()) for half in whole.data.chunk(2)]
     sharded = StableAdamW(shards, lr=1e-2, weight_decay=1e-3, rms_reducer=sum_all if with_hook else None)
     single = StableAdamW([whole], lr=1e-2, weight_decay=1e-3)
     for step in range(20):

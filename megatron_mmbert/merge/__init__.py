@@ -1,0 +1,1 @@
+"""Merging checkpoints tensor by tensor: TIES, linear, SLERP, task arithmetic, exponentially weighted mix."""
