@@ -123,10 +123,14 @@ def _merge(below: Any, above: Any) -> Any:
         return {key: value for key, value in merged.items() if above.get(key, value) is not None}
     if _named(below) and _named(above):
         items = {item["name"]: item for item in below}
-        laid = [_merge_item(items.get(item["name"], {}), item) for item in above]
-        first = {item["name"]: item for item in reversed(laid)}
-        repeated = [item for item in laid if item is not first[item["name"]]]  # left for the validation to refuse
-        return [*(items | {item["name"]: item for item in laid} | first).values(), *repeated]
+        merged, repeated = dict(items), []
+        for number, item in enumerate(above):
+            laid = _merge_item(items.get(item["name"], {}), item)
+            if any(item["name"] == earlier["name"] for earlier in above[:number]):
+                repeated.append(laid)  # for the validation to refuse
+            else:
+                merged[item["name"]] = laid
+        return [*merged.values(), *repeated]
     return above
 
 

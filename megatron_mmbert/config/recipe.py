@@ -183,7 +183,7 @@ class Phase(Section):
     @field_validator("temperature")
     @classmethod
     def _temperature_range(cls, value: Schedule) -> Schedule:
-        check_range("temperature", value, 0.0, 10.0)
+        check_range("temperature", value, 0.0, 1.0)
         return value
 
     @field_validator("mask_ratio")

@@ -1,0 +1,20 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from megatron_mmbert import parallel
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[parallel.Runtime]:
+    """The parallel world of one process.
+
+    Started anew for each test module, which takes milliseconds, and left behind it: modules that lay out the world
+    their own way then find none, whatever order they run in.
+    """
+    yield parallel.start(seed=1)
+    parallel.shutdown()
