@@ -88,6 +88,7 @@ class DataPhase:
         pack_tokens: T, the fixed size of a pack.
         languages: those taken from every source; None takes all.
         temperature: tau of the tempered sources, a number, ``{"from", "to"}`` or a Ramp.
+        boost: factors on the weight of single languages, after the temperature.
         tempered: sources tau applies to, the others keep their own proportions; None: all sources.
         sources: weight of each source used (normalised to one); None: all sources, by their token counts.
         mask_ratio: scored positions per pack position, a number or a schedule.
@@ -104,6 +105,7 @@ class DataPhase:
     pack_tokens: int
     languages: tuple[str, ...] | None = None
     temperature: float | Mapping[str, float] | Ramp = 1.0
+    boost: Mapping[str, float] = field(default_factory=dict)
     tempered: frozenset[str] | None = None
     sources: Mapping[str, float] | None = None
     mask_ratio: float | Mapping[str, float] | Ramp = 0.3
@@ -127,6 +129,9 @@ class DataPhase:
         for tau in (as_ramp(self.temperature).start, as_ramp(self.temperature).end):
             if not 0.0 <= tau <= 1.0:
                 raise UserError(f"{where}: temperature must lie in [0, 1], not {tau}")
+        for language, factor in self.boost.items():
+            if not factor > 0:
+                raise UserError(f"{where}: boost of {language!r} must be positive, not {factor}")
         if self.max_epochs is not None and self.max_epochs <= 0:
             raise UserError(f"{where}: max_epochs must be positive, not {self.max_epochs}")
         if self.block_tokens is not None and self.block_tokens < self.pack_tokens:

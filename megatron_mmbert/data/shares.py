@@ -48,7 +48,7 @@ class ShareTable:
 def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Float64s, phase: DataPhase) -> ShareTable:
     """Shares for groups ``names`` with ``tokens`` int64 [groups] and at most ``cap_tokens`` (inf: no cap) each.
 
-    p_i = weight of its source x n_i^tau / sum over the source's languages of n_j^tau.
+    p_i = weight of its source x b_i n_i^tau / sum over the source's languages of b_j n_j^tau, with b the phase's boost.
 
     Raises:
         UserError: the sources table names a source without text, or the caps hold less than the phase asks for.
@@ -58,10 +58,11 @@ def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Fl
     weight = _source_weights(sources, source_of, tokens, phase)
     first_block, temperature, stage_tokens = _stages(phase)
     tempered = np.array([phase.tempered is None or source in phase.tempered for source in sources])[source_of]
+    boost = np.array([phase.boost.get(language, 1.0) for _, language in names])
     logarithms = [_DECIMAL.ln(Decimal(int(n))) for n in tokens]
     rows = []
     for tau in temperature:
-        power = np.where(tempered, _powers(logarithms, float(tau)), tokens.astype(np.float64))
+        power = boost * np.where(tempered, _powers(logarithms, float(tau)), tokens.astype(np.float64))
         total = np.array([math.fsum(power[source_of == number]) for number in range(len(sources))])
         rows.append(weight[source_of] * (power / total[source_of]))
     share, capped = _fill(np.stack(rows), weight, source_of, cap_tokens, stage_tokens, phase)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
+from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
@@ -66,6 +67,7 @@ class Encoder(LanguageModule):
         self, config: EncoderConfig, vocab_size: int, pre_process: bool = True, post_process: bool = True
     ) -> None:
         super().__init__(config)
+        self.model_type = ModelType.encoder_or_decoder  # asked for by the pipeline schedules
         self.pre_process, self.post_process = pre_process, post_process
         self.vocab_size = vocab_size
         self.share_embeddings_and_output_weights = True
@@ -91,10 +93,20 @@ class Encoder(LanguageModule):
         """Called by Megatron-Core's pipeline schedules with what the stage before sent."""
         self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
-    def forward(self, tokens_T: Tensor, packed: PackedParams) -> Tensor:
-        """Hidden states [T, 1, D]: after the final norm on the last stage, else what the next stage takes in."""
-        hidden = self.embedding(tokens_T) if self.pre_process else None
-        return self.encoder(hidden, attention_mask=None, packed_seq_params=packed)
+    def forward(
+        self,
+        tokens_T: Tensor,
+        packed: PackedParams,
+        masked_index_K: Tensor | None = None,
+        label_K: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [T, 1, D] (after the final norm on the last stage, else what the next stage takes in); or, on
+        the last stage and with labels given, the summed MLM loss."""
+        embedded = self.embedding(tokens_T) if self.pre_process else None
+        hidden = self.encoder(embedded, attention_mask=None, packed_seq_params=packed)
+        if masked_index_K is None or label_K is None or not self.post_process:
+            return hidden
+        return self.loss(hidden, masked_index_K, label_K)[0]
 
     def loss(self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor) -> tuple[Tensor, Tensor]:
         """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""

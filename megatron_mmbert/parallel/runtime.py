@@ -140,6 +140,16 @@ def sum_over_data_parallel(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def from_last_stage(values: torch.Tensor) -> torch.Tensor:
+    """The last pipeline stage's ``values`` (only it knows the loss), in place on every stage."""
+    if current().pp_size > 1:
+        from megatron.core import parallel_state
+
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(values, source, group=parallel_state.get_pipeline_model_parallel_group())
+    return values
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's ``value`` on every rank."""
     if current().world_size == 1:

@@ -1,0 +1,146 @@
+"""Held-out bits per byte by language: how well the model predicts masked text, in a unit that languages share.
+
+A fixed set of positions of each language's held-out text is replaced by ``<mask>``; the score is the summed
+-log2 p(original) over the UTF-8 bytes those tokens stand for. Bytes, not tokens: a token of Thai and one of English hold
+different amounts of text. The masks depend on the text and the settings alone, so scores of two checkpoints differ by
+the model and nothing else. Lower is better; it is a score of this task, not a compression rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megatron_mmbert.config.recipe import EvaluationConfig, Recipe
+from megatron_mmbert.data.batch import Assembler, PackedBatch
+from megatron_mmbert.data.masking import Masker
+from megatron_mmbert.data.mixture import Block
+from megatron_mmbert.data.packing import pack_block
+from megatron_mmbert.data.permutation import hash64, key64, string_key
+from megatron_mmbert.data.phase import DataPhase, TokenizerIds
+from megatron_mmbert.data.pieces import PieceTable
+from megatron_mmbert.data.union import StoreUnion
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.loss import IGNORED
+from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.parallel.runtime import current
+
+_MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
+_PACK_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a language's scored tokens."""
+
+    nats: float
+    bytes: int
+    tokens: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+
+class HeldOut:
+    """The held-out text of all languages, masked and packed once; scores any number of checkpoints.
+
+    Args:
+        max_length: length of a sample; the same for all checkpoints that are compared.
+    """
+
+    def __init__(
+        self,
+        stores: StoreUnion,
+        ids: TokenizerIds,
+        piece_bytes: npt.NDArray[np.int32],
+        settings: EvaluationConfig,
+        max_length: int,
+    ) -> None:
+        self._names = sorted({(group.source, group.language) for group in stores.groups})
+        self._piece_bytes = piece_bytes
+        self._batches = [
+            batch
+            for number in range(settings.rounds)
+            for batch in _masked_packs(stores, self._names, ids, settings, max_length, number)
+        ]
+
+    @torch.no_grad()
+    def score(self, encoder: Encoder) -> dict[str, Score]:
+        """Score of every language that has scored tokens, on one rank without pipeline parallelism."""
+        was_training = encoder.training
+        encoder.eval()
+        languages = sorted({language for _, language in self._names})
+        row = {language: number for number, language in enumerate(languages)}
+        row_of_group = np.array([row[language] for _, language in self._names])
+        sums = np.zeros((3, len(languages)))
+        for batch in self._batches:
+            self._add(encoder, batch, row_of_group, sums)
+        encoder.train(was_training)
+        return {
+            language: Score(float(nats), int(size), int(tokens))
+            for language, nats, size, tokens in zip(languages, *sums, strict=True)
+            if size
+        }
+
+    def _add(self, encoder: Encoder, batch: PackedBatch, row_of_group: npt.NDArray, sums: npt.NDArray) -> None:
+        placed = batch.to(current().device)
+        packed = PackedParams.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
+        loss_K = encoder.loss(encoder(placed.tokens_T, packed), placed.masked_index_K, placed.label_K)[1]
+        label_K, index_K = batch.label_K.numpy(), batch.masked_index_K.numpy()
+        scored_K = label_K != IGNORED
+        segment_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1
+        rows = row_of_group[batch.group_S.numpy()[segment_K]]
+        values = (loss_K.double().cpu().numpy()[scored_K], self._piece_bytes[label_K[scored_K]], np.ones(len(rows)))
+        for total, value in zip(sums, values, strict=True):
+            np.add.at(total, rows, value)
+
+
+def held_out(recipe: Recipe, stores: StoreUnion, ids: TokenizerIds, piece_bytes: npt.NDArray[np.int32]) -> HeldOut:
+    """The recipe's held-out text at the shortest length of any phase, so that all phases are measured alike."""
+    longest = min(phase.max_length for phase in recipe.phases)
+    return HeldOut(stores, ids, piece_bytes, recipe.evaluation, longest)
+
+
+def _masked_packs(
+    stores: StoreUnion,
+    names: Sequence[tuple[str, str]],
+    ids: TokenizerIds,
+    settings: EvaluationConfig,
+    max_length: int,
+    number: int,
+) -> Iterator[PackedBatch]:
+    block = _pieces(stores, names, settings.tokens_per_language, max_length, number)
+    capacity = max(_PACK_TOKENS, max_length)
+    phase = DataPhase(name="held-out", tokens=1, max_length=max_length, pack_tokens=capacity)
+    masker = Masker(ids, "ours", key64(_MASK_SEED, number))
+    assembler = Assembler(stores, list(names), ids, phase, masker)
+    for pack in pack_block(block.lengths, capacity, _MASK_SEED):
+        scored = max(1, round(settings.mask_ratio * int(block.lengths[pack].sum())))
+        batch = assembler.assemble(block, pack, 0, scored)
+        tokens_T = batch.tokens_T.clone()
+        tokens_T[batch.masked_index_K[batch.label_K != IGNORED]] = ids.mask  # all masked: the task, without 80/10/10
+        yield replace(batch, tokens_T=tokens_T)
+
+
+def _pieces(
+    stores: StoreUnion, names: Sequence[tuple[str, str]], most_tokens: int, max_length: int, number: int
+) -> Block:
+    """The first pieces of each group, up to ``most_tokens`` of them."""
+    groups, documents, starts, stops, keys = [], [], [], [], []
+    for group, name in enumerate(names):
+        table = PieceTable(stores.document_lengths(*name), max_length)
+        document, start, stop = table.locate(np.arange(min(table.pieces, most_tokens), dtype=np.int64))
+        fits = np.cumsum(stop - start) <= most_tokens
+        fits[:1] = True
+        groups.append(np.full(int(fits.sum()), group, dtype=np.int32))
+        for column, values in ((documents, document), (starts, start), (stops, stop)):
+            column.append(values[fits])
+        key = key64(string_key("/".join(name)), number)
+        keys.append(hash64(key, np.arange(int(fits.sum()), dtype=np.uint64)))
+    return Block(*(np.concatenate(column) for column in (groups, documents, starts, stops, keys)))

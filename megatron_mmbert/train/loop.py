@@ -1,0 +1,70 @@
+"""The training loop of one phase. Short on purpose: what is not essential is a hook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megatron_mmbert.config.quantities import value_at
+from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.model.flops import training_flops
+from megatron_mmbert.optim.schedule import batch_at, lr_at
+from megatron_mmbert.train.hooks import Hook
+from megatron_mmbert.train.progress import Progress
+from megatron_mmbert.train.session import Session
+from megatron_mmbert.train.step import training_step
+
+
+def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], bool] = lambda: False) -> Path:
+    """Train the session's phase to its end, or until ``should_stop``; returns the last checkpoint.
+
+    Everything a step does is a function of (recipe, seed, tokens seen, step), so a run that was stopped and resumed
+    takes exactly the steps of one that was not.
+    """
+    phase, loader = session.phase, session.loader
+    if session.step == 0:
+        session.score_held_out("before", hooks)
+    saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
+    while session.phase_tokens < phase.tokens and not should_stop():
+        started = time.perf_counter()
+        lr = lr_at(session.phase_tokens, session.lr_schedule)
+        packs = loader.next_packs(batch_at(session.phase_tokens, session.batch_ramp) // session.runtime.dp_size)
+        waited = time.perf_counter() - started
+        loss = training_step(
+            session.training, packs, lr, phase, session.weight_decay, session.recipe.seed, session.dropout_key
+        )
+        seen = loader.state.tokens - session.phase_tokens
+        progress = Progress(
+            phase=phase.name,
+            step=session.step + 1,
+            phase_tokens=loader.state.tokens,
+            goal_tokens=phase.tokens,
+            total_tokens=session.tokens_before + loader.state.tokens,
+            loss=loss,
+            lr=lr,
+            mask_ratio=value_at(phase.mask_ratio, session.phase_tokens / phase.tokens),
+            temperature=loader.mixture.temperature_at(session.phase_tokens),
+            step_tokens=seen,
+            seconds=time.perf_counter() - started,
+            data_seconds=waited,
+            peak_share=_flops(session, packs) / (time.perf_counter() - started) / session.peak_flops,
+        )
+        session.step, session.phase_tokens = progress.step, progress.phase_tokens
+        for hook in hooks:
+            hook.on_step(progress)
+        if session.phase_tokens // session.recipe.checkpoint.every_tokens > saved_at:
+            saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
+            session.save()
+    if session.phase_tokens >= phase.tokens:
+        session.score_held_out("after", hooks)
+    return session.save()
+
+
+def _flops(session: Session, packs: Sequence[PackedBatch]) -> float:
+    """What this rank's devices computed in the step; the model-parallel ranks share the work on a pack."""
+    model = session.recipe.model
+    total = sum(
+        training_flops(model, pack.cu_seqlens.diff().tolist(), len(pack.label_K)) for pack in packs
+    )
+    return total / (session.runtime.tp_size * session.runtime.pp_size)

@@ -1,0 +1,39 @@
+"""Where a run keeps its files: OUT/PHASE/{checkpoints, metrics.jsonl, tensorboard, bits_per_byte.json, recipe.yaml}."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PhaseFolder:
+    """The folder of one phase inside a run's output folder."""
+
+    output: Path
+    phase: str
+
+    @property
+    def path(self) -> Path:
+        return self.output / self.phase
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def scores(self) -> Path:
+        """Held-out bits per byte: ``{"before": {language: value}, "after": {...}}``."""
+        return self.path / "bits_per_byte.json"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"

@@ -1,0 +1,203 @@
+"""Everything one phase's training holds: model, optimizer, data, clocks; started, resumed and saved here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from megatron_mmbert.checkpoint import training as checkpoints
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, keep_newest, newest_sound, resolve, step_folder
+from megatron_mmbert.checkpoint.transition import explain, transition
+from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.data.loader import PackLoader
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
+from megatron_mmbert.files import write_json
+from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule
+from megatron_mmbert.parallel.ceiling import measured_tflops
+from megatron_mmbert.parallel.runtime import Runtime
+from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
+from megatron_mmbert.train.hooks import Hook
+from megatron_mmbert.train.run_folder import PhaseFolder
+from megatron_mmbert.train.step import Training, build, weight_decay_of
+
+
+class Session:
+    """One phase in training.
+
+    Attributes:
+        step, phase_tokens: the clocks; ``tokens_before`` are real tokens of earlier phases.
+        finished: the phase was complete before this process started.
+    """
+
+    def __init__(
+        self, recipe: Recipe, phase: Phase, output: Path, runtime: Runtime, start_from: Path | None = None
+    ) -> None:
+        """Build everything and load the newest checkpoint of the phase, else what the phase starts from.
+
+        Args:
+            start_from: a checkpoint to start the phase from in place of the recipe's choice.
+
+        Raises:
+            UserError: the data, the tokenizer or the checkpoint does not fit the recipe.
+        """
+        self.recipe, self.phase, self.runtime = recipe, phase, runtime
+        self.folder = PhaseFolder(output, phase.name)
+        self._say = print if runtime.is_main else (lambda *_: None)
+        path, meta = self._starting_point(output, start_from)
+        self.finished = path is not None and path.parent == self.folder.checkpoints and meta.finished
+        if self.finished:
+            return
+        tokenizer = tokenizer_of(recipe)
+        self._fingerprint = tokenizer.fingerprint()
+        ids = token_ids(tokenizer)
+        stores = stores_of(recipe.data.stores, tokenizer)
+        settings = data_phase(recipe, phase, stores, self._say)
+        self.loader = PackLoader(
+            stores, settings, ids, runtime.dp_rank, runtime.dp_size, num_workers=recipe.data.workers
+        )
+        self._held_out: HeldOut | None = None
+        if recipe.evaluation.stores:
+            heldout_stores = stores_of(recipe.evaluation.stores, tokenizer)
+            self._held_out = held_out(recipe, heldout_stores, ids, tokenizer.piece_bytes)
+        self.lr_schedule = lr_schedule(phase)
+        self.batch_ramp = batch_ramp(phase, runtime.dp_size)
+        self.weight_decay = weight_decay_of(recipe, phase)
+        self.training: Training = build(recipe, phase)
+        self._take_up(path, meta)
+        self.peak_flops = 1e12 * (
+            recipe.logging.peak_tflops or measured_tflops(runtime.device, self.training.config.params_dtype)
+        )
+
+    @property
+    def dropout_key(self) -> int:
+        """A number that no two steps of a run share, the same after a resume: the real tokens seen so far."""
+        return self.tokens_before + self.phase_tokens
+
+    def _starting_point(self, output: Path, start_from: Path | None) -> tuple[Path | None, CheckpointMeta]:
+        """The checkpoint to load and what this phase's state is when it starts from it."""
+        own = newest_sound(self.folder.checkpoints, self._say)
+        if own is not None:
+            meta = checkpoints.check_shape(own, self.recipe.model)
+            if not meta.finished:
+                self._say(f"resuming {own} at step {meta.step}, {meta.phase_tokens:,} tokens")
+            return own, meta
+        origin = self.recipe.origin(self.phase)
+        if start_from is None and origin is None:
+            return None, fresh_meta(self.recipe, self.phase)
+        path = resolve(start_from if start_from is not None else PhaseFolder(output, str(origin)).path)
+        before = checkpoints.check_shape(path, self.recipe.model)
+        if start_from is None and not before.finished:
+            raise UserError(
+                f"{path}: phase {origin!r} has not finished ({before.phase_tokens:,} tokens); run it to its end, or "
+                f"give this checkpoint as --start-from to go on from it as it is"
+            )
+        after = transition(before, self.recipe, self.phase)
+        self._say("\n".join((f"starting phase {self.phase.name} from {path}", *explain(before, after))))
+        return path, after
+
+    def _take_up(self, path: Path | None, meta: CheckpointMeta) -> None:
+        self.step, self.phase_tokens = meta.step, meta.phase_tokens
+        self.tokens_before = meta.total_tokens - meta.phase_tokens
+        self._origin = meta.origin or (str(path) if path else "random initial weights")
+        if path is not None:
+            checkpoints.load(path, self.training.encoder, self.training.optimizer if meta.has_optimizer else None)
+            if not meta.has_optimizer:
+                self.training.optimizer.reload_model_params()
+        if meta.loader:
+            self.loader.load_state_dict(meta.loader)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment, unless there is one; returns its folder."""
+        path = step_folder(self.folder.checkpoints, self.step)
+        if not path.exists():
+            checkpoints.save(path, self._meta(), self.training.encoder, self.training.optimizer)
+            if self.runtime.is_main:
+                keep_newest(self.folder.checkpoints, self.recipe.checkpoint.keep_last)
+            self._say(f"saved {path}")
+        return path
+
+    def _meta(self) -> CheckpointMeta:
+        return fresh_meta(self.recipe, self.phase).model_copy(
+            update={
+                "step": self.step,
+                "phase_tokens": self.phase_tokens,
+                "total_tokens": self.tokens_before + self.phase_tokens,
+                "loader": self.loader.state_dict(),
+                "finished": self.phase_tokens >= self.phase.tokens,
+                "tokenizer_fingerprint": self._fingerprint,
+                "origin": self._origin,
+            }
+        )
+
+    def score_held_out(self, moment: str, hooks: Sequence[Hook]) -> None:
+        """Score the held-out text by language, tell the hooks and keep the result beside the checkpoints."""
+        if self._held_out is None:
+            return
+        if self.runtime.pp_size > 1:
+            self._say("held-out text is not scored under pipeline parallelism; use tools/evaluate.py on the checkpoint")
+            return
+        scores = self._held_out.score(self.training.encoder)
+        values = {language: score.bits_per_byte for language, score in scores.items()}
+        for hook in hooks:
+            hook.on_scores(moment, values, self.tokens_before + self.phase_tokens)
+        if self.runtime.is_main:
+            known = json.loads(self.folder.scores.read_text()) if self.folder.scores.exists() else {}
+            write_json(self.folder.scores, known | {moment: values})
+
+    def close(self) -> None:
+        """Stop the loader's workers."""
+        if not self.finished:
+            self.loader.close()
+
+
+def fresh_meta(recipe: Recipe, phase: Phase) -> CheckpointMeta:
+    """The state at the start of a phase that begins from nothing."""
+    return CheckpointMeta(
+        model=recipe.model,
+        rope_theta=phase.rope_theta,
+        rope_theta_local=phase.theta_local,
+        max_length=phase.max_length,
+        phase=phase.name,
+        recipe=recipe.to_dict(),
+    )
+
+
+def lr_schedule(phase: Phase) -> LRSchedule:
+    """The phase's learning rate by tokens."""
+    return LRSchedule(
+        peak_lr=phase.lr,
+        warmup_tokens=phase.schedule.warmup_tokens,
+        decay_tokens=phase.schedule.decay_tokens,
+        phase_tokens=phase.tokens,
+        decay=phase.schedule.decay,
+        final_lr_ratio=phase.schedule.final_ratio,
+    )
+
+
+def batch_ramp(phase: Phase, dp_size: int) -> BatchRamp:
+    """The phase's micro batches per step by tokens.
+
+    Raises:
+        UserError: the micro batches of a step do not divide by the data-parallel ranks.
+    """
+    batch = phase.batch
+    full = batch.tokens_per_step // batch.tokens_per_micro_batch
+    start = batch.ramp_start_tokens // batch.tokens_per_micro_batch or dp_size
+    if not batch.ramp_tokens:
+        start = full
+    for name, packs in (("tokens_per_step", full), ("ramp_start_tokens", start)):
+        if packs % dp_size:
+            raise UserError(
+                f"phase {phase.name!r}: batch.{name} makes {packs} micro batches, which do not divide by {dp_size} "
+                f"data-parallel ranks; choose a multiple of {dp_size * batch.tokens_per_micro_batch} tokens"
+            )
+    return BatchRamp(start, full, batch.ramp_tokens, batch.tokens_per_micro_batch, dp_size)
+
+
+def device_memory(device: torch.device) -> float:
+    """Peak memory of this process on the device, GiB; 0 on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
