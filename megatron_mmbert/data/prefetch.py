@@ -55,7 +55,7 @@ class ProcessMap(Generic[T]):
 def _start_worker(function: Callable[[int], Any]) -> None:
     global _function
     _function = function
-    # Handlers of the trainer (checkpoint on SIGTERM, say) are not for its helpers.
+    # Handlers of the trainer (checkpoint on SIGTERM, say) are not for worker processes.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
