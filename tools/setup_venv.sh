@@ -1,0 +1,39 @@
+# Sourced by examples/quickstart.sh and tests/run.sh: makes .venv in the project's root and installs the project into it,
+# once; afterwards only when setup.py or constraints.txt has changed. Leaves the interpreter's path in $PYTHON.
+#   source tools/setup_venv.sh EXTRAS      (EXTRAS as in setup.py: hf, dev, ...)
+
+setup_venv() {
+    local extras=$1 venv=$PWD/.venv base stamp
+    PYTHON=$venv/bin/python
+    stamp=$(cat setup.py constraints.txt | sha256sum | cut -c1-16)-$extras
+    if [ -f "$venv/installed-$stamp" ]; then
+        return 0
+    fi
+    if [ ! -x "$PYTHON" ]; then
+        base=$(find_python) || return 1
+        echo "== making .venv with $("$base" --version)"
+        "$base" -m venv "$venv" || {
+            echo "error: $base cannot make a virtual environment; install its venv package (Debian: python3-venv)" >&2
+            return 1
+        }
+    fi
+    echo "== installing (once; a few minutes, nearly all of it PyTorch)"
+    # PyTorch first and alone: asked for by another package, pip may choose another build of it.
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch || return 1
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" || return 1
+    touch "$venv/installed-$stamp"
+}
+
+find_python() {
+    local name
+    for name in python3.11 python3.12 python3.13 python3; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return 0
+        fi
+    done
+    echo "error: no Python of 3.11 or newer on the PATH; install python3.11" >&2
+    return 1
+}
+
+setup_venv "$1"
