@@ -40,9 +40,15 @@ def open_source(path: Path) -> TensorSource:
         UserError: nothing there, no known format, or a damaged file.
     """
     from megatron_mmbert.merge.hf_folder import HFFolder, is_hf_folder
+    from megatron_mmbert.merge.megatron_checkpoint import MegatronCheckpoint, is_megatron_checkpoint
 
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; check the path")
     if is_hf_folder(path):
         return HFFolder(path)
-    raise UserError(f"{path}: not a Hugging Face folder (no config.json in it); name the folder that holds config.json")
+    if is_megatron_checkpoint(path):
+        return MegatronCheckpoint(path)
+    raise UserError(
+        f"{path}: neither a Hugging Face folder (no config.json in it) nor a checkpoint of this project; name the "
+        "folder that holds config.json or checkpoint.json"
+    )
