@@ -18,3 +18,12 @@ def runtime() -> Iterator[parallel.Runtime]:
     """
     yield parallel.start(seed=1)
     parallel.shutdown()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests run only when ``-m`` names them."""
+    if "slow" in (config.getoption("markexpr") or ""):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))

@@ -41,17 +41,22 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 class _Gradients:
-    """Accumulators of the three gradients; table and bias in fp32, as Megatron's gradient buffers are."""
+    """Accumulators of the three gradients; table and bias in fp32 whatever the weights' dtype: over a hundred chunks,
+    sums in bf16 would lose one to two percent of them."""
 
     def __init__(self, x_KD: Tensor, table_VD: Tensor, bias_V: Tensor) -> None:
         self.x_KD = torch.zeros_like(x_KD)
-        self.table_VD = torch.zeros_like(table_VD)
-        self.bias_V = torch.zeros_like(bias_V)
+        wide = torch.promote_types(table_VD.dtype, torch.float32)
+        self.table_VD = torch.zeros_like(table_VD, dtype=wide)
+        self.bias_V = torch.zeros_like(bias_V, dtype=wide)
 
     def add(self, chunk: slice, x_CD: Tensor, table_VD: Tensor, dlogits_CV: Tensor) -> None:
         dlogits = dlogits_CV.to(x_CD.dtype)
         torch.mm(dlogits, table_VD, out=self.x_KD[chunk])
-        self.table_VD.addmm_(dlogits.t(), x_CD)
+        if self.table_VD.dtype == x_CD.dtype:
+            self.table_VD.addmm_(dlogits.t(), x_CD)
+        else:
+            self.table_VD += dlogits.t() @ x_CD
         self.bias_V += dlogits_CV.sum(0)
 
     def reduced(self, group: Any) -> tuple[Tensor, Tensor, Tensor]:

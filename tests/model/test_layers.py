@@ -1,0 +1,111 @@
+"""What each layer is made of: norms, windows, thetas, dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.identity_op import IdentityOp
+
+from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
+from megatron_mmbert.model.config import encoder_config, output_init_std
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.packed import PackedParams
+
+LENGTHS = [70, 1, 57]
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(5, 4096, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+
+
+def test_layer_0_has_no_attention_norm(build: Callable[..., Encoder]) -> None:
+    layers = build().encoder.layers
+    assert isinstance(layers[0].input_layernorm, IdentityOp)
+    assert all(isinstance(layer.input_layernorm, WeightOnlyLayerNorm) for layer in layers[1:])
+    assert all(isinstance(layer.pre_mlp_layernorm, WeightOnlyLayerNorm) for layer in layers)
+
+
+def test_every_third_layer_is_global(build: Callable[..., Encoder]) -> None:
+    layers = build(10_000.0, 500.0, num_layers=10).encoder.layers
+    core = [layer.self_attention.core_attention for layer in layers]
+    assert [number for number, each in enumerate(core) if each.window_each_side is None] == [0, 3, 6, 9]
+    assert {each.window_each_side for each in core} == {None, 64}
+    assert [each.rope_theta for each in core] == [10_000.0 if n % 3 == 0 else 500.0 for n in range(10)]
+
+
+def test_the_pattern_follows_the_recipe(build: Callable[..., Encoder]) -> None:
+    layers = build(global_attention_every=2, window_each_side=8).encoder.layers
+    assert [each.self_attention.core_attention.window_each_side for each in layers] == [None, 8, None, 8, None, 8]
+
+
+def test_there_is_no_bias_but_the_decoders(build: Callable[..., Encoder]) -> None:
+    assert [name for name, _ in build().named_parameters() if "bias" in name] == ["output_layer.bias"]
+
+
+def test_the_norm_is_layer_norm_without_bias(build: Callable[..., Encoder]) -> None:
+    norm = build().embedding.norm
+    x = 3 + torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    centred = x.double() - x.double().mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_on_the_attentions_output_only(
+    build: Callable[..., Encoder], pack: Callable[..., PackedParams], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[float, bool]] = []
+    original = F.dropout
+
+    def recorded(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        calls.append((p, training))
+        return original(x, p, training, inplace)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", recorded)
+    encoder = build().train()
+    packed = pack(LENGTHS)
+    assert not torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "training must be noisy"
+    assert {call for call in calls if call[0] > 0} == {(0.1, True)}
+    assert len([call for call in calls if call[0] > 0]) == 2 * 6, "once a layer"
+    with torch.no_grad():
+        for layer in encoder.encoder.layers:
+            layer.self_attention.linear_proj.weight.zero_()
+    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "nothing else may be dropped"
+
+
+def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
+    encoder = build(attention_output_dropout=0.0).train()
+    packed = pack(LENGTHS)
+    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed))
+
+
+def test_evaluation_is_deterministic(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
+    encoder = build()
+    assert torch.equal(encoder(tokens(), pack(LENGTHS)), encoder(tokens(), pack(LENGTHS)))
+
+
+def test_configuration(shape: Callable[..., ModelConfig]) -> None:
+    config = encoder_config(shape(norm_eps=1e-6, init_std=0.03), 160_000.0, 10_000.0)
+    assert config.activation_func is F.gelu, "exact, not the tanh form"
+    assert not config.bias_activation_fusion, "Megatron-Core's fused GeGLU is the tanh form"
+    assert (config.layernorm_epsilon, config.init_method_std, config.attention_dropout) == (1e-6, 0.03, 0.0)
+    assert [config.theta_of(layer) for layer in range(4)] == [160_000.0, 10_000.0, 10_000.0, 160_000.0]
+    assert output_init_std(config) == pytest.approx(0.03 / 12**0.5)
+    assert config.params_dtype == torch.float32
+    assert encoder_config(shape(), 1e4, 1e4, precision=PrecisionConfig(dtype="bf16")).params_dtype == torch.bfloat16
+
+
+def test_bf16_is_close_to_fp32(
+    build: Callable[..., Encoder], pack: Callable[..., PackedParams], shape: Callable[..., ModelConfig]
+) -> None:
+    full = build(loud=False)
+    narrow = Encoder(encoder_config(shape(), 1e4, 1e4, precision=PrecisionConfig(dtype="bf16")), 4096).eval()
+    weights: dict[str, Any] = {name: each.bfloat16() for name, each in full.named_parameters()}
+    narrow.load_state_dict(weights, strict=False)
+    hidden = narrow(tokens(), pack(LENGTHS))
+    assert hidden.dtype == torch.bfloat16
+    torch.testing.assert_close(hidden.float(), full(tokens(), pack(LENGTHS)), rtol=0, atol=0.1)
