@@ -106,5 +106,3 @@ def _place(name: str) -> bytes:
 
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8"))
-
-

@@ -1,8 +1,8 @@
 """Held-out bits per byte by language: how well the model predicts masked text, in a unit that languages share.
 
 A fixed set of positions of each language's held-out text is replaced by ``<mask>``; the score is the summed
--log2 p(original) over the UTF-8 bytes those tokens stand for. Bytes, not tokens: a token of Thai and one of English hold
-different amounts of text. The masks depend on the text and the settings alone, so scores of two checkpoints differ by
+-log2 p(original) over the UTF-8 bytes those tokens stand for. Bytes, not tokens: a token of Thai and one of English
+hold different amounts of text. The masks depend on text and settings alone, so scores of two checkpoints differ by
 the model and nothing else. Lower is better; it is a score of this task, not a compression rate.
 """
 
@@ -132,15 +132,13 @@ def _pieces(
     stores: StoreUnion, names: Sequence[tuple[str, str]], most_tokens: int, max_length: int, number: int
 ) -> Block:
     """The first pieces of each group, up to ``most_tokens`` of them."""
-    groups, documents, starts, stops, keys = [], [], [], [], []
+    rows: list[tuple[npt.NDArray, ...]] = []
     for group, name in enumerate(names):
         table = PieceTable(stores.document_lengths(*name), max_length)
         document, start, stop = table.locate(np.arange(min(table.pieces, most_tokens), dtype=np.int64))
-        fits = np.cumsum(stop - start) <= most_tokens
-        fits[:1] = True
-        groups.append(np.full(int(fits.sum()), group, dtype=np.int32))
-        for column, values in ((documents, document), (starts, start), (stops, stop)):
-            column.append(values[fits])
-        key = key64(string_key("/".join(name)), number)
-        keys.append(hash64(key, np.arange(int(fits.sum()), dtype=np.uint64)))
-    return Block(*(np.concatenate(column) for column in (groups, documents, starts, stops, keys)))
+        count = max(1, int((np.cumsum(stop - start) <= most_tokens).sum()))
+        key = hash64(key64(string_key("/".join(name)), number), np.arange(count, dtype=np.uint64))
+        rows.append(
+            (np.full(len(document[:count]), group, np.int32), document[:count], start[:count], stop[:count], key)
+        )
+    return Block(*(np.concatenate(column) for column in zip(*rows, strict=True)))

@@ -76,9 +76,8 @@ def _patch_rng() -> None:
         torch.default_generator.manual_seed(value)
 
     for module in (torch.cuda, torch.cuda.random):
-        module.get_rng_state = get_state  # type: ignore[assignment]
-        module.set_rng_state = set_state  # type: ignore[assignment]
-        module.manual_seed = seed  # type: ignore[assignment]
+        for name, replacement in (("get_rng_state", get_state), ("set_rng_state", set_state), ("manual_seed", seed)):
+            setattr(module, name, replacement)
     mcore_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     mcore_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     # "CPU RNG state changed within GPU RNG context" is always so here: there is one generator.

@@ -102,10 +102,10 @@ def languages_of(
     found = {code: _matches(code, known) for code in wanted}
     missing = [code for code, names in found.items() if not names]
     if missing and not recipe.data.allow_missing_languages:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(
-            f"phase {phase.name!r}: the stores lack language {missing[0]!r}{nearest(missing[0], known)}"
-            f"{f' and {len(missing) - 1} more' if missing[1:] else ''}; take it out of the phase's languages, preprocess "
-            "its text, or set data.allow_missing_languages"
+            f"phase {phase.name!r}: the stores lack language {missing[0]!r}{nearest(missing[0], known)}{more}; take it "
+            "out of the phase's languages, preprocess its text, or set data.allow_missing_languages"
         )
     if missing:
         warn(f"phase {phase.name!r}: {len(missing)} languages are not in the stores: {', '.join(missing)}")
@@ -133,9 +133,7 @@ def _read_table(table: LanguageTable) -> list[str]:
             raise UserError(
                 f"{table.table}: no column {column!r}{nearest(column, columns)}; it has {', '.join(columns) or 'none'}"
             )
-    chosen = [
-        row[table.column] for row in rows if all(row[column] in values for column, values in table.where.items())
-    ]
+    chosen = [row[table.column] for row in rows if all(row[column] in values for column, values in table.where.items())]
     if not chosen:
         raise UserError(f"{table.table}: no row has {table.where}; change languages.where")
     return chosen

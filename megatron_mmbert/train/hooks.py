@@ -35,7 +35,9 @@ class Console:
 
     def on_step(self, progress: Progress) -> None:
         # A running mean: single steps are noisy, and the ETA should not jump.
-        self._rate = progress.tokens_per_second if not self._rate else 0.9 * self._rate + 0.1 * progress.tokens_per_second
+        self._rate = (
+            progress.tokens_per_second if not self._rate else 0.9 * self._rate + 0.1 * progress.tokens_per_second
+        )
         steps = progress.steps_in_all()
         if progress.step % self._every_steps and progress.step < steps:
             return
@@ -49,7 +51,8 @@ class Console:
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
         mean = sum(bits_per_byte.values()) / len(bits_per_byte)
-        best, worst = min(bits_per_byte, key=bits_per_byte.__getitem__), max(bits_per_byte, key=bits_per_byte.__getitem__)
+        ordered = sorted(bits_per_byte, key=bits_per_byte.__getitem__)
+        best, worst = ordered[0], ordered[-1]
         print(
             f"held-out {moment}: {mean:.3f} bits per byte over {len(bits_per_byte)} languages "
             f"(best {best} {bits_per_byte[best]:.3f}, worst {worst} {bits_per_byte[worst]:.3f})",

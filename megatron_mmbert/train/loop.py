@@ -64,7 +64,5 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
 def _flops(session: Session, packs: Sequence[PackedBatch]) -> float:
     """What this rank's devices computed in the step; the model-parallel ranks share the work on a pack."""
     model = session.recipe.model
-    total = sum(
-        training_flops(model, pack.cu_seqlens.diff().tolist(), len(pack.label_K)) for pack in packs
-    )
+    total = sum(training_flops(model, pack.cu_seqlens.diff().tolist(), len(pack.label_K)) for pack in packs)
     return total / (session.runtime.tp_size * session.runtime.pp_size)
