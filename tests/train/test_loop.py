@@ -1,0 +1,123 @@
+"""Training a phase: it learns, it resumes bit for bit, and phases follow one another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
+from megatron_mmbert.config import load_recipe
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.train.hooks import MetricsFile
+from megatron_mmbert.train.loop import train
+from megatron_mmbert.train.session import Session
+
+
+def run(
+    recipe_path: Path, runtime: Runtime, output: Path, phase: str, steps: int | None = None, overrides: tuple = ()
+) -> dict[str, torch.Tensor]:
+    """Train (at most ``steps`` steps) and return the weights and moments."""
+    recipe = load_recipe(recipe_path, overrides)
+    session = Session(recipe, recipe.phase(phase), output, runtime)
+    counter = itertools.count()
+    stop: Callable[[], bool] = (lambda: next(counter) >= steps) if steps is not None else (lambda: False)
+    train(session, [MetricsFile(session.folder.metrics, session.step)], stop)
+    state = {name: parameter.detach().clone() for name, parameter in session.training.encoder.named_parameters()}
+    inner = session.training.optimizer.optimizer
+    for number, group in enumerate(inner.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            for key, value in inner.state[parameter].items():
+                state[f"{number}.{index}.{key}"] = value.clone()
+    return state
+
+
+def losses(output: Path, phase: str) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output / phase / "metrics.jsonl").open()]
+
+
+@pytest.fixture(scope="module")
+def whole(recipe_path: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    output = tmp_path_factory.mktemp("whole")
+    return output, run(recipe_path, runtime, output, "first")
+
+
+def test_it_learns(whole: tuple[Path, dict]) -> None:
+    output, _ = whole
+    found = losses(output, "first")
+    assert len(found) >= 11
+    assert found[-1] < found[0] - 0.3
+    scores = json.loads((output / "first/bits_per_byte.json").read_text())
+    assert scores["after"]["aaa_Latn"] < scores["before"]["aaa_Latn"] - 0.1
+
+
+def test_finished_checkpoint_says_where_it_stands(whole: tuple[Path, dict]) -> None:
+    newest = complete_checkpoints(whole[0] / "first/checkpoints")[-1]
+    meta = read_meta(newest)
+    assert meta.finished and meta.phase == "first" and meta.has_optimizer
+    assert meta.phase_tokens == meta.total_tokens == meta.loader["tokens"] >= 6000
+    assert meta.step == len(losses(whole[0], "first"))
+    assert len(complete_checkpoints(newest.parent)) == 3  # at 2,500 and 5,000 tokens, and at the end
+
+
+@pytest.mark.parametrize("cut", [1, 4, 7])
+def test_resume_is_bit_identical(
+    cut: int, recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict]
+) -> None:
+    run(recipe_path, runtime, tmp_path, "first", steps=cut)
+    assert len(losses(tmp_path, "first")) == cut
+    resumed = run(recipe_path, runtime, tmp_path, "first")
+    assert losses(tmp_path, "first") == losses(whole[0], "first")
+    assert resumed.keys() == whole[1].keys()
+    for name, value in whole[1].items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_resume_after_lost_steps_drops_their_lines(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict]
+) -> None:
+    """A kill loses the steps since the last checkpoint; they are taken again and stand once in the metrics."""
+    run(recipe_path, runtime, tmp_path, "first", steps=3)
+    lines = (tmp_path / "first/metrics.jsonl").read_text()
+    extra = json.loads(lines.splitlines()[-1]) | {"step": 4, "loss": 99.0}
+    (tmp_path / "first/metrics.jsonl").write_text(lines + json.dumps(extra) + "\n" + '{"step": 5, "lo')
+    run(recipe_path, runtime, tmp_path, "first")
+    assert losses(tmp_path, "first") == losses(whole[0], "first")
+
+
+def test_next_phase_starts_from_the_one_before(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict]
+) -> None:
+    recipe = load_recipe(recipe_path)
+    (tmp_path / "first").symlink_to(whole[0] / "first")
+    session = Session(recipe, recipe.phase("second"), tmp_path, runtime)
+    for name, parameter in session.training.encoder.named_parameters():
+        assert torch.equal(parameter, whole[1][name]), name
+    assert session.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
+    assert session.phase_tokens == 0 and session.tokens_before >= 6000
+    thetas = {layer.self_attention.core_attention.rope_theta for layer in session.training.encoder.encoder.layers}
+    assert thetas == {160_000}
+    assert max(int(pack.max_seqlen) for pack in session.loader.next_packs(8)) > 64  # the longer samples of this phase
+
+
+def test_phase_before_must_be_finished(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    run(recipe_path, runtime, tmp_path, "first", steps=1)
+    recipe = load_recipe(recipe_path)
+    with pytest.raises(UserError, match=r"'first' has not finished .*--start-from"):
+        Session(recipe, recipe.phase("second"), tmp_path, runtime)
+
+
+def test_finished_phase_is_left_alone(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
+    recipe = load_recipe(recipe_path)
+    assert Session(recipe, recipe.phase("first"), whole[0], runtime).finished
+
+
+def test_checkpoint_of_another_shape(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
+    recipe = load_recipe(recipe_path, ["model.ffn_hidden_size=64"])
+    with pytest.raises(UserError, match="ffn_hidden_size 48 and the recipe 64"):
+        Session(recipe, recipe.phase("first"), whole[0], runtime)
