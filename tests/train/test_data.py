@@ -1,14 +1,17 @@
-"""From the recipe to the loader: languages by code, missing ones named, tokenizers and stores that do not fit refused."""
+"""From the recipe to the loader: languages by code, missing ones named, what does not fit is refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from tiny_run import write_corpus
 
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.union import open_stores
 from megatron_mmbert.errors import UserError
+from megatron_mmbert.tokenizer.settings import Settings
+from megatron_mmbert.tokenizer.train import train_tokenizer
 from megatron_mmbert.train.data import data_phase, languages_of, phase_boost, stores_of, tokenizer_of
 
 
@@ -62,10 +65,6 @@ def test_tokenizer_of_another_size(recipe_path: Path) -> None:
 
 
 def test_store_of_another_tokenizer(recipe_path: Path, tmp_path: Path) -> None:
-    from tiny_run import write_corpus
-
-    from megatron_mmbert.tokenizer.settings import Settings
-    from megatron_mmbert.tokenizer.train import train_tokenizer
 
     other, _ = train_tokenizer(
         [write_corpus(tmp_path / "text", 20, seed=9)], tmp_path / "tok", Settings(vocab_size=384)
