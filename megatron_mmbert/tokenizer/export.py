@@ -1,0 +1,153 @@
+"""The Hugging Face twin of a SentencePiece BPE model: the same ids on every document, without SentencePiece.
+
+SentencePiece joins, at each step, the two neighbours whose joint piece has the best score, the leftmost first. The
+twin's merges are therefore every way to split every piece in two pieces, ordered by the score of the whole. Pieces that
+the user defined (Gemma's whitespace runs and HTML tags) are cut out before merging, by longest match, which is what an
+added token of the `tokenizers` library does on the normalised text.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.files import atomic_file, write_json
+from megatron_mmbert.tokenizer.layout import TWIN_FILE
+from megatron_mmbert.tokenizer.proto import BPE, Kind
+from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
+
+MODEL_MAX_LENGTH = 8192
+
+
+def build_twin(proto: Any, path: Path) -> Tokenizer:
+    """The `tokenizers` object that gives the same ids as the SentencePiece model ``proto``.
+
+    Raises:
+        UserError: the model has a feature whose twin would give other ids (no BPE, no byte fallback, normalisation).
+    """
+    obstacle = _obstacle(proto)
+    if obstacle:
+        raise UserError(
+            f"{path}: {obstacle}, so no Hugging Face tokenizer with the same ids can be written; train one "
+            "with tools/train_tokenizer.py"
+        )
+    pieces = [piece.piece for piece in proto.pieces]
+    unknown = next(piece.piece for piece in proto.pieces if piece.type == Kind.UNKNOWN)
+    twin = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=merges_of(proto),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    twin.normalizer, twin.decoder = _rules(proto.normalizer_spec)
+    for piece in proto.pieces:
+        if piece.type in (Kind.CONTROL, Kind.UNKNOWN):
+            twin.add_special_tokens([_token(piece.piece, special=True)])
+        elif piece.type == Kind.USER_DEFINED:
+            twin.add_tokens([_token(piece.piece, special=False)])
+    return twin
+
+
+def merges_of(proto: Any) -> list[tuple[str, str]]:
+    """Every split of every learned piece into two learned pieces, best score first.
+
+    The splits of one piece have one score in SentencePiece and different ranks here. That matters only where two
+    different splits of one piece overlap in the text, which greedy joining from the left does not produce: no
+    document of the test corpora has it.
+    """
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == Kind.NORMAL}
+    ranked = sorted((piece for piece in scores if len(piece) > 1), key=lambda piece: (-scores[piece], piece))
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in ranked
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+
+
+def write_folder(twin: Tokenizer, names: dict[str, str], ids: dict[str, int], folder: Path) -> None:
+    """Write ``tokenizer.json`` and the two small files that ``AutoTokenizer`` wants beside it.
+
+    ``PreTrainedTokenizerFast`` as class, and not Gemma's or Llama's: those rebuild the tokenizer when loaded, with
+    rules of their own version of transformers.
+
+    Args:
+        names: role (pad, eos, bos, unk, mask) to piece.
+        ids: role to id.
+    """
+    bos, eos = names["bos"], names["eos"]
+    twin.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}",
+        pair=f"{bos} $A {eos} $B {eos}",
+        special_tokens=[(bos, ids["bos"]), (eos, ids["eos"])],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / TWIN_FILE) as aside:
+        twin.save(str(aside))
+    tokens = {f"{role}_token": name for role, name in names.items()} | {"cls_token": bos, "sep_token": eos}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": MODEL_MAX_LENGTH,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "right",
+        "truncation_side": "right",
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": {str(ids[role]): _token_entry(twin, ids[role]) for role in names},
+        **tokens,
+    }
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", tokens)
+
+
+def _rules(spec: Any) -> tuple[Any, Any]:
+    """What happens to the text before merging, and its inverse after the pieces are joined."""
+    before: list[Any] = [normalizers.Replace(" ", SPACE)]
+    after: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if spec.add_dummy_prefix:
+        before.insert(0, normalizers.Prepend(SPACE))
+        after.append(decoders.Strip(" ", 1, 0))
+    if spec.name == RULE_NAME:
+        before.insert(0, normalizers.Replace(SPACE, ESCAPE))
+        after.append(decoders.Replace(ESCAPE, SPACE))
+    return normalizers.Sequence(before), decoders.Sequence(after)
+
+
+def _token(content: str, special: bool) -> AddedToken:
+    """No stripping on either side: the spaces around ``<mask>`` are text. User-defined pieces match after ' ' → '▁'."""
+    return AddedToken(content, single_word=False, lstrip=False, rstrip=False, normalized=not special, special=special)
+
+
+def _token_entry(twin: Tokenizer, token_id: int) -> dict[str, Any]:
+    token = twin.get_added_tokens_decoder()[token_id]
+    return {
+        "content": token.content,
+        "single_word": token.single_word,
+        "lstrip": token.lstrip,
+        "rstrip": token.rstrip,
+        "normalized": token.normalized,
+        "special": token.special,
+    }
+
+
+def _obstacle(proto: Any) -> str | None:
+    """Why a twin of ``proto`` could give other ids, or None."""
+    normalizer = proto.normalizer_spec
+    if proto.trainer_spec.model_type != BPE:
+        return "it is no BPE model"
+    if not proto.trainer_spec.byte_fallback:
+        return "it has no byte fallback"
+    changes_characters = normalizer.precompiled_charsmap and normalizer.name != RULE_NAME
+    if changes_characters or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces:
+        return f"it changes the text (normalisation {json.dumps(normalizer.name)})"
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        return "it puts spaces behind words"
+    if any(piece.type == Kind.UNUSED for piece in proto.pieces):
+        return "it has pieces marked as unused"
+    return None

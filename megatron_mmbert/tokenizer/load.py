@@ -1,0 +1,133 @@
+"""Load a tokenizer from whatever file it comes in, and use it the same way.
+
+::
+
+    tokenizer = load_tokenizer(Path("tokenizer/"))      # or a .model, or a tokenizer.json
+    ids = tokenizer.encode("Ein Satz.")                 # no <bos>, no <eos>, no special token in any text
+    assert tokenizer.decode(ids) == "Ein Satz."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.tokenizer.engines import Engine, JsonEngine, SentencePieceEngine
+from megatron_mmbert.tokenizer.layout import MODEL_FILE, TWIN_FILE
+
+_KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
+
+
+class Tokenizer:
+    """Text to ids and back. Made by :func:`load_tokenizer`; can be sent to another process."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.path = path
+        """Where it was loaded from: the path as given."""
+        self._engine = engine
+        self.vocab_size: int = len(engine.pieces)
+        """Length of the id space: the largest id plus one, added tokens included."""
+        self.pad_id: int = engine.specials["pad"]
+        self.eos_id: int = engine.specials["eos"]
+        self.bos_id: int = engine.specials["bos"]
+        self.unk_id: int = engine.specials["unk"]
+        self.mask_id: int = engine.specials["mask"]
+        self.special_ids: tuple[int, ...] = tuple(sorted(engine.special_ids))
+        """Ids that no text gives, ascending: the five above and other control tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` without ``<bos>``/``<eos>``; the text ``<mask>`` gives ordinary pieces.
+
+        Decoding gives the text back exactly, with a tokenizer trained here. Gemma's turns U+2581 into a space.
+
+        Raises:
+            ValueError: ``text`` holds half of a surrogate pair, which is no character.
+        """
+        try:
+            return self._engine.encode(text)
+        except (RuntimeError, TypeError):
+            text.encode("utf-8")  # UnicodeEncodeError, a ValueError that says where, if that is the reason
+            raise
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of each text, in one thread: whoever wants more starts more processes."""
+        return [self._engine.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids`` (ints, or a 1-d array); special ids are left out."""
+        special = self._engine.special_ids
+        return self._engine.decode([int(i) for i in ids if int(i) not in special])
+
+    @cached_property
+    def piece_bytes(self) -> np.ndarray:
+        """int32 [vocab_size]: bytes of UTF-8 text each id stands for, 0 for special ids.
+
+        The sum over a document's ids is the document's length in bytes (one more with a prefix space): what bits per
+        byte divides by.
+        """
+        counts = [self._engine.bytes_of(piece) for piece in self._engine.pieces]
+        counts_v = np.array(counts, dtype=np.int32)
+        counts_v[list(self.special_ids)] = 0
+        return counts_v
+
+    def piece(self, token_id: int) -> str:
+        """The piece of an id as the vocabulary writes it: ``▁the``, ``<0x0A>``, ``<mask>``."""
+        return self._engine.pieces[token_id]
+
+    def fingerprint(self) -> str:
+        """SHA-256 that identifies the tokenizer: of the ``.model`` file, or of the rules in ``tokenizer.json``."""
+        return self._engine.fingerprint()
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a folder for ``AutoTokenizer.from_pretrained``, with the ``.model`` if there is one.
+
+        Raises:
+            UserError: a ``.model`` of a kind whose Hugging Face twin would give other ids.
+        """
+        self._engine.save(Path(folder))
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return load_tokenizer, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({str(self.path)!r}, vocab_size={self.vocab_size})"
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Load a folder (``tokenizer.model`` before ``tokenizer.json``), a ``.model`` file or a ``tokenizer.json``.
+
+    In a folder that is not ours the two may differ (a released ``tokenizer.json`` may add a prefix space that the
+    ``.model`` beside it does not): name the file itself to choose.
+
+    Raises:
+        UserError: missing path, unknown kind of file, damaged file, or a special token is missing.
+    """
+    path = Path(path)
+    file = _tokenizer_file(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    if file.suffix == ".json":
+        return Tokenizer(path, JsonEngine(file, content))
+    return Tokenizer(path, SentencePieceEngine(file, content))
+
+
+def _tokenizer_file(path: Path) -> Path:
+    """The file to load for ``path``."""
+    if path.is_dir():
+        found = [path / name for name in (MODEL_FILE, TWIN_FILE) if (path / name).is_file()]
+        found += sorted(path.glob("*.model"))
+        if not found:
+            raise UserError(f"{path}: neither {MODEL_FILE} nor {TWIN_FILE} in this folder; give {_KINDS}")
+        return found[0]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give {_KINDS}")
+    if path.suffix not in (".model", ".json"):
+        raise UserError(f"{path}: not a tokenizer by its name; give {_KINDS}")
+    return path

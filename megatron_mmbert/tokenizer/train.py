@@ -1,0 +1,67 @@
+"""Train a tokenizer like Gemma 2's on one's own languages.
+
+SentencePiece BPE with byte fallback, single digits, no normalisation and all white space kept, so that decoding gives
+back every document as it was (`whitespace.py`). The result is a folder with the SentencePiece model, its Hugging Face
+twin and ``training.json``, which says what it was trained on. Command::
+
+    python tools/train_tokenizer.py --input corpus/ --vocab-size 32000 --output tokenizer/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.data.documents import SkippedLines
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.files import atomic_folder, write_json
+from megatron_mmbert.tokenizer.layout import MODEL_FILE
+from megatron_mmbert.tokenizer.learn import learn_exactly
+from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
+from megatron_mmbert.tokenizer.sampling import Sampler, copies_per_chunk, measure_corpus
+from megatron_mmbert.tokenizer.settings import Settings
+
+REPORT_FILE = "training.json"
+SKIPPED_FILE = "skipped.jsonl"
+
+
+def train_tokenizer(
+    inputs: list[Path], output: Path, settings: Settings, overwrite: bool = False, skip_bad: bool = False
+) -> tuple[Tokenizer, SkippedLines]:
+    """Train on ``inputs`` and write the folder ``output``, whole or not at all.
+
+    Raises:
+        UserError: bad settings, paths or lines; ``output`` exists; the text gives fewer pieces than asked for.
+    """
+    settings.check()
+    if overwrite and output.exists() and not _may_replace(output):
+        raise UserError(f"{output}: holds other things than a tokenizer; choose another --output")
+    skipped = SkippedLines()
+    with atomic_folder(output, overwrite) as aside, (aside / SKIPPED_FILE).open("w", encoding="utf-8") as record:
+        skipped.record = record
+        languages = measure_corpus(inputs, settings.text_field, skipped if skip_bad else None)
+        sizes = {name: language.bytes for name, language in languages.items()}
+        budget = min(settings.max_bytes, sum(sizes.values()))
+        copies = copies_per_chunk(sizes, settings.temperature, budget, settings.max_copies)
+        sampler = Sampler(languages, copies, settings.text_field, settings.seed, settings.prefix_space)
+        model = learn_exactly(sampler, settings)
+        (aside / MODEL_FILE).write_bytes(model)
+        load_tokenizer(aside / MODEL_FILE).save_pretrained(aside)
+        write_json(aside / REPORT_FILE, describe(sampler, settings, skipped))
+        if not skipped.count:
+            (aside / SKIPPED_FILE).unlink()
+    return load_tokenizer(output), skipped
+
+
+def describe(sampler: Sampler, settings: Settings, skipped: SkippedLines) -> dict[str, Any]:
+    """The contents of ``training.json``."""
+    languages = {
+        name: {"documents": text.documents, "bytes": text.bytes, "sampled_bytes": sampler.drawn[name]}
+        for name, text in sampler.languages.items()
+    }
+    return {"settings": vars(settings), "skipped_lines": skipped.count, "languages": languages}
+
+
+def _may_replace(output: Path) -> bool:
+    """--overwrite deletes a folder: only an empty one or a tokenizer, lest a slip of the hand deletes other work."""
+    return output.is_dir() and ((output / MODEL_FILE).exists() or not any(output.iterdir()))

@@ -1,0 +1,81 @@
+"""Which text is drawn: temperature, bounds, chunks that lose nothing, the same choice for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.tokenizer.sampling import (
+    CHUNK_CHARACTERS,
+    Sampler,
+    copies_per_chunk,
+    cut_chunks,
+    measure_corpus,
+)
+
+SIZES = {"large": 1_000_000, "small": 10_000}
+
+
+def test_temperature_one_takes_everything_once() -> None:
+    assert copies_per_chunk(SIZES, 1.0, 1_010_000, 10) == pytest.approx({"large": 1.0, "small": 1.0})
+
+
+def test_shares_follow_the_power_of_the_size() -> None:
+    copies = copies_per_chunk(SIZES, 0.5, 100_000, 100)
+    drawn = {name: copies[name] * SIZES[name] for name in SIZES}
+    assert drawn["large"] / drawn["small"] == pytest.approx(10.0)
+    assert sum(drawn.values()) == pytest.approx(100_000)
+
+
+def test_repeats_are_bounded_and_the_rest_goes_to_the_others() -> None:
+    copies = copies_per_chunk(SIZES, 0.0, 500_000, 4)
+    assert copies["small"] == 4
+    assert sum(copies[name] * SIZES[name] for name in SIZES) == pytest.approx(500_000)
+
+
+def test_nothing_is_drawn_beyond_the_bound_of_all_languages() -> None:
+    assert copies_per_chunk({"a": 10, "b": 20}, 0.3, 10**9, 3) == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("text", ["one two " * 3000, "字" * 9000, "a\n\n  b\n" + "x " * 5000 + "\n", " " * 9000])
+def test_chunks_are_bounded_and_lose_only_line_ends(text: str) -> None:
+    chunks = list(cut_chunks(text, drop_cut_space=False))
+    assert "".join(chunks) == text.replace("\n", "")
+    assert all(0 < len(chunk) <= CHUNK_CHARACTERS for chunk in chunks)
+
+
+def test_long_lines_are_cut_before_a_space() -> None:
+    chunks = list(cut_chunks("one two " * 3000, drop_cut_space=False))
+    assert len(chunks) > 1 and all(chunk.startswith(" ") for chunk in chunks[1:])
+    assert list(cut_chunks("one two " * 3000, drop_cut_space=True))[1].startswith(("one", "two"))
+
+
+def test_sampler_is_exact_and_repeatable(make_corpus: Callable[[dict[str, list[str]]], Path]) -> None:
+    lines = [f"line {n} of the text" for n in range(1000)]
+    languages = measure_corpus(
+        [make_corpus({"aaa": ["\n".join(lines)], "bbb": ["short text\nof two lines"]})], "text", None
+    )
+    sampler = Sampler(languages, {"aaa": 0.25, "bbb": 3.0}, "text", seed=1, prefix_space=False)
+    first = list(sampler)
+    assert first == list(sampler)
+    assert first.count("short text") == 3 and len(first) in (255, 256, 257)
+    assert sampler.drawn["aaa"] == pytest.approx(0.25 * languages["aaa"].bytes, rel=0.06)  # line ends are not drawn
+    # Spread over the whole text and not only its beginning.
+    assert any(int(line.split()[1]) > 990 for line in first if line.startswith("line"))
+    starts = {next(iter(Sampler(languages, sampler.copies, "text", seed, False))) for seed in range(8)}
+    assert len(starts) > 1
+
+
+def test_characters_are_weighted_by_what_is_drawn(make_corpus: Callable[[dict[str, list[str]]], Path]) -> None:
+    languages = measure_corpus([make_corpus({"aaa": ["x" * 100], "bbb": ["y" * 10 + "\t▁"]})], "text", None)
+    weights = Sampler(languages, {"aaa": 0.1, "bbb": 5.0}, "text", 0, False).character_weights()
+    assert weights == pytest.approx({"x": 10.0, "y": 50.0})
+
+
+def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "eng_Latn.txt").write_text("\n \n")
+    with pytest.raises(UserError, match="empty"):
+        measure_corpus([tmp_path], "text", None)
