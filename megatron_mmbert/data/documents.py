@@ -89,7 +89,7 @@ def find_inputs(paths: Iterable[Path | str]) -> list[Path]:
         else:
             files = [path]
         # The same file reached twice would be in the data twice.
-        found.update((file.resolve(), file) for file in sorted(files) if file.resolve() not in found)
+        found.update((file.resolve(), file) for file in files)
     return sorted(found.values())
 
 

@@ -19,8 +19,9 @@ class ByteProgress:
         self._what = what
         self._total = total
         self._stream = stream or sys.stderr
-        self._done = 0
-        self._start = self._last_line = time.monotonic()
+        self._done = self._done_at_start = 0
+        self._start: float | None = None
+        self._last_line = 0.0
         self._bar = (
             tqdm(total=total, desc=what, unit="B", unit_scale=True, file=self._stream)
             if self._stream.isatty()
@@ -31,11 +32,15 @@ class ByteProgress:
         """``done`` more bytes are finished."""
         self._done += done
         now = time.monotonic()
+        if self._start is None:
+            # The clock starts here: what came before is imports and worker processes, and would spoil the forecast.
+            self._start = self._last_line = now
+            self._done_at_start = self._done
         if self._bar is not None:
             self._bar.update(done)
         elif now - self._last_line >= SECONDS_PER_LINE:
             self._last_line = now
-            rate = self._done / (now - self._start)
+            rate = (self._done - self._done_at_start) / (now - self._start)
             left = (self._total - self._done) / rate if rate else float("inf")
             print(
                 f"{self._what}: {self._done / max(self._total, 1):.1%} of {self._total / 1e6:.1f} MB, "

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.encode import Tokenizer
-from megatron_mmbert.data.indexed import BIN_ENDING, IDX_ENDING
+from megatron_mmbert.data.indexed import BIN_ENDING, IDX_ENDING, indexed_dataset
 from megatron_mmbert.data.manifest import GroupEntry, Manifest, ShardEntry, load_manifest
 from megatron_mmbert.data.store import Shard, size_problems
 from megatron_mmbert.data.writer import CRC_ENDING
@@ -40,6 +40,7 @@ def verify(
         UserError: there is no store, or its manifest cannot be read.
     """
     manifest = load_manifest(path)
+    indexed_dataset()  # the seconds of its import before the first progress
     if tokenizer is not None and tokenizer.fingerprint() != manifest.tokenizer.fingerprint:
         yield (
             f"{path}: made with the tokenizer {manifest.tokenizer.fingerprint} ({manifest.tokenizer.path}), "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,16 +109,37 @@ def test_any_flipped_byte_of_an_index_is_found_without_a_crash(store: Path) -> N
     assert list(verify(store)) == []
 
 
-@pytest.mark.parametrize("change", ["documents", "tokens", "extents"])
-def test_manifest_that_does_not_fit(change: str, store: Path) -> None:
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "documents": (lambda group: group.update(documents=group["documents"] - 1), "documents, its extents"),
+    "tokens": (lambda group: group.update(tokens=group["tokens"] - 1), "tokens, the "),
+    "a document lost at the end": (lambda group: resize_end(group, -1), "the groups' extents end at"),
+    "a document too many": (lambda group: resize_end(group, 1), "extents end at"),
+    "shifted": (lambda group: shift(group), "is in no group or in two"),
+}
+
+
+def resize_end(group: dict[str, Any], by: int) -> None:
+    group["documents"] += by
+    group["extents"][-1][2] += by
+
+
+def shift(group: dict[str, Any]) -> None:
+    group["extents"][-1][1] += 1
+
+
+@pytest.mark.parametrize("language", ["eng_Latn", "jpn_Jpan"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_manifest_that_does_not_fit(change: str, language: str, store: Path) -> None:
+    """English spans several shards; Japanese lies at the end of the last."""
+    apply, expected = CHANGES[change]
     value = json.loads((store / "manifest.json").read_text())
-    group = value["groups"][0]
-    if change == "extents":
-        group["extents"][0][2] -= 1
-    else:
-        group[change] -= 1
+    group = next(group for group in value["groups"] if group["language"] == language)
+    apply(group)
     (store / "manifest.json").write_text(json.dumps(value))
-    assert list(verify(store))
+    problems = list(verify(store))
+    if language == "eng_Latn" and change.startswith("a document"):
+        expected = "is in no group or in two"  # Japanese follows in the same shard
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_manifest_round_trip(store: Path, tmp_path: Path) -> None:
@@ -144,20 +166,32 @@ def test_no_store(tmp_path: Path) -> None:
         list(verify(tmp_path / "nothing"))
 
 
-def test_tool_says_ok(
-    store: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In this process: importing Megatron once more would take longer than all other tests here."""
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
+    """The tool in this process: importing Megatron once more would take longer than all other tests here."""
     tool = Path(__file__).resolve().parents[2] / "tools" / "verify_data.py"
-    monkeypatch.setattr(sys, "argv", [str(tool), str(store), "--tokenizer", str(tokenizer_file)])
+    monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(tool), run_name="__main__")
+    return ended.value.code
+
+
+def test_tool(
+    store: Path, tokenizer_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(monkeypatch, store, "--tokenizer", tokenizer_file) == 0
     printed = capsys.readouterr()
-    assert (ended.value.code, printed.err) == (0, "") and f"{store}: OK" in printed.out
+    assert printed.err == "" and f"{store}: OK" in printed.out
 
-
-def test_tool_names_the_problem(store: Path, run_tool: Tool) -> None:
     flip(store / "shard-00000.bin", 0)
-    done = run_tool("verify_data", store)
+    flip(store / "shard-00001.bin", 0)
+    assert run_here(monkeypatch, store) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") and "document 0 " in line for line in lines)
+
+
+def test_tool_without_a_store(run_tool: Tool, tmp_path: Path) -> None:
+    done = run_tool("verify_data", tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "document 0 " in done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path}") and done.stderr.count("\n") == 1
