@@ -104,7 +104,7 @@ def test_the_comparison_notices_a_wrong_theta(build: Callable[..., Encoder], pac
 
 @torch.no_grad()
 def test_every_logit_of_the_longest_sample(build: Callable[..., Encoder], pack: Pack) -> None:
-    encoder = build(160_000.0, vocab_size=512)
+    encoder = build(160_000.0, vocab_size=512, num_layers=4)
     model = theirs(encoder, "sdpa")
     copy_weights(encoder, model)
     (document,) = documents_of([8192], 512)
