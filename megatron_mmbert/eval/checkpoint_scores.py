@@ -1,0 +1,82 @@
+"""Held-out bits per byte of a checkpoint on disk: of training, of a merge, or converted from elsewhere.
+
+The model runs with the theta that its ``checkpoint.json`` gives, whatever phase the recipe is at; text, masks and
+sample length are the recipe's, so the scores compare with those that training wrote.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from megatron_mmbert import parallel
+from megatron_mmbert.checkpoint import training as checkpoints
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, resolve
+from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, held_out
+from megatron_mmbert.model.config import encoder_config
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.parallel.runtime import current
+from megatron_mmbert.train.data import stores_of, token_ids, tokenizer_of
+
+_SECONDS_BEFORE_BAR = 3.0
+
+
+def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
+    """Score of every held-out language, in this process alone.
+
+    Args:
+        path: a checkpoint folder, or a phase's folder (then its newest sound checkpoint).
+
+    Raises:
+        UserError: no sound checkpoint, one of another shape or tokenizer, or no held-out stores in the recipe.
+    """
+    if not recipe.evaluation.stores:
+        raise UserError(
+            f"recipe {recipe.name!r}: evaluation.stores is empty; name stores of held-out text, for instance "
+            "evaluation.stores=[runs/quickstart/heldout]"
+        )
+    path = resolve(path)
+    meta = checkpoints.check_shape(path, recipe.model)
+    tokenizer = tokenizer_of(recipe)
+    if meta.tokenizer_fingerprint and meta.tokenizer_fingerprint != tokenizer.fingerprint():
+        raise UserError(
+            f"{path}: trained with another tokenizer than {recipe.tokenizer.path}; set tokenizer.path and the held-out "
+            "stores to its own"
+        )
+    stores = stores_of(recipe.evaluation.stores, tokenizer)
+    text = held_out(recipe, stores, token_ids(tokenizer), tokenizer.piece_bytes)
+    parallel.start(seed=recipe.seed)
+    scores = score_with_progress(text, load_encoder(path, meta, recipe))
+    if not scores:
+        raise UserError(
+            f"{recipe.evaluation.stores[0]}: no token to score in the held-out stores; raise evaluation.mask_ratio or "
+            "evaluation.tokens_per_language, or add text"
+        )
+    return scores
+
+
+def load_encoder(path: Path, meta: CheckpointMeta, recipe: Recipe) -> Encoder:
+    """The checkpoint's encoder, whole, on this process's device."""
+    config = encoder_config(recipe.model, meta.rope_theta, meta.rope_theta_local, precision=recipe.precision)
+    encoder = Encoder(config, recipe.model.vocab_size)
+    encoder.to(current().device)
+    checkpoints.load(path, encoder, None)
+    return encoder
+
+
+def score_with_progress(text: HeldOut, encoder: Encoder) -> dict[str, Score]:
+    """``text.score(encoder)`` with a bar of packs on stderr when it takes longer than some seconds."""
+    stream = sys.stderr
+    slowly = {} if stream.isatty() else {"mininterval": 10.0}  # a log gets a line now and then
+    bar: Any = tqdm(desc="held-out", unit=" packs", delay=_SECONDS_BEFORE_BAR, file=stream, **slowly)
+    hook = encoder.register_forward_hook(lambda *_: bar.update(1) and None)
+    try:
+        return text.score(encoder)
+    finally:
+        hook.remove()
+        bar.close()

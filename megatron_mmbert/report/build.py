@@ -1,0 +1,33 @@
+"""Writing a run's report: two pictures, the numbers for programs, and a page that holds the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_mmbert.files import atomic_file, write_json
+from megatron_mmbert.report.run_data import Run
+from megatron_mmbert.report.run_picture import draw_run
+from megatron_mmbert.report.scores_picture import draw_scores
+from megatron_mmbert.report.tables import summary, tables_text
+
+RUN_PICTURE, SCORES_PICTURE = "run.png", "bits_per_byte.png"
+SUMMARY, PAGE = "summary.json", "report.md"
+
+
+def write_report(run: Run, folder: Path) -> list[Path]:
+    """Write the report into ``folder``, over an older one; returns its files."""
+    draw_run(run, folder / RUN_PICTURE)
+    draw_scores(run, folder / SCORES_PICTURE)
+    write_json(folder / SUMMARY, summary(run))
+    with atomic_file(folder / PAGE) as aside:
+        aside.write_text(_page(run), encoding="utf-8")
+    return [folder / name for name in (RUN_PICTURE, SCORES_PICTURE, SUMMARY, PAGE)]
+
+
+def _page(run: Run) -> str:
+    return (
+        f"# {run.name}\n\n"
+        f"![loss, learning rate, mask ratio, temperature and languages]({RUN_PICTURE})\n\n"
+        f"```\n{tables_text(run, most_languages=None)}\n```\n\n"
+        f"![held-out bits per byte]({SCORES_PICTURE})\n"
+    )
