@@ -71,6 +71,9 @@ def preprocess(job: PreprocessJob) -> Store:
         print(f"{job.output}: already made from these inputs, nothing to do\n{describe(store.manifest)}")
         return store
     _check_replaceable(job)
+    for left in sorted(job.output.parent.glob(f".{job.output.name}.*.tmp")):
+        # Not removed: on a shared disk nobody can tell from here whether its process is alive on another machine.
+        print(f"{left}: of another command with this output; remove it if that was killed", file=sys.stderr)
     start = time.monotonic()
     with atomic_folder(job.output, overwrite=job.output.exists()) as folder:
         with (folder / SKIPPED_NAME).open("w", encoding="utf-8") as record:

@@ -282,7 +282,9 @@ def start_slow(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> multiproc
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the workers")
-def test_kill_9_leaves_no_store_and_no_workers(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_9_leaves_no_store_and_no_workers(
+    job: PreprocessJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = replace(job, workers=2)
     process = start_slow(job, monkeypatch)
     assert process.pid is not None
@@ -298,6 +300,7 @@ def test_kill_9_leaves_no_store_and_no_workers(job: PreprocessJob, monkeypatch: 
             os.kill(pid, signal.SIGKILL)
     monkeypatch.undo()
     assert preprocess(job).manifest.totals()["documents"] == 2565
+    assert "remove it if that was killed" in capsys.readouterr().err
 
 
 def is_running(pid: int) -> bool:
