@@ -22,6 +22,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml",
         "sentencepiece>=0.2",
+        "protobuf",  # SentencePiece's own model files are read and written as protocol buffers
         "tokenizers>=0.20",
         "safetensors",
         "nltk",

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.files import atomic_file, write_json
-from megatron_mmbert.tokenizer.layout import TWIN_FILE
+from megatron_mmbert.tokenizer.layout import SPECIAL_PIECES, TWIN_FILE
 from megatron_mmbert.tokenizer.proto import BPE, Kind
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
 
@@ -120,8 +120,12 @@ def _rules(spec: Any) -> tuple[Any, Any]:
 
 
 def _token(content: str, special: bool) -> AddedToken:
-    """No stripping on either side: the spaces around ``<mask>`` are text. User-defined pieces match after ' ' → '▁'."""
-    return AddedToken(content, single_word=False, lstrip=False, rstrip=False, normalized=not special, special=special)
+    """``<mask>`` takes the spaces before it, which belong to the word it stands for (``▁cat`` is one piece): people
+    write "the <mask> sat". No other token takes any. User-defined pieces match after ' ' → '▁'."""
+    takes_spaces = content == SPECIAL_PIECES["mask"]
+    return AddedToken(
+        content, single_word=False, lstrip=takes_spaces, rstrip=False, normalized=not special, special=special
+    )
 
 
 def _token_entry(twin: Tokenizer, token_id: int) -> dict[str, Any]:
