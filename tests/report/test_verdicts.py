@@ -73,6 +73,12 @@ def test_phase_verdicts_count_the_phases_own_languages() -> None:
     assert (found["x_wide"].better, found["x_wide"].languages) == (5, 5)
 
 
+def test_an_unchanged_score_did_not_fall() -> None:
+    run = Run("r", (_phase("one", None, 0, "a b", START, {**FIRST, "b": START["b"]}),))
+    verdict = verdicts(run)[0]
+    assert verdict.better == 1 and verdict.text.endswith("; not for b")
+
+
 def test_the_widest_variant_is_measured_on_what_only_it_sees() -> None:
     found = [verdict for verdict in verdicts(full_run()) if verdict.kind == "variant"]
     assert [verdict.text for verdict in found] == [
