@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,8 @@ def read_meta(path: Path) -> CheckpointMeta:
 def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: None) -> Iterator[Path]:
     """Yield a folder to write a checkpoint into; checksum, sync and rename it to ``path`` on success.
 
+    A folder that is at ``path`` already is replaced: a resumed run writes again the step of a damaged checkpoint.
+
     Args:
         is_main: whether this rank makes and commits the folder; the others only write into it.
         barrier: waits for all ranks.
@@ -97,16 +99,20 @@ def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: No
     barrier()
     try:
         yield aside
+        barrier()
+        if is_main:
+            seal(aside)
+            _replace_folder(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     barrier()
-    if is_main:
-        write_json(aside / CHECKSUM_FILE, {name: _checksum(aside / name) for name in _payload(aside)})
-        _sync_folder(aside)
-        os.replace(aside, path)
-        _sync_folder(path.parent)
-    barrier()
+
+
+def seal(folder: Path) -> None:
+    """Record the checksums of all that is in ``folder`` and see it safely on the disk."""
+    write_json(folder / CHECKSUM_FILE, {name: _checksum(folder / name) for name in _payload(folder)})
+    _sync_folder(folder)
 
 
 def write_meta(folder: Path, meta: CheckpointMeta) -> None:
@@ -118,6 +124,8 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
 def problems(path: Path) -> Iterator[str]:
     """One sentence for each file of a checkpoint that is missing, of another size or of other content."""
     known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
+    if not isinstance(known, dict):
+        raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
     for name, expected in known.items():
         file = path / name
         if not file.is_file():
@@ -156,9 +164,11 @@ def resolve(path: Path) -> Path:
     """A checkpoint folder, given itself, a phase's folder, or its ``checkpoints`` folder (then the newest sound one).
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the one that was named is damaged.
     """
     if (path / META_FILE).is_file():
+        for problem in problems(path):
+            raise UserError(problem)
         return path
     for folder in (path, path / "checkpoints"):
         newest = newest_sound(folder)
@@ -173,6 +183,19 @@ def keep_newest(checkpoints: Path, count: int) -> None:
         shutil.rmtree(path)
 
 
+def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse an output folder that exists, or that is or holds something a command reads (``--overwrite`` deletes it).
+
+    Raises:
+        UserError: either of them.
+    """
+    for path in inputs:
+        if output.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"--output {output}: is, or holds, the input {path}; choose another folder")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: already exists; choose another --output or pass --overwrite")
+
+
 def _payload(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
@@ -182,6 +205,17 @@ def _checksum(file: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
     return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _replace_folder(aside: Path, path: Path) -> None:
+    """Rename ``aside`` to ``path``; a folder that is there makes way first, as a rename takes an empty one only."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(aside, path)
+    _sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -18,6 +18,9 @@ from megatron_mmbert.checkpoint.training import CONTENT
 from megatron_mmbert.convert.mapping import parameter_names
 from megatron_mmbert.errors import UserError
 
+# Where Megatron-Core's optimizers keep fp32 copies of the weights: bf16 with masters, and sharded over ranks.
+_MASTERS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
+
 
 class CheckpointTensors:
     """The weights in a checkpoint folder, read tensor by tensor.
@@ -33,10 +36,12 @@ class CheckpointTensors:
         self.meta = read_meta(path)
         stored = dist_checkpointing.load_tensors_metadata(str(path))
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._stored_as: dict[str, str] = {}
         for name in parameter_names(self.meta.model.num_layers):
             if name not in stored:
                 raise UserError(f"{path}: tensor {name!r} is missing; take another checkpoint")
             self._shapes[name] = tuple(stored[name].global_shape)
+            self._stored_as[name] = next((m + name for m in _MASTERS if m + name in stored), name)
 
     def names(self) -> list[str]:
         """Names of all tensors, the tied table once."""
@@ -46,9 +51,9 @@ class CheckpointTensors:
         return self._shapes[name]
 
     def load(self, name: str) -> Tensor:
-        """The whole tensor in fp32."""
+        """The whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is inside."""
         empty = torch.empty(self._shapes[name], dtype=torch.float32)
-        wanted = {name: ShardedTensor.from_rank_offsets(name, empty)}
+        wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
         return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
 
 
@@ -58,8 +63,13 @@ def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor
     Args:
         tensors: every name of :func:`parameter_names`, fp32.
     """
-    state = {name: ShardedTensor.from_rank_offsets(name, tensor.contiguous()) for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with committed_folder(path) as folder:
-        dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
-        write_meta(folder, meta)
+        fill_folder(folder, meta, tensors)
+
+
+def fill_folder(folder: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
+    """What :func:`write_tensors` writes, into an existing folder that the caller commits."""
+    state = {name: ShardedTensor.from_rank_offsets(name, tensor.contiguous()) for name, tensor in tensors.items()}
+    dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
+    write_meta(folder, meta)

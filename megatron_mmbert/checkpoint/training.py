@@ -16,6 +16,17 @@ from megatron_mmbert.parallel.runtime import barrier, current
 # Layer 0 has no attention norm, so layers must be stored one by one; the sharding type allows every other layout.
 CONTENT = {"non_homogeneous_layers": True, "distrib_optim_sharding_type": "fully_reshardable"}
 _EXTRA_STATE = "_extra_state"
+SHAPE_FIELDS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "global_attention_every",
+    "window_each_side",
+    "norm_eps",
+)
+"""What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
 
 
 def save(path: Path, meta: CheckpointMeta, model: Any, optimizer: Any | None) -> None:
@@ -64,7 +75,7 @@ def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:
         UserError: it has another shape; the sentence names the first field that differs.
     """
     meta = read_meta(path)
-    for field in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size"):
+    for field in SHAPE_FIELDS:
         theirs, ours = getattr(meta.model, field), getattr(expected, field)
         if theirs != ours:
             raise UserError(
