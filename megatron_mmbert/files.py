@@ -32,8 +32,10 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success it becomes ``path``, on an exception it is removed.
 
     Raises:
-        UserError: ``path`` exists and ``overwrite`` is false.
+        UserError: ``path`` exists and ``overwrite`` is false, or it is a file.
     """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; choose another --output")
     if path.exists() and not overwrite:
         raise UserError(f"{path}: already exists; choose another --output or pass --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,11 +44,29 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(aside, path)
+        replace_folder(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(aside: Path, path: Path) -> None:
+    """Rename ``aside`` to ``path``. What is there makes way first and is deleted last: a crash loses neither."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(aside, path)
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """See the names in ``folder`` safely on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
