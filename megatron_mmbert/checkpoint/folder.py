@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from megatron_mmbert import __version__
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import read_json, write_json
+from megatron_mmbert.files import read_json, replace_folder, sync_folder, write_json
 
 META_FILE = "checkpoint.json"
 CHECKSUM_FILE = "checksums.json"
@@ -102,7 +102,7 @@ def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: No
         barrier()
         if is_main:
             seal(aside)
-            _replace_folder(aside, path)
+            replace_folder(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -112,7 +112,7 @@ def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: No
 def seal(folder: Path) -> None:
     """Record the checksums of all that is in ``folder`` and see it safely on the disk."""
     write_json(folder / CHECKSUM_FILE, {name: _checksum(folder / name) for name in _payload(folder)})
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def write_meta(folder: Path, meta: CheckpointMeta) -> None:
@@ -205,22 +205,3 @@ def _checksum(file: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         os.fsync(stream.fileno())
     return {"bytes": file.stat().st_size, "sha256": digest}
-
-
-def _replace_folder(aside: Path, path: Path) -> None:
-    """Rename ``aside`` to ``path``; a folder that is there makes way first, as a rename takes an empty one only."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(aside, path)
-    _sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
