@@ -68,7 +68,7 @@ class MaskFiller:
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self._model: Any = transformers.AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a damaged folder: each library raises its own, some of them bare Exception
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(f"{folder}: cannot be loaded ({reason}); export the model again") from None
         if self._tokenizer.mask_token_id is None:
@@ -80,7 +80,7 @@ class MaskFiller:
         """The ``top`` likeliest tokens for the prompt's mask; special tokens are no fills.
 
         Raises:
-            UserError: not exactly one mask in the text, or more text than the model takes.
+            UserError: not exactly one mask in the text, more text than the model takes, or more fills than it has tokens.
         """
         import torch
 
@@ -98,6 +98,8 @@ class MaskFiller:
             logits_V = self._model(input_ids=ids).logits[0, place].float()
         probability_V = logits_V.softmax(0)
         probability_V[self._tokenizer.all_special_ids] = 0.0
+        if top > len(probability_V):
+            raise UserError(f"--top {top}: the model has {len(probability_V)} tokens; ask for fewer")
         target = self._expected_id(prompt.expected, took_space)
         best = probability_V.topk(top)
         return Filled(
@@ -146,7 +148,8 @@ def read_prompts(path: Path) -> list[Prompt]:
             rows = [(reader.line_num, row) for row in reader]
             header = list(reader.fieldnames or [])
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); name a TSV file of UTF-8 text") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); name a TSV file of UTF-8 text") from None
     return _checked(path, header, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,19 @@ def test_special_tokens_are_no_fills(filler: Callable[[str], MaskFiller]) -> Non
 def test_texts_that_cannot_be_filled(filler: Callable[[str], MaskFiller], text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         filler("cat").fill(Prompt(text, where="x.tsv:2"), 1)
+
+
+def test_more_fills_than_tokens(filler: Callable[[str], MaskFiller]) -> None:
+    with pytest.raises(UserError, match=f"the model has {len(PIECES)} tokens"):
+        filler("cat").fill(Prompt("The <mask>"), len(PIECES) + 1)
+
+
+def test_a_damaged_model_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "hf")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        MaskFiller(copy)
 
 
 @pytest.mark.parametrize(
