@@ -80,7 +80,7 @@ class MaskFiller:
         """The ``top`` likeliest tokens for the prompt's mask; special tokens are no fills.
 
         Raises:
-            UserError: not exactly one mask in the text, more text than the model takes, or more fills than it has tokens.
+            UserError: not exactly one mask in the text, too much text, or more fills than there are tokens.
         """
         import torch
 
