@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
@@ -9,7 +10,7 @@ from megatron_mmbert.checkpoint.folder import CheckpointMeta
 _HEADER = """---
 library_name: transformers
 pipeline_tag: fill-mask
-mask_token: "<mask>"
+mask_token: "{mask}"
 tags:
 - modernbert
 ---
@@ -31,16 +32,21 @@ place = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
 print(tokenizer.decode(logits[0, place].topk(5).indices))
 ```
 
-The mask token is `<mask>` (`[MASK]` is ordinary text). Text is framed as `<bos> … <eos>`.
+The mask token is `{mask}`. Text is framed as `{bos} … {eos}`.
 All dropouts are 0 in `config.json`; set them anew to fine-tune with dropout.
 """
 
 
-def model_card(meta: CheckpointMeta) -> str:
-    """Markdown, generated from the checkpoint's description."""
-    name = str(meta.recipe.get("name", "Encoder"))
-    parts = [_HEADER, f"# {name}\n", _summary(meta), *_training(meta), _USE]
-    return "\n".join(parts)
+def model_card(meta: CheckpointMeta, pieces: Mapping[str, str]) -> str:
+    """Markdown, generated from the checkpoint's description.
+
+    Args:
+        pieces: how the tokenizer writes its special tokens ``mask``, ``bos`` and ``eos``.
+    """
+    text = "\n".join([_HEADER, f"# {meta.recipe.get('name', 'Encoder')}\n", _summary(meta), *_training(meta), _USE])
+    for role in ("mask", "bos", "eos"):
+        text = text.replace(f"{{{role}}}", pieces[role])
+    return text
 
 
 def _summary(meta: CheckpointMeta) -> str:

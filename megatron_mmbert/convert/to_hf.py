@@ -107,7 +107,8 @@ def _write_descriptions(folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer
     if meta.recipe:
         text = yaml.safe_dump(meta.recipe, sort_keys=False, allow_unicode=True)
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    (folder / "README.md").write_text(model_card(meta), encoding="utf-8")
+    pieces = {role: tokenizer.piece(getattr(ids, role)) for role in ("mask", "bos", "eos")}
+    (folder / "README.md").write_text(model_card(meta, pieces), encoding="utf-8")
 
 
 def _numel(shape: tuple[int, ...]) -> int:

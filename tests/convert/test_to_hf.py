@@ -101,7 +101,8 @@ def test_recipe_and_card(tokenizer_dir: Path, tmp_path: Path) -> None:
 
 
 def test_card_without_a_recipe_claims_nothing(checkpoint: Path) -> None:
-    card = model_card(read_meta(checkpoint))
+    card = model_card(read_meta(checkpoint), {"mask": "[MASK]", "bos": "[CLS]", "eos": "[SEP]"})
+    assert "`[MASK]`" in card and "`[CLS] … [SEP]`" in card and "{tokenizer.mask_token}" in card
     assert "no record of training" in card and "| phase |" not in card
 
 
