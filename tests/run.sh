@@ -6,6 +6,18 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup_venv.sh dev
+
+# A second generation of transformers, which exported models must load in as well.
+transformers4=$PWD/.venv/transformers4
+export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
+if [ ! -x "$MMBERT_TRANSFORMERS4_PYTHON" ]; then
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$transformers4" \
+        -r tests/transformers4.txt
+    printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$transformers4" "$PYTHON" > "$MMBERT_TRANSFORMERS4_PYTHON"
+    chmod +x "$MMBERT_TRANSFORMERS4_PYTHON"
+fi
+
+export PYTHONWARNINGS=ignore  # Megatron-Core warns of every optional package that a CPU does without
 if [[ " $* " != *" -m "* ]]; then
     set -- -m "not slow" "$@"
 fi
