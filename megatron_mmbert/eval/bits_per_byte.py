@@ -136,7 +136,7 @@ def _pieces(
     for group, name in enumerate(names):
         table = PieceTable(stores.document_lengths(*name), max_length)
         document, start, stop = table.locate(np.arange(min(table.pieces, most_tokens), dtype=np.int64))
-        count = max(1, int((np.cumsum(stop - start) <= most_tokens).sum()))
+        count = min(len(document), max(1, int((np.cumsum(stop - start) <= most_tokens).sum())))
         key = hash64(key64(string_key("/".join(name)), number), np.arange(count, dtype=np.uint64))
         rows.append(
             (np.full(len(document[:count]), group, np.int32), document[:count], start[:count], stop[:count], key)

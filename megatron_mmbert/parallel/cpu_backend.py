@@ -42,6 +42,8 @@ def _patch_torch() -> None:
     torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment, misc]
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
+    # torch lists its constructors for `with torch.device(...)` at first use: the list must hold the originals.
+    torch.utils._device._device_constructors()
     for name in ("tensor", "zeros", "empty", "ones", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     # Megatron-Core wraps small element-wise functions in torch.compile; on a CPU that costs more than it brings.

@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from megatron_mmbert.checkpoint import training as checkpoints
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, keep_newest, newest_sound, resolve, step_folder
 from megatron_mmbert.checkpoint.transition import explain, transition
@@ -101,6 +99,7 @@ class Session:
 
     def _take_up(self, path: Path | None, meta: CheckpointMeta) -> None:
         self.step, self.phase_tokens = meta.step, meta.phase_tokens
+        self._saved_step: int | None = None
         self.tokens_before = meta.total_tokens - meta.phase_tokens
         self._origin = meta.origin or (str(path) if path else "random initial weights")
         if path is not None:
@@ -111,13 +110,14 @@ class Session:
             self.loader.load_state_dict(meta.loader)
 
     def save(self) -> Path:
-        """Write a checkpoint of this moment, unless there is one; returns its folder."""
+        """Write a checkpoint of this moment, unless this process has just done so; returns its folder."""
         path = step_folder(self.folder.checkpoints, self.step)
-        if not path.exists():
+        if self.step != self._saved_step:
             checkpoints.save(path, self._meta(), self.training.encoder, self.training.optimizer)
             if self.runtime.is_main:
                 keep_newest(self.folder.checkpoints, self.recipe.checkpoint.keep_last)
             self._say(f"saved {path}")
+            self._saved_step = self.step
         return path
 
     def _meta(self) -> CheckpointMeta:
@@ -196,8 +196,3 @@ def batch_ramp(phase: Phase, dp_size: int) -> BatchRamp:
                 f"data-parallel ranks; choose a multiple of {dp_size * batch.tokens_per_micro_batch} tokens"
             )
     return BatchRamp(start, full, batch.ramp_tokens, batch.tokens_per_micro_batch, dp_size)
-
-
-def device_memory(device: torch.device) -> float:
-    """Peak memory of this process on the device, GiB; 0 on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0

@@ -118,6 +118,14 @@ def test_the_scored_text_is_the_stores_text() -> None:
     assert scored == pytest.approx(SETTINGS.mask_ratio * total, abs=ROUNDS)
 
 
+def test_a_language_without_text_changes_nothing_for_the_others() -> None:
+    with_empty = MemoryStore({("web", "aaa"): [0, 0], ("web", "eng"): [10, 60], ("web", "smo"): [5]})
+    without = MemoryStore({("web", "eng"): [10, 60], ("web", "smo"): [5]})
+    without.documents = {name: with_empty.documents[name] for name in without.documents}
+    first, second = (samples(HeldOut(each, IDS, PIECE_BYTES, SETTINGS, MAX_LENGTH)) for each in (with_empty, without))  # type: ignore[arg-type]
+    assert [(ids.tolist(), labels) for _, ids, labels in first] == [(ids.tolist(), labels) for _, ids, labels in second]
+
+
 def test_rounds_mask_other_positions() -> None:
     found = samples(held_out())
     by_text: dict[tuple[int, ...], list[list[int]]] = {}

@@ -40,6 +40,14 @@ def test_cuda_tensors_live_on_the_cpu() -> None:
     assert torch.zeros(2, device="meta").device.type == "meta", "other devices are left alone"
 
 
+def test_device_contexts_still_work() -> None:
+    """Code that builds a model on the meta device (transformers does) gets meta tensors."""
+    cpu_backend.install()
+    with torch.device("meta"):
+        made = (torch.zeros(2), torch.empty(2), torch.tensor([1]), torch.ones(1), torch.nn.Linear(2, 2).weight)
+    assert {tensor.device.type for tensor in made} == {"meta"}
+
+
 def test_type_names_are_those_of_cuda_only_while_an_optimizer_asks() -> None:
     cpu_backend.install()
     x = torch.ones(2)
