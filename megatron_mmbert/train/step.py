@@ -20,6 +20,7 @@ from megatron_mmbert.model.init import initialize
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
+from megatron_mmbert.parallel.logical_rms import tensor_parallel_rms
 from megatron_mmbert.parallel.runtime import current, from_last_stage, seed_dropout, sum_over_data_parallel
 
 
@@ -49,7 +50,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
         eps=recipe.optimizer.eps,
         precision=recipe.precision.dtype,
     )
-    return Training(config, encoder, wrapped, build_optimizer([wrapped], settings))
+    return Training(config, encoder, wrapped, build_optimizer([wrapped], settings, tensor_parallel_rms))
 
 
 def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
