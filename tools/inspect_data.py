@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
@@ -21,10 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.quantities import parse_count
 from megatron_mmbert.config.recipe import Phase, Recipe
-from megatron_mmbert.data.inspect import COUNTED_BLOCKS, PackView, packs_at
-from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.errors import UserError, nearest, run_command
-from megatron_mmbert.report.pack_text import LEGEND, pack_lines, plain_text, wants_colour
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
 
@@ -37,11 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packs", type=int, default=1, metavar="P", help="packs to show (default %(default)s)")
     parser.add_argument("--samples", type=int, metavar="K", help="the first K samples of each pack (default all)")
     parser.add_argument("--text-only", action="store_true", help="the text before masking, samples apart by a line")
-    parser.add_argument(
-        "--exact",
-        action="store_true",
-        help=f"count every token before the place, also where more than {COUNTED_BLOCKS} blocks lie before it",
-    )
+    parser.add_argument("--exact", action="store_true", help="count every token before the place, however far it is")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="recipe values to replace")
     return parser.parse_intermixed_args()  # overrides may stand behind options
 
@@ -58,10 +50,7 @@ def main() -> None:
             raise UserError(f"--{name} {value}: must be at least 1")
     phase = recipe.phase(arguments.phase)
     token = _token(arguments.at_token, phase)
-    tokenizer = tokenizer_of(recipe)
-    packs = packs_at(_loader(recipe, phase, tokenizer), token, sys.maxsize if arguments.exact else COUNTED_BLOCKS)
-    for line in _lines(itertools.islice(packs, arguments.packs), tokenizer, token, arguments):
-        print(line)
+    _show(recipe, phase, tokenizer_of(recipe), token, arguments)
 
 
 def _token(text: str, phase: Phase) -> int:
@@ -74,23 +63,26 @@ def _token(text: str, phase: Phase) -> int:
     return token
 
 
-def _loader(recipe: Recipe, phase: Phase, tokenizer: Tokenizer) -> PackLoader:
+def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted: argparse.Namespace) -> None:
+    # These import torch, which takes seconds: not before the command is known to be good.
+    from megatron_mmbert.data.inspect import COUNTED_BLOCKS, packs_at
+    from megatron_mmbert.data.loader import PackLoader
+    from megatron_mmbert.report.pack_text import LEGEND, pack_lines, plain_text, wants_colour
+
     stores = stores_of(recipe.data.stores, tokenizer)
     settings = data_phase(recipe, phase, stores, lambda warning: print(warning, file=sys.stderr))
-    return PackLoader(stores, settings, token_ids(tokenizer))
-
-
-def _lines(packs: Iterator[PackView], tokenizer: Tokenizer, token: int, wanted: argparse.Namespace) -> Iterator[str]:
+    loader = PackLoader(stores, settings, token_ids(tokenizer))
+    packs = itertools.islice(packs_at(loader, token, sys.maxsize if wanted.exact else COUNTED_BLOCKS), wanted.packs)
     if wanted.text_only:
         for pack in packs:
             for sample in pack.samples[: wanted.samples]:
-                yield plain_text(sample, tokenizer) + "\n"
+                print(plain_text(sample, tokenizer), end="\n\n")
         return
-    yield LEGEND
-    colour = wants_colour(sys.stdout)
+    print(LEGEND)
     for pack in packs:
-        yield ""
-        yield from pack_lines(pack, tokenizer, token, wanted.samples, colour)
+        print()
+        for line in pack_lines(pack, tokenizer, token, wanted.samples, wants_colour(sys.stdout)):
+            print(line)
 
 
 if __name__ == "__main__":
