@@ -12,6 +12,7 @@ import yaml
 from megatron_mmbert.config import Recipe, load_recipe
 from megatron_mmbert.config.languages import LANGUAGE_SETS
 from megatron_mmbert.config.loading import presets
+from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.data.mixture import Mixture
 from megatron_mmbert.data.union import open_stores
 from megatron_mmbert.errors import UserError
@@ -19,7 +20,7 @@ from megatron_mmbert.plan.forecast import Machine, forecast, total
 from megatron_mmbert.plan.picture import draw_plan
 from megatron_mmbert.plan.plan import Plan, as_json, make_plan
 from megatron_mmbert.plan.text import clock_time, plan_text
-from megatron_mmbert.train.data import data_phase
+from megatron_mmbert.train.data import data_phase, token_ids, tokenizer_of
 
 COUNTS = {"aaa": 5_000_000, "bbb": 700_000, "ccc": 20_000}
 PHASES = [
@@ -178,8 +179,13 @@ def test_without_text_there_are_steps_and_work(tmp_path: Path) -> None:
     assert "2,000,000" not in plan_text(plan) and "phase first:" not in plan_text(plan)
 
 
-def test_with_stores_the_plan_is_what_training_does(tmp_path: Path) -> None:
-    recipe = load_recipe(tiny_run.make_run(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def trainable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.make_run(tmp_path_factory.mktemp("planned"))
+
+
+def test_with_stores_the_plan_is_what_training_does(trainable: Path) -> None:
+    recipe = load_recipe(trainable)
     plan = planned(recipe, None)
     stores = open_stores(recipe.data.stores)
     for phase in plan.phases:
@@ -187,6 +193,20 @@ def test_with_stores_the_plan_is_what_training_does(tmp_path: Path) -> None:
         assert [(use.language, use.tokens, use.epochs) for use in phase.groups] == [
             (group.language, group.tokens, group.epochs) for group in trained
         ]
+
+
+def test_steps_count_what_packs_leave_empty(trainable: Path) -> None:
+    recipe = load_recipe(trainable, ["phases.second.tokens=200k"])
+    phase = recipe.phase("second")
+    tokenizer = tokenizer_of(recipe)
+    stores = open_stores(recipe.data.stores)
+    loader = PackLoader(stores, data_phase(recipe, phase, stores), token_ids(tokenizer))
+    steps = 0
+    while loader.state.tokens < phase.tokens:
+        loader.next_packs(2)
+        steps += 1
+    assert planned(recipe, None).phases[1].steps == pytest.approx(steps, abs=2)
+    assert steps > math.ceil(phase.tokens / 512) + 4, "the test needs packs that are not full"
 
 
 def test_gpus_that_the_layout_cannot_use(tmp_path: Path) -> None:
