@@ -115,6 +115,11 @@ class Mixture:
             bases.append(bases[-1] + float(span) * self._per_block[stage])
         return np.stack(bases)
 
+    @property
+    def mean_lengths(self) -> Float64s:
+        """Mean tokens of a sample, with its specials, float64 [groups]."""
+        return self._mean
+
     def samples_before(self, block: int) -> Int64s:
         """Samples of each group before ``block``, int64 [groups], those of earlier phases included."""
         stage = self._shares.stage_of(block)

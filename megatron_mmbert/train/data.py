@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_mmbert.config.quantities import Linear, Schedule
 from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe
-from megatron_mmbert.data.phase import DataPhase, Ramp, TokenizerIds
+from megatron_mmbert.data.phase import DataPhase, Ramp, TokenizerIds, TokenSource
 from megatron_mmbert.data.union import StoreUnion, open_stores
 from megatron_mmbert.errors import UserError, nearest
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
@@ -57,13 +57,14 @@ def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> StoreUnion:
     return union
 
 
-def data_phase(recipe: Recipe, phase: Phase, stores: StoreUnion, warn: Callable[[str], None] = print) -> DataPhase:
+def data_phase(recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable[[str], None] = print) -> DataPhase:
     """The loader's settings for a phase.
 
     Raises:
         UserError: a language or source that the stores lack.
     """
-    tempered = frozenset(s for s in stores.sources if s not in recipe.data.sources or recipe.data.sources[s].tempered)
+    sources = {group.source for group in stores.groups}
+    tempered = frozenset(s for s in sources if s not in recipe.data.sources or recipe.data.sources[s].tempered)
     return DataPhase(
         name=phase.name,
         tokens=phase.tokens,
@@ -81,30 +82,29 @@ def data_phase(recipe: Recipe, phase: Phase, stores: StoreUnion, warn: Callable[
     )
 
 
-def phase_boost(phase: Phase, stores: StoreUnion) -> dict[str, float]:
+def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:
     """The phase's factors by the stores' own language names."""
     known = _known_languages(stores)
     return {name: factor for code, factor in phase.boost.items() for name in _matches(code, known)}
 
 
 def languages_of(
-    recipe: Recipe, phase: Phase, stores: StoreUnion, warn: Callable[[str], None] = print
+    recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable[[str], None] = print
 ) -> tuple[str, ...] | None:
     """The stores' names of the phase's languages; None for all.
 
     Raises:
         UserError: the stores lack some and the recipe does not allow it.
     """
-    if phase.languages == "all":
+    found = found_languages(phase, stores)
+    if found is None:
         return None
-    wanted = _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else phase.languages
-    known = _known_languages(stores)
-    found = {code: _matches(code, known) for code in wanted}
     missing = [code for code, names in found.items() if not names]
     if missing and not recipe.data.allow_missing_languages:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        hint = nearest(missing[0], _known_languages(stores))
         raise UserError(
-            f"phase {phase.name!r}: the stores lack language {missing[0]!r}{nearest(missing[0], known)}{more}; take it "
+            f"phase {phase.name!r}: the stores lack language {missing[0]!r}{hint}{more}; take it "
             "out of the phase's languages, preprocess its text, or set data.allow_missing_languages"
         )
     if missing:
@@ -112,7 +112,16 @@ def languages_of(
     return tuple(sorted({name for names in found.values() for name in names}))
 
 
-def _known_languages(stores: StoreUnion) -> list[str]:
+def found_languages(phase: Phase, stores: TokenSource) -> dict[str, list[str]] | None:
+    """For each language the phase asks for, the stores' names of it; None where it takes all of them."""
+    if phase.languages == "all":
+        return None
+    wanted = _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else phase.languages
+    known = _known_languages(stores)
+    return {code: _matches(code, known) for code in wanted}
+
+
+def _known_languages(stores: TokenSource) -> list[str]:
     return sorted({group.language for group in stores.groups})
 
 

@@ -14,9 +14,9 @@ from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
 from megatron_mmbert.files import write_json
-from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule
 from megatron_mmbert.parallel.ceiling import measured_tflops
 from megatron_mmbert.parallel.runtime import Runtime
+from megatron_mmbert.train.clocks import batch_ramp, lr_schedule
 from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.run_folder import PhaseFolder
@@ -164,35 +164,3 @@ def fresh_meta(recipe: Recipe, phase: Phase) -> CheckpointMeta:
         phase=phase.name,
         recipe=recipe.to_dict(),
     )
-
-
-def lr_schedule(phase: Phase) -> LRSchedule:
-    """The phase's learning rate by tokens."""
-    return LRSchedule(
-        peak_lr=phase.lr,
-        warmup_tokens=phase.schedule.warmup_tokens,
-        decay_tokens=phase.schedule.decay_tokens,
-        phase_tokens=phase.tokens,
-        decay=phase.schedule.decay,
-        final_lr_ratio=phase.schedule.final_ratio,
-    )
-
-
-def batch_ramp(phase: Phase, dp_size: int) -> BatchRamp:
-    """The phase's micro batches per step by tokens.
-
-    Raises:
-        UserError: the micro batches of a step do not divide by the data-parallel ranks.
-    """
-    batch = phase.batch
-    full = batch.tokens_per_step // batch.tokens_per_micro_batch
-    start = batch.ramp_start_tokens // batch.tokens_per_micro_batch or dp_size
-    if not batch.ramp_tokens:
-        start = full
-    for name, packs in (("tokens_per_step", full), ("ramp_start_tokens", start)):
-        if packs % dp_size:
-            raise UserError(
-                f"phase {phase.name!r}: batch.{name} makes {packs} micro batches, which do not divide by {dp_size} "
-                f"data-parallel ranks; choose a multiple of {dp_size * batch.tokens_per_micro_batch} tokens"
-            )
-    return BatchRamp(start, full, batch.ramp_tokens, batch.tokens_per_micro_batch, dp_size)

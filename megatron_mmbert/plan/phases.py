@@ -1,0 +1,219 @@
+"""The plan of each phase: its steps, its languages with how often they are read, and its arithmetic.
+
+Nothing is estimated that training computes: languages come from the mixture, steps from the batch ramp, FLOPs from
+``model.flops``. One thing is assumed: that the lengths of samples, and how well they fill packs, are everywhere those
+of the block in the phase's middle. Small phases have small blocks, which leave packs up to 3 % empty and so take more
+steps than tokens divided by tokens per step. FLOPs are those of text; padding is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from megatron_mmbert.config.quantities import value_at
+from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
+from megatron_mmbert.data.masking import scored_positions
+from megatron_mmbert.data.mixture import Mixture
+from megatron_mmbert.data.packing import Int64s, pack_block
+from megatron_mmbert.data.phase import DataPhase, TokenSource
+from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.model.flops import training_flops
+from megatron_mmbert.optim.schedule import BatchRamp, steps_for
+from megatron_mmbert.plan.text_there_is import TokenCounts
+from megatron_mmbert.train.clocks import batch_ramp
+from megatron_mmbert.train.data import data_phase, found_languages
+
+Warn = Callable[[str], None]
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class GroupUse:
+    """What a phase reads of one (source, language).
+
+    Attributes:
+        text_tokens: ids there are.
+        available: tokens that one pass gives, ``<bos>`` and ``<eos>`` of every sample included.
+        tokens: those the phase reads, of which ``available`` is one epoch.
+        run_epochs: passes by the end of the phase, with those of the phases that it starts from.
+    """
+
+    source: str
+    language: str
+    text_tokens: int
+    available: float
+    tokens: float
+    epochs: float
+    run_epochs: float
+    capped: bool
+
+
+@dataclass(frozen=True)
+class LanguageUse:
+    """The same over all sources of a language; ``share`` is that of the phase's tokens."""
+
+    language: str
+    text_tokens: int
+    tokens: float
+    share: float
+    epochs: float
+    run_epochs: float
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase before it is trained. ``groups`` is empty where there is no text to plan with; ``fill`` is the share of
+    packs that is text."""
+
+    phase: Phase
+    origin: str | None
+    ramp: BatchRamp
+    fill: float
+    steps: int
+    flops_per_token: float
+    groups: tuple[GroupUse, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def flops(self) -> float:
+        return self.flops_per_token * self.phase.tokens
+
+    def languages(self) -> list[LanguageUse]:
+        """Languages with most tokens first."""
+        by_language: dict[str, list[GroupUse]] = {}
+        for group in self.groups:
+            by_language.setdefault(group.language, []).append(group)
+        uses = [_language_use(name, groups, self.phase.tokens) for name, groups in by_language.items()]
+        return sorted(uses, key=lambda use: (-use.tokens, use.language))
+
+    def repeated(self, most_epochs: float) -> list[GroupUse]:
+        """What is read more often than ``most_epochs`` times by the end of this phase, the most repeated first."""
+        found = [group for group in self.groups if group.run_epochs > most_epochs]
+        return sorted(found, key=lambda group: (-group.run_epochs, group.language))
+
+
+def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn) -> list[PhasePlan]:
+    """The plans of all phases, in the recipe's order.
+
+    Raises:
+        UserError: a layout or batch that training would refuse too.
+    """
+    ranks = recipe.parallel.tensor * recipe.parallel.pipeline
+    if gpus % ranks:
+        raise UserError(
+            f"--gpus {gpus}: not a multiple of parallel.tensor x parallel.pipeline = {ranks}; choose a multiple of it"
+        )
+    plans: dict[str, PhasePlan] = {}
+    for phase in recipe.phases:
+        origin = recipe.origin(phase)
+        before = {(group.source, group.language): group.run_epochs for group in plans[origin].groups} if origin else {}
+        missing = _missing(phase, text, warn) if text is not None else ()
+        mixture = _mixture(recipe, phase, text, warn) if text is not None else None
+        ramp = batch_ramp(phase, gpus // ranks)
+        lengths = middle_lengths(phase, mixture)
+        fill = pack_fill(lengths, phase.batch.tokens_per_micro_batch) if mixture else 1.0
+        filled = replace(ramp, tokens_per_micro_batch=round(fill * ramp.tokens_per_micro_batch))
+        plans[phase.name] = PhasePlan(
+            phase=phase,
+            origin=origin,
+            ramp=ramp,
+            fill=fill,
+            steps=steps_for(phase.tokens, filled),
+            flops_per_token=flops_per_token(recipe.model, phase, lengths),
+            groups=tuple(_uses(mixture, before)) if mixture else (),
+            missing=missing,
+        )
+    return list(plans.values())
+
+
+def middle_lengths(phase: Phase, mixture: Mixture | None) -> Int64s:
+    """Tokens of each sample of the phase's middle block; one full sample where there is no mixture, or no sample."""
+    full = np.array([phase.max_length], dtype=np.int64)
+    if mixture is None:
+        return full
+    blocks = -(-phase.tokens // mixture.block_tokens)
+    lengths = mixture.block(blocks // 2).lengths
+    return lengths if len(lengths) else full
+
+
+def pack_fill(lengths: Int64s, pack_tokens: int) -> float:
+    """Share of the packs that samples of these lengths fill."""
+    packs = pack_block(lengths, pack_tokens, key=0)  # the key orders the packs, which does not matter here
+    return float(lengths.sum()) / (len(packs) * pack_tokens)
+
+
+def flops_per_token(model: ModelConfig, phase: Phase, lengths: Int64s) -> float:
+    """Mean FLOPs that training a token of samples of these lengths takes."""
+    pack_tokens = phase.batch.tokens_per_micro_batch
+    scored = scored_positions(value_at(phase.mask_ratio, 0.5), pack_tokens) / pack_tokens
+    tokens = int(lengths.sum())
+    return training_flops(model, lengths.tolist(), round(scored * tokens)) / tokens
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
+    return ", ".join(listed[:_MOST_NAMED]) + more
+
+
+def _missing(phase: Phase, text: TokenSource, warn: Warn) -> tuple[str, ...]:
+    found = found_languages(phase, text) or {}
+    missing = tuple(code for code, names in found.items() if not names)
+    if missing:
+        hint = "" if missing[1:] else nearest(missing[0], {group.language for group in text.groups})
+        warn(f"phase {phase.name!r}: no text of {len(missing)} of its {len(found)} languages: {some(missing)}{hint}")
+    return missing
+
+
+def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Mixture | None:
+    """The mixture that training would make of what there is; where it would refuse, the reason is a warning."""
+    allowed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"allow_missing_languages": True})})
+    settings = _with_sources_there_are(data_phase(allowed, phase, text, lambda _: None), text, warn)
+    try:
+        return Mixture(text, settings)
+    except UserError as error:
+        warn(str(error))
+    if settings.max_epochs is None:
+        return None
+    try:
+        return Mixture(text, replace(settings, max_epochs=None))  # shows what the cap would have to be
+    except UserError:
+        return None
+
+
+def _with_sources_there_are(settings: DataPhase, text: TokenSource, warn: Warn) -> DataPhase:
+    if settings.sources is None:
+        return settings
+    if isinstance(text, TokenCounts) and not text.names_sources:
+        return replace(settings, sources=None)  # one source, unknown to the recipe, and tempered as any such
+    chosen = [group for group in text.groups if settings.languages is None or group.language in settings.languages]
+    there = {group.source for group in chosen}
+    lacking = [name for name in settings.sources if name not in there]
+    if lacking:
+        warn(f"phase {settings.name!r}: no text of source {some(lacking)}; its share goes to the other sources")
+    return replace(settings, sources={name: share for name, share in settings.sources.items() if name in there})
+
+
+def _uses(mixture: Mixture, before: dict[tuple[str, str], float]) -> Iterable[GroupUse]:
+    available = (mixture.mean_lengths * mixture.pieces).tolist()
+    for group, text_tokens, one_pass in zip(mixture.expected(), mixture.tokens.tolist(), available, strict=True):
+        name = (group.source, group.language)
+        run_epochs = group.epochs + before.get(name, 0.0)
+        yield GroupUse(*name, text_tokens, one_pass, group.tokens, group.epochs, run_epochs, group.capped)
+
+
+def _language_use(language: str, groups: list[GroupUse], phase_tokens: int) -> LanguageUse:
+    tokens = sum(group.tokens for group in groups)
+    available = sum(group.available for group in groups)
+    return LanguageUse(
+        language=language,
+        text_tokens=sum(group.text_tokens for group in groups),
+        tokens=tokens,
+        share=tokens / phase_tokens,
+        epochs=tokens / available,
+        run_epochs=sum(group.run_epochs * group.available for group in groups) / available,
+    )

@@ -1,0 +1,42 @@
+"""From the recipe to the clocks of a phase: learning rate and batch size by tokens.
+
+Apart from the session, which needs Megatron-Core: a plan counts steps without it.
+"""
+
+from __future__ import annotations
+
+from megatron_mmbert.config.recipe import Phase
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule
+
+
+def lr_schedule(phase: Phase) -> LRSchedule:
+    """The phase's learning rate by tokens."""
+    return LRSchedule(
+        peak_lr=phase.lr,
+        warmup_tokens=phase.schedule.warmup_tokens,
+        decay_tokens=phase.schedule.decay_tokens,
+        phase_tokens=phase.tokens,
+        decay=phase.schedule.decay,
+        final_lr_ratio=phase.schedule.final_ratio,
+    )
+
+
+def batch_ramp(phase: Phase, dp_size: int) -> BatchRamp:
+    """The phase's micro batches per step by tokens.
+
+    Raises:
+        UserError: the micro batches of a step do not divide by the data-parallel ranks.
+    """
+    batch = phase.batch
+    full = batch.tokens_per_step // batch.tokens_per_micro_batch
+    start = batch.ramp_start_tokens // batch.tokens_per_micro_batch or dp_size
+    if not batch.ramp_tokens:
+        start = full
+    for name, packs in (("tokens_per_step", full), ("ramp_start_tokens", start)):
+        if packs % dp_size:
+            raise UserError(
+                f"phase {phase.name!r}: batch.{name} makes {packs} micro batches, which do not divide by {dp_size} "
+                f"data-parallel ranks; choose a multiple of {dp_size * batch.tokens_per_micro_batch} tokens"
+            )
+    return BatchRamp(start, full, batch.ramp_tokens, batch.tokens_per_micro_batch, dp_size)

@@ -1,0 +1,110 @@
+"""What a recipe would do, without doing it: steps, languages and how often they are read, arithmetic, time, cost.
+
+    python tools/plan_run.py recipe.yaml
+    python tools/plan_run.py recipe.yaml --token-counts languages.tsv --gpus 64 --tokens-per-second 100k
+    python tools/plan_run.py recipe.yaml --gpus 64 --flops-per-second 989T --mfu 0.4 --watts 1000 --price-per-hour 2.5
+    python tools/plan_run.py recipe.yaml --output shares.png --output plan.json phases.pretrain.temperature=0.5
+
+Reads the recipe's stores as far as they exist. Before there are any, --token-counts takes a TSV with the columns
+language (or code), tokens and, if wanted, source. What training would refuse for lack of text is a warning here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
+
+from megatron_mmbert.config.loading import load_recipe
+from megatron_mmbert.config.quantities import parse_count
+from megatron_mmbert.errors import UserError, run_command
+from megatron_mmbert.files import write_json
+from megatron_mmbert.plan.forecast import Machine
+from megatron_mmbert.plan.plan import Plan, as_json, make_plan
+from megatron_mmbert.plan.text import plan_text
+
+_ENDINGS = (".png", ".json")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the recipe, a YAML file")
+    parser.add_argument("--token-counts", type=Path, metavar="TSV", help="plan with these counts, not with the stores")
+    parser.add_argument("--tokens-column", default="tokens", metavar="NAME", help="its column of counts (%(default)s)")
+    parser.add_argument("--most-epochs", type=float, default=4.0, metavar="E", help="warn above (default %(default)g)")
+    parser.add_argument("--all", action="store_true", help="list all languages of every phase")
+    parser.add_argument("--output", type=Path, action="append", default=[], metavar="FILE", help=".png or .json")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that train (default %(default)s)")
+    speed = parser.add_mutually_exclusive_group()
+    speed.add_argument("--tokens-per-second", metavar="X", help="speed of one GPU in every phase: 100k")
+    speed.add_argument("--flops-per-second", metavar="F", help="peak of one GPU: 989T; say how much of it is reached:")
+    parser.add_argument("--mfu", type=float, metavar="U", help="share of the peak that training reaches: 0.4")
+    parser.add_argument("--watts", type=float, help="power of one GPU with its part of the host")
+    parser.add_argument("--price-per-hour", type=float, metavar="P", help="price of one GPU")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="recipe values to replace")
+    return parser.parse_intermixed_args()  # overrides may stand behind options
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    machine = _machine(arguments)
+    for path in arguments.output:
+        if path.suffix not in _ENDINGS:
+            raise UserError(f"--output {path}: name a file that ends in {' or '.join(_ENDINGS)}")
+    if not arguments.most_epochs > 0:
+        raise UserError(f"--most-epochs {arguments.most_epochs:g}: must be above 0")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    plan = make_plan(recipe, machine, arguments.most_epochs, arguments.token_counts, arguments.tokens_column)
+    for path in arguments.output:
+        _write(plan, path)
+    print(plan_text(plan, arguments.all))
+    for path in arguments.output:
+        print(f"wrote {path}")
+
+
+def _write(plan: Plan, path: Path) -> None:
+    if path.suffix == ".json":
+        write_json(path, as_json(plan))
+        return
+    from megatron_mmbert.plan.picture import draw_plan  # here, as Matplotlib takes a while to import
+
+    draw_plan(plan, path)
+
+
+def _machine(arguments: argparse.Namespace) -> Machine:
+    if arguments.gpus < 1:
+        raise UserError(f"--gpus {arguments.gpus}: must be at least 1")
+    if (arguments.flops_per_second is None) != (arguments.mfu is None):
+        raise UserError("--flops-per-second is a peak and --mfu the share of it that is reached; give both or neither")
+    tokens = _rate("--tokens-per-second", arguments.tokens_per_second)
+    peak = _rate("--flops-per-second", arguments.flops_per_second)
+    for name, high in (("mfu", 1.0), ("watts", math.inf), ("price_per_hour", math.inf)):
+        value = getattr(arguments, name)
+        if value is not None and not (0 < value <= high and math.isfinite(value)):
+            limit = f" and at most {high:g}" if high < math.inf else ""
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: must be above 0{limit}")
+        if value is not None and tokens is None and peak is None:
+            raise UserError(
+                f"--{name.replace('_', '-')}: needs a speed; give --tokens-per-second, or --flops-per-second and --mfu"
+            )
+    sustained = None if peak is None else peak * arguments.mfu
+    return Machine(arguments.gpus, tokens, sustained, arguments.watts, arguments.price_per_hour)
+
+
+def _rate(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        rate = float(parse_count(text))
+    except ValueError as error:
+        raise UserError(f"{name} {text}: {error}") from None
+    if rate <= 0:
+        raise UserError(f"{name} {text}: must be above 0")
+    return rate
+
+
+if __name__ == "__main__":
+    run_command(main)
