@@ -17,6 +17,8 @@ if [ ! -x "$MMBERT_TRANSFORMERS4_PYTHON" ]; then
     chmod +x "$MMBERT_TRANSFORMERS4_PYTHON"
 fi
 
+# The models of the tests are tiny: one thread each is fastest, and two on a busy machine are far slower.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONWARNINGS=ignore  # Megatron-Core warns of every optional package that a CPU does without
 if [[ " $* " != *" -m "* ]]; then
     set -- -m "not slow" "$@"
