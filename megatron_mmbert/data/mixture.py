@@ -22,13 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.permutation import U64, hash64, key64, permute, string_key, to_unit
+from megatron_mmbert.data.permutation import U64, hash64, hash_on, key64, keyed_order, permute, sides, string_key, to_unit
 from megatron_mmbert.data.phase import DataPhase, TokenSource
 from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE, PieceTable, count_pieces, narrow_lengths
 from megatron_mmbert.data.shares import Float64s, Int64s, share_table
 from megatron_mmbert.errors import UserError, nearest
 
-_OFFSET, _EPOCH, _SAMPLE, _ORDER = 1, 2, 3, 4  # separate the uses of a key
+_OFFSET, _EPOCH, _SAMPLE = 1, 2, 3  # separate the uses of a key
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,10 @@ class Mixture:
         self._shares = share_table(self.names, self.tokens, cap_samples * self._mean, phase)
         self._start = np.array([phase.start_samples.get(name, 0) for name in self.names], dtype=np.int64)
         self._last = np.where(self._shares.capped, self._start + cap_samples, np.inf)
-        keys = [key64(phase.seed, string_key("/".join(name))) for name in self.names]
-        self._key = np.array(keys, dtype=np.uint64)
-        self._offset = to_unit(hash64(self._key, _OFFSET))
+        key = np.array([key64(phase.seed, string_key("/".join(name))) for name in self.names], dtype=np.uint64)
+        self._offset = to_unit(hash64(key, _OFFSET))
+        self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
+        self._grid = sides(self.pieces)
         self._per_block = self._shares.share * (self.block_tokens / self._mean)
         self._base = self._stage_bases()
 
@@ -126,16 +127,18 @@ class Mixture:
         """Block ``number`` (from 0), the same whatever was asked before."""
         first = self.samples_before(number)
         counts = self.samples_before(number + 1) - first
-        ends = np.cumsum(counts)
         group = np.repeat(np.arange(len(counts)), counts)
-        sample = np.arange(len(group)) - np.repeat(ends - counts, counts) + first[group]
-        pieces, key = self.pieces[group], self._key[group]
-        piece = permute(sample % pieces, pieces, hash64(key, _EPOCH, sample // pieces))
+        sample = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        sample_key = hash_on(self._sample_state[group], sample)
+        order = keyed_order(sample_key)
+        group, sample, sample_key = group[order], sample[order], sample_key[order]
+        pieces = self.pieces[group]
+        epoch = sample // pieces
+        grid = (self._grid[0][group], self._grid[1][group])
+        piece = permute(sample - epoch * pieces, pieces, hash_on(self._epoch_state[group], epoch), grid)
         document, start, stop = self._table.locate(self._first_piece[group] + piece)
         document -= self._first_document[group]
-        sample_key = hash64(key, _SAMPLE, sample)
-        order = np.argsort(hash64(sample_key, _ORDER), kind="stable")
-        return Block(group[order].astype(np.int32), document[order], start[order], stop[order], sample_key[order])
+        return Block(group.astype(np.int32), document, start, stop, sample_key)
 
     def temperature_at(self, tokens: int) -> float:
         """tau in force after ``tokens`` of the phase (the value of its stage)."""
