@@ -55,7 +55,10 @@ class SyntheticSource:
         """int32 [documents]; their sum is the language's count but for the last document."""
         tokens = self._tokens[language]
         documents = max(1, round(tokens / MEAN_TOKENS))
-        return np.resize(self._template, documents) if documents > 1 else np.array([max(1, tokens)], dtype=np.int32)
+        if documents == 1:
+            return np.array([tokens], dtype=np.int32)
+        times = -(-documents // len(self._template))
+        return np.broadcast_to(self._template, (times, len(self._template))).reshape(-1)[:documents]
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
         raise NotImplementedError("numbers only")
@@ -79,11 +82,15 @@ def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) ->
     trial = Mixture(SyntheticSource({"a": 10**6}), phase(10**9))  # imports and first calls done
     trial.block(0)
     before = peak_megabytes()
-    started = time.perf_counter()
-    mixture = Mixture(source, phase(SAMPLES * 500))
-    ready = time.perf_counter() - started
-    planned = sum(plan.samples for plan in mixture.expected())
-    mixture = _again(source, phase(SAMPLES * 500 * SAMPLES / planned), mixture)
+    tokens = 500.0 * SAMPLES
+    mixture: Mixture | None = None
+    for _ in range(2):  # first to learn how many tokens make 10^9 samples
+        mixture = None
+        started = time.perf_counter()
+        mixture = Mixture(source, phase(tokens))
+        ready = time.perf_counter() - started
+        tokens *= SAMPLES / sum(plan.samples for plan in mixture.expected())
+    assert mixture is not None
     blocks = mixture.phase.tokens // mixture.block_tokens
     numbers = np.random.default_rng(1).integers(0, blocks, MEASURED_BLOCKS).tolist()
     times, drawn = [], 0
@@ -105,12 +112,6 @@ def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) ->
         "memory_megabytes": round(peak_megabytes() - before, 1),
         "blocks_measured": f"{len(numbers)} at random places of {blocks}",
     }
-
-
-def _again(source: SyntheticSource, phase: DataPhase, old: Mixture) -> Mixture:
-    """The mixture of ``phase``; the old one is let go first, so that peak memory counts one."""
-    del old
-    return Mixture(source, phase)
 
 
 def measure_megatron(counts: dict[str, int], seconds: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,16 +85,12 @@ class Mixture:
         """
         self.phase = phase
         self.block_tokens = phase.tokens_per_block
-        lengths = {name: narrow_lengths(source.document_lengths(*name)) for name in chosen_groups(source, phase)}
-        lengths = {name: found for name, found in lengths.items() if found.any()}
-        if not lengths:
-            raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
-        self.names = list(lengths)
-        documents = np.array([len(found) for found in lengths.values()], dtype=np.int64)
-        self.tokens = np.array([found.sum(dtype=np.int64) for found in lengths.values()])
-        self.pieces = np.array([count_pieces(found, phase.max_length) for found in lengths.values()], dtype=np.int64)
+        self.names, lengths = _read_lengths(source, phase)
+        documents = np.array([len(found) for found in lengths], dtype=np.int64)
+        self.tokens = np.array([found.sum(dtype=np.int64) for found in lengths])
+        self.pieces = np.array([count_pieces(found, phase.max_length) for found in lengths], dtype=np.int64)
         # One table over all groups: a block then needs one search, not one for each of a thousand languages.
-        self._table = PieceTable(np.concatenate(list(lengths.values())), phase.max_length)
+        self._table = PieceTable(_joined(lengths), phase.max_length)
         self._first_document = np.cumsum(documents) - documents
         self._first_piece = np.cumsum(self.pieces) - self.pieces
         self._mean = (self.tokens + SPECIALS_PER_SAMPLE * self.pieces) / self.pieces
@@ -166,6 +163,34 @@ class Mixture:
         for array in (self.tokens, self.pieces, self._shares.first_block, self._base, self._per_block, self._last):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def _read_lengths(source: TokenSource, phase: DataPhase) -> tuple[list[tuple[str, str]], list[npt.NDArray[Any]]]:
+    """Names and document lengths of the phase's groups with text.
+
+    Raises:
+        UserError: there is none, or as ``chosen_groups``.
+    """
+    names, lengths = [], []
+    for name in chosen_groups(source, phase):
+        found = narrow_lengths(source.document_lengths(*name))
+        if found.any():
+            names.append(name)
+            lengths.append(found)
+    if not names:
+        raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
+    return names, lengths
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The arrays end to end. Empties the list on the way, so that memory never holds all of them twice."""
+    joined = np.empty(sum(map(len, arrays)), dtype=np.result_type(*{array.dtype for array in arrays}))
+    end = len(joined)
+    while arrays:
+        last = arrays.pop()
+        joined[end - len(last) : end] = last
+        end -= len(last)
+    return joined
 
 
 def chosen_groups(source: TokenSource, phase: DataPhase) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ _SHIFT_1, _FACTOR_1 = np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
 _HALF = np.uint64(32)
 _ROUNDS = 8  # of the permutation; even, so that rows and columns end where they began
-_SMALL_ROWS = 16
+_SMALL = 16
 _CHUNK = 16_384  # elements permuted at a time: their arrays stay in a core's cache
 
 
@@ -107,7 +107,8 @@ def permute(
     A Feistel network on the cells of a grid (Black and Rogaway 2002): index = row x columns + column; each round moves
     one coordinate, round its side, by a hash of the other, which is a bijection whatever the sides. The grid is less
     than one row larger than the domain, and what falls there goes through again (cycle walking): one index in
-    sqrt(size), where a network on powers of two would send back up to three of four.
+    sqrt(size), where a network on powers of two would send back up to three of four. Domains of a few elements are
+    sorted by a hash instead.
 
     Args:
         index: int64 [N], in [0, size).
@@ -116,28 +117,31 @@ def permute(
         grid: ``sides(size)``, where the caller has it.
     """
     rows, columns = sides(size) if grid is None else grid
-    full = [np.broadcast_to(part, index.shape) for part in (np.asarray(size, dtype=np.uint64), key, rows, columns)]
-    image = np.empty(len(index), dtype=np.uint64)
-    for first in range(0, len(index), _CHUNK):
+    n, k, r, c = (np.broadcast_to(part, index.shape) for part in (np.asarray(size, np.uint64), key, rows, columns))
+    x = index.astype(np.uint64)
+    for first in range(0, len(x), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        n, k, r, c = (part[chunk] for part in full)
-        out = _shuffled(index[chunk].astype(np.uint64), k, r, c)
-        astray = np.flatnonzero(out >= n)
-        while len(astray):
-            out[astray] = _shuffled(out[astray], k[astray], r[astray], c[astray])
-            astray = astray[out[astray] >= n[astray]]
-        image[chunk] = out
-    return image.astype(np.int64)
+        x[chunk] = _feistel(x[chunk], k[chunk], r[chunk], c[chunk])
+    at = np.flatnonzero(n <= _SMALL)
+    x[at] = _rank(index[at].astype(np.uint64), n[at], k[at])
+    astray = np.flatnonzero(x >= n)
+    while len(astray):
+        x[astray] = _feistel(x[astray], k[astray], r[astray], c[astray])
+        astray = astray[x[astray] >= n[astray]]
+    return x.astype(np.int64)
 
 
-def _shuffled(x: U64, key: U64, rows: U64, columns: U64) -> U64:
-    """Image of cells ``x``, uint64 [N]. On a few cells one network leaves some orders of the cells likelier than
-    others (a chi-square test sees it below 13 cells), so small grids go through three."""
-    x = _feistel(x, key, rows, columns)
-    small = np.flatnonzero(rows <= _SMALL_ROWS)
-    for more in (1, 2) if len(small) else ():
-        x[small] = _feistel(x[small], hash_on(key[small], more), rows[small], columns[small])
-    return x
+def _rank(x: U64, size: U64, key: U64) -> U64:
+    """Place of ``x`` among 0 ... size - 1 in the order of their hashes, all uint64 [N], ``size`` at most ``_SMALL``.
+
+    For a few elements that is cheap, and every order is equally likely; the network would favour some orders, and send
+    back up to a quarter of the elements."""
+    mine = stream64(key, x)
+    rank = np.zeros_like(x)
+    for other in range(_SMALL):
+        theirs = stream64(key, other)
+        rank += ((theirs < mine) | ((theirs == mine) & (x > other))) & (size > other)
+    return rank
 
 
 def _feistel(x: U64, key: U64, rows: U64, columns: U64) -> U64:

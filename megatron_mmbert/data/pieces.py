@@ -39,16 +39,17 @@ class PieceTable:
         self._numbers = None if lengths.all() else np.flatnonzero(lengths)  # of the documents with ids
         self._lengths = lengths if self._numbers is None else lengths[self._numbers]
         self.pieces = count_pieces(self._lengths, max_length)
-        self._is_first = np.zeros(-(-self.pieces // _WORD_BITS), dtype="<u8")
-        self._mark_first_pieces()
-        ones = np.bitwise_count(self._is_first).astype(np.int64)
-        self._documents_before = np.cumsum(ones) - ones
+        is_first = self._first_pieces()
+        ones = np.bitwise_count(is_first).astype(np.int64)
         word = np.arange(len(ones))
-        last = np.maximum.accumulate(np.where(ones > 0, word * _WORD_BITS + _highest_bit(self._is_first), 0))
-        self._document_began = np.concatenate([[0], last[:-1]]).astype(np.int64)  # that in progress before each word
+        last = np.maximum.accumulate(np.where(ones > 0, word * _WORD_BITS + _highest_bit(is_first), 0))
+        # [words, 3]: the bits, documents begun before the word, first piece of the last of those: one row, one fetch.
+        self._words = np.stack([is_first.view(np.int64), np.cumsum(ones) - ones, np.roll(last, 1)], axis=1)
 
-    def _mark_first_pieces(self) -> None:
-        in_bytes = self._is_first.view(np.uint8)
+    def _first_pieces(self) -> U64:
+        """uint64 [words]: bit p says whether piece p is the first of its document."""
+        bits = np.zeros(-(-self.pieces // _WORD_BITS), dtype="<u8")
+        in_bytes = bits.view(np.uint8)
         piece = 0
         for _, counts in _chunks_of_counts(self._lengths, self._room):
             ends = piece + np.cumsum(counts, dtype=np.int64)
@@ -58,6 +59,7 @@ class PieceTable:
             packed = np.packbits(flags, bitorder="little")
             in_bytes[begin // 8 : begin // 8 + len(packed)] |= packed
             piece = int(ends[-1])
+        return bits
 
     def locate(self, piece: Int64s) -> tuple[Int64s, Int64s, Int64s]:
         """Where pieces lie: int64 [N] in [0, pieces) -> (document, start, stop), each int64 [N].
@@ -67,11 +69,10 @@ class PieceTable:
         """
         if len(piece) and not (0 <= int(piece.min()) and int(piece.max()) < self.pieces):
             raise IndexError(f"piece numbers must lie in [0, {self.pieces})")
-        word = piece >> 6
-        up_to_here = ~np.uint64(0) >> (~piece & 63).astype(np.uint64)
-        seen = self._is_first[word] & up_to_here
-        document = self._documents_before[word] + np.bitwise_count(seen) - 1
-        first = np.where(seen != 0, (word << 6) + _highest_bit(seen), self._document_began[word])
+        bits, documents_before, began = np.take(self._words, piece >> 6, axis=0).T
+        seen = bits.view(np.uint64) & (~np.uint64(0) >> (~piece & 63).astype(np.uint64))
+        document = documents_before + np.bitwise_count(seen) - 1
+        first = np.where(seen != 0, (piece & ~63) + _highest_bit(seen), began)
         length = self._lengths[document].astype(np.int64)
         count = _counts(length, self._room)
         before = (piece - first) * length
