@@ -152,14 +152,13 @@ def _feistel(x: U64, key: U64, rows: U64, columns: U64) -> U64:
     work, shifted = np.empty_like(x), np.empty_like(x)
     with np.errstate(over="ignore"):
         for number in range(_ROUNDS):
-            # Element other x _ROUNDS + number of the splitmix64 stream of the key; its top 32 bits need no last step.
-            np.multiply(other, np.uint64(_ROUNDS * _GOLDEN & _MASK_64), out=work)
-            work += key
-            work += np.uint64((number + 1) * _GOLDEN & _MASK_64)
-            for shift, factor in ((_SHIFT_1, _FACTOR_1), (_SHIFT_2, _FACTOR_2)):
-                np.right_shift(work, shift, out=shifted)
-                work ^= shifted
-                work *= factor
+            # Two multiplications are enough of a mix: only the top 32 bits are used, and rounds follow.
+            np.add(other, key, out=work)
+            work ^= np.uint64((number + 1) * _GOLDEN & _MASK_64)
+            work *= _FACTOR_1
+            np.right_shift(work, _HALF, out=shifted)
+            work ^= shifted
+            work *= _FACTOR_2
             work >>= _HALF
             work *= side
             work >>= _HALF  # now uniform in [0, side)

@@ -38,7 +38,7 @@ def test_hashes_are_the_same_for_ever() -> None:
     assert len({key64(1, 2), key64(2, 1), key64(1, 2, 0), key64(3)}) == 4
     assert string_key("srp_Cyrl") == int.from_bytes(bytes.fromhex("cd74233359540105"), "little")  # b2sum -l 64
     assert key64(1, 2, 3) == 16914669369030367833
-    assert permute(np.arange(3), 10**12, hash64(9)).tolist() == [374528258419, 301541657714, 986913151210]
+    assert permute(np.arange(3), 10**12, hash64(9)).tolist() == [533085159903, 798741427185, 909815334421]
 
 
 def test_hashing_on_is_hashing_all() -> None:
@@ -81,10 +81,10 @@ def test_elements_may_have_their_own_size_and_key(rows: list[tuple[int, int, int
     assert together.tolist() == alone
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 6, 8, 10])
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 16, 17, 60])
 def test_all_small_permutations_are_equally_likely(size: int) -> None:
     keys = hash64(7, np.arange(100_000))
-    images = np.stack([permute(np.full(len(keys), x), size, keys) for x in range(min(size, 4))])
+    images = np.stack([permute(np.full(len(keys), x), size, keys) for x in range(min(size, 3 if size < 60 else 2))])
     codes = np.zeros(len(keys), dtype=np.int64)
     for row in images:
         codes = codes * size + row
