@@ -1,6 +1,6 @@
 """Text files to a token store.
 
-    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
 """
 
 from __future__ import annotations

@@ -23,7 +23,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.permutation import U64, hash64, hash_on, key64, keyed_order, permute, sides, string_key, to_unit
+from megatron_mmbert.data.permutation import (
+    U64,
+    hash64,
+    hash_on,
+    key64,
+    keyed_order,
+    permute,
+    sides,
+    string_key,
+    to_unit,
+)
 from megatron_mmbert.data.phase import DataPhase, TokenSource
 from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE, PieceTable, count_pieces, narrow_lengths
 from megatron_mmbert.data.shares import Float64s, Int64s, share_table

@@ -180,9 +180,7 @@ def _is_done(output: Path, made_from: dict[str, Any]) -> bool:
     other = [key for key, value in made_from.items() if not isinstance(before, dict) or before.get(key) != value]
     if other:
         what = ", ".join(key.replace("_", " ") for key in other)
-        raise UserError(
-            f"{output}: holds a store made with other {what}; choose another --output or pass --overwrite"
-        )
+        raise UserError(f"{output}: holds a store made with other {what}; choose another --output or pass --overwrite")
     return True
 
 
