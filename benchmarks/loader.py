@@ -2,8 +2,9 @@
 
     python benchmarks/loader.py STORE --tokenizer DIR [--seconds 20]
 
-At max_length 1,024 and 8,192 with the recipe's packs of 49,152 tokens: planning, packing, reading ids and masking all run
-in this process (no workers), on one core. *Full* is real tokens by pack tokens over whole blocks.
+At max_length 1,024 and 8,192 with the recipe's packs of 49,152 tokens, and with each masking unit: planning, packing,
+reading ids and masking all run in this process (no workers), on one core. *Full* is real tokens by pack tokens over
+whole blocks.
 """
 
 from __future__ import annotations

@@ -108,7 +108,10 @@ class Mixture:
         cap_samples = np.floor(whole * self.pieces)
         self._shares = share_table(self.names, self.tokens, cap_samples * self._mean, phase)
         self._start = np.array([phase.start_samples.get(name, 0) for name in self.names], dtype=np.int64)
-        self._last = np.where(self._shares.capped, self._start + cap_samples, np.inf)
+        # Behind the phase's end the groups under their cap go on, so that packs never run out.
+        self._last = self._start + cap_samples
+        self._last_behind = np.where(self._shares.capped, self._last, np.inf)
+        self._whole_blocks = phase.tokens // self.block_tokens
         key = np.array([key64(phase.seed, string_key("/".join(name))) for name in self.names], dtype=np.uint64)
         self._offset = to_unit(hash64(key, _OFFSET))
         self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
@@ -128,7 +131,8 @@ class Mixture:
         stage = self._shares.stage_of(block)
         blocks = float(block - self._shares.first_block[stage])
         expected = self._base[stage] + blocks * self._per_block[stage]
-        return np.minimum(np.floor(expected + self._offset), self._last).astype(np.int64)
+        last = self._last if block <= self._whole_blocks else self._last_behind
+        return np.minimum(np.floor(expected + self._offset), last).astype(np.int64)
 
     def block(self, number: int) -> Block:
         """Block ``number`` (from 0), the same whatever was asked before."""
@@ -170,7 +174,14 @@ class Mixture:
         digest = hashlib.blake2b(digest_size=16)
         fixed = (self.names, self.block_tokens, self.phase.max_length, self.phase.pack_tokens, self.phase.seed)
         digest.update(repr(fixed).encode())
-        for array in (self.tokens, self.pieces, self._shares.first_block, self._base, self._per_block, self._last):
+        for array in (
+            self.tokens,
+            self.pieces,
+            self._shares.first_block,
+            self._base,
+            self._per_block,
+            self._last_behind,
+        ):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
