@@ -153,7 +153,8 @@ def main() -> None:
         "start_up_at_1e9": round(peer["start_up_seconds_at_1e9_extrapolated"] / ours["ready_seconds"]),
     }
     where = machine("numpy", "megatron-core")
-    command = f"python benchmarks/mixture.py {arguments.table.name} --column {arguments.column} --seconds {arguments.seconds:g}"
+    options = f"--column {arguments.column} --seconds {arguments.seconds:g}"
+    command = f"python benchmarks/mixture.py {arguments.table.name} {options}"
     figures = {"command": command, "machine": where, "mixture": ours, "mixture_annealed": annealed}
     path = save("mixture", {**figures, "megatron_core": peer, "times_faster": ratios})
     rows = [(f"mixture: {name}", str(value)) for name, value in ours.items()]
