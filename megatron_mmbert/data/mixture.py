@@ -40,6 +40,7 @@ from megatron_mmbert.data.shares import Float64s, Int64s, share_table
 from megatron_mmbert.errors import UserError, nearest
 
 _OFFSET, _EPOCH, _SAMPLE = 1, 2, 3  # separate the uses of a key
+_ORDER_VERSION = 2  # raise it with any change that gives another order: checkpoints of the old one are then refused
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ class Mixture:
     def fingerprint(self) -> str:
         """Hex digest of all that fixes the order of packs; a resumed run must have the one it was stopped with."""
         digest = hashlib.blake2b(digest_size=16)
-        fixed = (self.names, self.block_tokens, self.phase.max_length, self.phase.pack_tokens, self.phase.seed)
+        phase = self.phase
+        fixed = (_ORDER_VERSION, self.names, self.block_tokens, phase.max_length, phase.pack_tokens, phase.seed)
         digest.update(repr(fixed).encode())
         for array in (
             self.tokens,
