@@ -94,6 +94,9 @@ class DataConfig(Section):
     sources: dict[str, SourceConfig] = {}
     masking: Literal["ours", "paper"] = "ours"
     """``paper``: <bos>/<eos> are maskable, random ids up to the batch's largest; ``ours``: neither."""
+    masking_unit: Literal["token", "word", "span"] = "token"
+    """What is masked as a whole: single tokens, words (from one space to the next; single tokens in scripts without
+    spaces), or spans of geometric length with mean 3. Exactly mask_ratio of the positions are scored with each."""
     allow_missing_languages: bool = False
     """Train although the store lacks some of a phase's languages (named in the log)."""
     workers: Annotated[int, Field(ge=0)] = 0

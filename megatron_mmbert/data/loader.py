@@ -98,7 +98,7 @@ class PackLoader:
         self.state = LoaderState()
         self._phase = phase
         self._mask_ratio = as_ramp(phase.mask_ratio)
-        masker = Masker(ids, phase.mask_policy, key64(phase.seed, string_key(phase.name), _MASKS))
+        masker = Masker(ids, phase.mask_policy, key64(phase.seed, string_key(phase.name), _MASKS), phase.mask_unit)
         self._assembler = Assembler(source, self.names, ids, phase, masker)
         self._dp_rank, self._dp_size, self._num_workers = dp_rank, dp_size, num_workers
         self._rounds: Iterator[tuple[PackedBatch, LoaderState]] | None = None

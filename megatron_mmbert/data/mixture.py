@@ -18,17 +18,29 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.permutation import U64, hash64, key64, permute, string_key, to_unit
+from megatron_mmbert.data.permutation import (
+    U64,
+    hash64,
+    hash_on,
+    key64,
+    keyed_order,
+    permute,
+    sides,
+    string_key,
+    to_unit,
+)
 from megatron_mmbert.data.phase import DataPhase, TokenSource
 from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE, PieceTable, count_pieces, narrow_lengths
 from megatron_mmbert.data.shares import Float64s, Int64s, share_table
 from megatron_mmbert.errors import UserError, nearest
 
-_OFFSET, _EPOCH, _SAMPLE, _ORDER = 1, 2, 3, 4  # separate the uses of a key
+_OFFSET, _EPOCH, _SAMPLE = 1, 2, 3  # separate the uses of a key
+_ORDER_VERSION = 2  # raise it with any change that gives another order: checkpoints of the old one are then refused
 
 
 @dataclass(frozen=True)
@@ -84,16 +96,12 @@ class Mixture:
         """
         self.phase = phase
         self.block_tokens = phase.tokens_per_block
-        lengths = {name: narrow_lengths(source.document_lengths(*name)) for name in chosen_groups(source, phase)}
-        lengths = {name: found for name, found in lengths.items() if found.any()}
-        if not lengths:
-            raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
-        self.names = list(lengths)
-        documents = np.array([len(found) for found in lengths.values()], dtype=np.int64)
-        self.tokens = np.array([found.sum(dtype=np.int64) for found in lengths.values()])
-        self.pieces = np.array([count_pieces(found, phase.max_length) for found in lengths.values()], dtype=np.int64)
+        self.names, lengths = _read_lengths(source, phase)
+        documents = np.array([len(found) for found in lengths], dtype=np.int64)
+        self.tokens = np.array([found.sum(dtype=np.int64) for found in lengths])
+        self.pieces = np.array([count_pieces(found, phase.max_length) for found in lengths], dtype=np.int64)
         # One table over all groups: a block then needs one search, not one for each of a thousand languages.
-        self._table = PieceTable(np.concatenate(list(lengths.values())), phase.max_length)
+        self._table = PieceTable(_joined(lengths), phase.max_length)
         self._first_document = np.cumsum(documents) - documents
         self._first_piece = np.cumsum(self.pieces) - self.pieces
         self._mean = (self.tokens + SPECIALS_PER_SAMPLE * self.pieces) / self.pieces
@@ -101,10 +109,14 @@ class Mixture:
         cap_samples = np.floor(whole * self.pieces)
         self._shares = share_table(self.names, self.tokens, cap_samples * self._mean, phase)
         self._start = np.array([phase.start_samples.get(name, 0) for name in self.names], dtype=np.int64)
-        self._last = np.where(self._shares.capped, self._start + cap_samples, np.inf)
-        keys = [key64(phase.seed, string_key("/".join(name))) for name in self.names]
-        self._key = np.array(keys, dtype=np.uint64)
-        self._offset = to_unit(hash64(self._key, _OFFSET))
+        # Behind the phase's end the groups under their cap go on, so that packs never run out.
+        self._last = self._start + cap_samples
+        self._last_behind = np.where(self._shares.capped, self._last, np.inf)
+        self._whole_blocks = phase.tokens // self.block_tokens
+        key = np.array([key64(phase.seed, string_key("/".join(name))) for name in self.names], dtype=np.uint64)
+        self._offset = to_unit(hash64(key, _OFFSET))
+        self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
+        self._grid = sides(self.pieces)
         self._per_block = self._shares.share * (self.block_tokens / self._mean)
         self._base = self._stage_bases()
 
@@ -125,22 +137,25 @@ class Mixture:
         stage = self._shares.stage_of(block)
         blocks = float(block - self._shares.first_block[stage])
         expected = self._base[stage] + blocks * self._per_block[stage]
-        return np.minimum(np.floor(expected + self._offset), self._last).astype(np.int64)
+        last = self._last if block <= self._whole_blocks else self._last_behind
+        return np.minimum(np.floor(expected + self._offset), last).astype(np.int64)
 
     def block(self, number: int) -> Block:
         """Block ``number`` (from 0), the same whatever was asked before."""
         first = self.samples_before(number)
         counts = self.samples_before(number + 1) - first
-        ends = np.cumsum(counts)
         group = np.repeat(np.arange(len(counts)), counts)
-        sample = np.arange(len(group)) - np.repeat(ends - counts, counts) + first[group]
-        pieces, key = self.pieces[group], self._key[group]
-        piece = permute(sample % pieces, pieces, hash64(key, _EPOCH, sample // pieces))
+        sample = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+        sample_key = hash_on(self._sample_state[group], sample)
+        order = keyed_order(sample_key)
+        group, sample, sample_key = group[order], sample[order], sample_key[order]
+        pieces = self.pieces[group]
+        epoch = sample // pieces
+        grid = (self._grid[0][group], self._grid[1][group])
+        piece = permute(sample - epoch * pieces, pieces, hash_on(self._epoch_state[group], epoch), grid)
         document, start, stop = self._table.locate(self._first_piece[group] + piece)
         document -= self._first_document[group]
-        sample_key = hash64(key, _SAMPLE, sample)
-        order = np.argsort(hash64(sample_key, _ORDER), kind="stable")
-        return Block(group[order].astype(np.int32), document[order], start[order], stop[order], sample_key[order])
+        return Block(group.astype(np.int32), document, start, stop, sample_key)
 
     def temperature_at(self, tokens: int) -> float:
         """tau in force after ``tokens`` of the phase (the value of its stage)."""
@@ -163,11 +178,47 @@ class Mixture:
     def fingerprint(self) -> str:
         """Hex digest of all that fixes the order of packs; a resumed run must have the one it was stopped with."""
         digest = hashlib.blake2b(digest_size=16)
-        fixed = (self.names, self.block_tokens, self.phase.max_length, self.phase.pack_tokens, self.phase.seed)
+        phase = self.phase
+        fixed = (_ORDER_VERSION, self.names, self.block_tokens, phase.max_length, phase.pack_tokens, phase.seed)
         digest.update(repr(fixed).encode())
-        for array in (self.tokens, self.pieces, self._shares.first_block, self._base, self._per_block, self._last):
+        for array in (
+            self.tokens,
+            self.pieces,
+            self._shares.first_block,
+            self._base,
+            self._per_block,
+            self._last_behind,
+        ):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def _read_lengths(source: TokenSource, phase: DataPhase) -> tuple[list[tuple[str, str]], list[npt.NDArray[Any]]]:
+    """Names and document lengths of the phase's groups with text.
+
+    Raises:
+        UserError: there is none, or as ``chosen_groups``.
+    """
+    names, lengths = [], []
+    for name in chosen_groups(source, phase):
+        found = narrow_lengths(source.document_lengths(*name))
+        if found.any():
+            names.append(name)
+            lengths.append(found)
+    if not names:
+        raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
+    return names, lengths
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The arrays end to end. Empties the list on the way, so that memory never holds all of them twice."""
+    joined = np.empty(sum(map(len, arrays)), dtype=np.result_type(*{array.dtype for array in arrays}))
+    end = len(joined)
+    while arrays:
+        last = arrays.pop()
+        joined[end - len(last) : end] = last
+        end -= len(last)
+    return joined
 
 
 def chosen_groups(source: TokenSource, phase: DataPhase) -> list[tuple[str, str]]:

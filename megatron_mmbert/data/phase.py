@@ -9,9 +9,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from megatron_mmbert.data.units import WordMarks
 from megatron_mmbert.errors import UserError
 
 MaskPolicy = Literal["ours", "paper"]
+MaskUnit = Literal["token", "word", "span"]
 _MOST_PACKS_PER_BLOCK = 256
 _LEAST_PACKS_PER_BLOCK = 64
 _BLOCKS_PER_SMALL_PHASE = 16
@@ -39,7 +41,8 @@ class TokenSource(Protocol):
 
 @dataclass(frozen=True)
 class TokenizerIds:
-    """Special ids. ``specials``: every id that is no text (pad, bos, eos, mask, unk, reserved ones)."""
+    """Special ids. ``specials``: every id that is no text (pad, bos, eos, mask, unk, reserved ones). ``words``: where
+    words begin, for whole-word masking."""
 
     pad: int
     bos: int
@@ -47,6 +50,7 @@ class TokenizerIds:
     mask: int
     specials: frozenset[int]
     vocab_size: int
+    words: WordMarks | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ class DataPhase:
         tempered: sources tau applies to, the others keep their own proportions; None: all sources.
         sources: weight of each source used (normalised to one); None: all sources, by their token counts.
         mask_ratio: scored positions per pack position, a number or a schedule.
+        mask_policy, mask_unit: see ``masking.Masker``.
         max_epochs: no group is read more often in this phase; None: no limit.
         block_tokens: tokens of a block (see ``mixture``); None: ``default_block_tokens``.
         start_samples: (source, language) -> samples already taken from it by earlier phases with the same
@@ -110,6 +115,7 @@ class DataPhase:
     sources: Mapping[str, float] | None = None
     mask_ratio: float | Mapping[str, float] | Ramp = 0.3
     mask_policy: MaskPolicy = "ours"
+    mask_unit: MaskUnit = "token"
     max_epochs: float | None = None
     block_tokens: int | None = None
     start_samples: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -138,6 +144,8 @@ class DataPhase:
             raise UserError(f"{where}: block_tokens {self.block_tokens} is less than one pack of {self.pack_tokens}")
         if self.mask_policy not in ("ours", "paper"):
             raise UserError(f"{where}: mask_policy is 'ours' or 'paper', not {self.mask_policy!r}")
+        if self.mask_unit not in ("token", "word", "span"):
+            raise UserError(f"{where}: mask_unit is 'token', 'word' or 'span', not {self.mask_unit!r}")
 
     @property
     def tokens_per_block(self) -> int:

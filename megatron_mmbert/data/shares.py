@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import Context
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ Int64s = npt.NDArray[np.int64]
 _MOST_STAGES = 32  # 0.7 -> 0.5 moves by 0.006 per stage
 _DECIMAL = Context(prec=25)
 _ROUNDING = 1e-9
+_LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # the high part times 2^20 is exact
+_DEGREE = 14  # (ln(2) / 2)^15 / 15! is below 2^-60
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Fl
     first_block, temperature, stage_tokens = _stages(phase)
     tempered = np.array([phase.tempered is None or source in phase.tempered for source in sources])[source_of]
     boost = np.array([phase.boost.get(language, 1.0) for _, language in names])
-    logarithms = [_DECIMAL.ln(Decimal(int(n))) for n in tokens]
+    logarithms = np.array([float(_DECIMAL.ln(int(n))) for n in tokens])
     rows = []
     for tau in temperature:
         power = boost * np.where(tempered, _powers(logarithms, float(tau)), tokens.astype(np.float64))
@@ -69,11 +71,18 @@ def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Fl
     return ShareTable(first_block, temperature, share, stage_tokens, capped)
 
 
-def _powers(logarithms: Sequence[Decimal], tau: float) -> Float64s:
-    """n^tau from ln n, float64. In decimal arithmetic: libm's pow differs in the last bit from machine to machine,
-    which would, once in a while, move a sample to another block."""
-    exponent = Decimal(tau)
-    return np.array([float(_DECIMAL.exp(_DECIMAL.multiply(exponent, logarithm))) for logarithm in logarithms])
+def _powers(logarithms: Float64s, tau: float) -> Float64s:
+    """n^tau from ln n, float64, to a few units of the last place.
+
+    By a polynomial rather than libm, whose exp differs in the last bit from machine to machine and would, once in a
+    while, move a sample to another block; additions and multiplications are the same everywhere."""
+    exponent = tau * logarithms
+    doublings = np.rint(exponent * (1.0 / math.log(2.0)))
+    rest = (exponent - doublings * _LN2_HIGH) - doublings * _LN2_LOW  # at most ln(2) / 2 either way
+    power = np.full_like(rest, 1.0)
+    for degree in range(_DEGREE, 0, -1):
+        power = 1.0 + power * rest / degree
+    return np.ldexp(power, doublings.astype(np.int64))
 
 
 def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase: DataPhase) -> Float64s:

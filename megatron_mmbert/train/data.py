@@ -10,6 +10,7 @@ from megatron_mmbert.config.quantities import Linear, Schedule
 from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe
 from megatron_mmbert.data.phase import DataPhase, Ramp, TokenizerIds, TokenSource
 from megatron_mmbert.data.union import StoreUnion, open_stores
+from megatron_mmbert.data.units import word_marks
 from megatron_mmbert.errors import UserError, nearest
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 
@@ -29,8 +30,9 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
     return tokenizer
 
 
-def token_ids(tokenizer: Tokenizer) -> TokenizerIds:
-    """What packing and masking need to know of a tokenizer."""
+def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
+    """What packing and masking need to know of a tokenizer; ``with_words`` for whole-word masking, which reads every
+    piece of the vocabulary."""
     return TokenizerIds(
         pad=tokenizer.pad_id,
         bos=tokenizer.bos_id,
@@ -38,6 +40,7 @@ def token_ids(tokenizer: Tokenizer) -> TokenizerIds:
         mask=tokenizer.mask_id,
         specials=frozenset(tokenizer.special_ids),
         vocab_size=tokenizer.vocab_size,
+        words=word_marks([tokenizer.piece(i) for i in range(tokenizer.vocab_size)]) if with_words else None,
     )
 
 
@@ -77,6 +80,7 @@ def data_phase(recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable
         sources=phase.sources or None,
         mask_ratio=_ramp(phase.mask_ratio),
         mask_policy=recipe.data.masking,
+        mask_unit=recipe.data.masking_unit,
         max_epochs=phase.max_epochs,
         seed=recipe.seed,
     )

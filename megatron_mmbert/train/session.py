@@ -51,7 +51,7 @@ class Session:
             return
         tokenizer = tokenizer_of(recipe)
         self._fingerprint = tokenizer.fingerprint()
-        ids = token_ids(tokenizer)
+        ids = token_ids(tokenizer, with_words=recipe.data.masking_unit == "word")
         stores = stores_of(recipe.data.stores, tokenizer)
         settings = data_phase(recipe, phase, stores, self._say)
         self.loader = PackLoader(

@@ -59,3 +59,18 @@ def test_bad_arguments() -> None:
             table.locate(np.array([piece]))
     with pytest.raises(ValueError):
         PieceTable(np.array([4]), 2)
+
+
+@given(st.lists(st.sampled_from([0, 0, 1, 7, 500, 4000, 9000]), max_size=400))
+@settings(max_examples=50, deadline=None)
+def test_documents_of_many_words_of_pieces(lengths: list[int]) -> None:
+    """Documents that span whole words of the bit table, and runs of empty ones, against the definition."""
+    expected = [
+        (document, number * length // count, (number + 1) * length // count)
+        for document, length in enumerate(lengths)
+        for count in [-(-length // 5)]
+        for number in range(count)
+    ]
+    table = PieceTable(np.array(lengths, dtype=np.int64), 7)
+    found = [column.tolist() for column in table.locate(np.arange(table.pieces))]
+    assert list(zip(*found, strict=True)) == expected
