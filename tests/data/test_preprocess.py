@@ -264,7 +264,7 @@ def start_slow(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> multiproc
     encode = Encoder.encode
 
     def slow(self: Encoder, chunk: object) -> object:
-        time.sleep(0.2)
+        time.sleep(1.0)  # long enough for a busy machine to notice that it has begun
         return encode(self, chunk)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Encoder, "encode", slow)
