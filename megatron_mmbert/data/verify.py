@@ -155,9 +155,7 @@ def _id_problems(prefix: Path, manifest: Manifest, shard: Shard, where: _Places)
                 )
 
 
-def _damaged_documents(
-    prefix: Path, shard: Shard, checksums: npt.NDArray[np.uint32], where: _Places
-) -> Iterator[str]:
+def _damaged_documents(prefix: Path, shard: Shard, checksums: npt.NDArray[np.uint32], where: _Places) -> Iterator[str]:
     """The documents whose crc32 is not the one in ``checksums`` [documents]."""
     bad = [
         document
