@@ -25,6 +25,7 @@ setup(
         "protobuf",  # SentencePiece's own model files are read and written as protocol buffers
         "tokenizers>=0.20",
         "safetensors",
+        "pyarrow",  # reads .parquet and .zst; imported only for these
         "nltk",
         "tensorboard",
         "tqdm",

@@ -10,8 +10,9 @@ import os
 import signal
 from pathlib import Path
 
-from megatron_mmbert.data.documents import ENDINGS, Fields, is_language
+from megatron_mmbert.data.documents import ENDINGS
 from megatron_mmbert.data.preprocess import PreprocessJob, preprocess
+from megatron_mmbert.data.records import MAX_LINE_BYTES, Fields, is_language
 from megatron_mmbert.data.writer import SHARD_BYTES
 from megatron_mmbert.errors import UserError, run_command
 
@@ -30,12 +31,13 @@ def parse() -> argparse.Namespace:
     add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
     add("--overwrite", action="store_true", help="replace an existing store")
     add("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="size of a shard (default: %(default)s)")
+    add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
     return parser.parse_args()
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse values that argparse lets through."""
-    for option in ("workers", "shard_bytes"):
+    for option in ("workers", "shard_bytes", "max_line_bytes"):
         value = getattr(arguments, option)
         if value < 1:
             raise UserError(f"--{option.replace('_', '-')} {value}: give a number of at least 1")
@@ -63,6 +65,7 @@ def main() -> None:
         overwrite=arguments.overwrite,
         workers=arguments.workers,
         shard_bytes=arguments.shard_bytes,
+        max_line_bytes=arguments.max_line_bytes,
     )
     try:
         preprocess(job)

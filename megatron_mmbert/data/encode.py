@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from megatron_mmbert.data.documents import SKIP_REMEDY, BadLine, Document, Fields, LineReader, parse_line
+from megatron_mmbert.data.documents import open_records, parse_record
+from megatron_mmbert.data.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
 from megatron_mmbert.data.writer import EncodedDocument
 from megatron_mmbert.errors import UserError
 
@@ -30,18 +31,20 @@ class Tokenizer(Protocol):
 
 
 class InputFile(NamedTuple):
-    """A file and the language of its documents; None: each line names its own."""
+    """A file, the language of its documents (None: each line names its own), and how its lines are read."""
 
     path: Path
     language: str | None
+    fields: Fields = Fields()
+    max_line_bytes: int = MAX_LINE_BYTES
 
 
 class Chunk(NamedTuple):
-    """Consecutive lines of one file; ``input_bytes`` of the file on disk were read for them."""
+    """Consecutive lines or rows of one file; ``input_bytes`` of the file on disk were read for them."""
 
     file: InputFile
     first_line: int
-    lines: list[bytes]
+    lines: list[Record]
     input_bytes: int
     ends_file: bool
 
@@ -59,17 +62,21 @@ class EncodedChunk(NamedTuple):
 def read_chunks(files: list[InputFile], chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """Cut files into chunks of about ``chunk_bytes`` of lines; every file ends with a chunk marked ``ends_file``."""
     for file in files:
-        reader = LineReader(file.path)
-        lines: list[bytes] = []
+        reader = open_records(file.path, file.fields, file.max_line_bytes)
+        lines: list[Record] = []
         size = read_before = 0
         number = 0
         for number, line in reader:
             lines.append(line)
-            size += len(line)
+            size += len(line) if isinstance(line, bytes) else _size(line, file.fields)
             if size >= chunk_bytes:
                 yield Chunk(file, number - len(lines) + 1, lines, reader.position - read_before, ends_file=False)
                 lines, size, read_before = [], 0, reader.position
-        yield Chunk(file, number - len(lines) + 1, lines, reader.position - read_before, ends_file=True)
+        yield Chunk(file, number - len(lines) + 1, lines, file.path.stat().st_size - read_before, ends_file=True)
+
+
+def _size(record: Record, fields: Fields) -> int:
+    return len(record[fields.text]) if isinstance(record, dict) else 64
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Encoder:
         documents: list[Document] = []
         bad: list[BadLine] = []
         for number, line in enumerate(chunk.lines, start=chunk.first_line):
-            found = parse_line(path, number, line, self.fields)
+            found = parse_record(path, number, line, self.fields)
             if isinstance(found, Document):
                 documents.append(found)
             elif found is not None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megatron_mmbert.data.documents import Document, find_inputs, language_of, read_documents
+from megatron_mmbert.data.documents import find_inputs, language_of, read_documents
+from megatron_mmbert.data.records import Document
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.files import atomic_folder
 

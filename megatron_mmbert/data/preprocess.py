@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.documents import Fields, SkippedLines, empty_file, find_inputs, language_of, report_bad
+from megatron_mmbert.data.documents import empty_file, find_inputs, language_of
 from megatron_mmbert.data.encode import Chunk, EncodedChunk, Encoder, InputFile, Tokenizer, read_chunks
 from megatron_mmbert.data.manifest import MANIFEST_NAME, REMEDY, Manifest, TokenizerEntry, load_manifest, save_manifest
 from megatron_mmbert.data.progress import ByteProgress
+from megatron_mmbert.data.records import MAX_LINE_BYTES, Fields, SkippedLines, report_bad
 from megatron_mmbert.data.spill import LanguageSpill
 from megatron_mmbert.data.store import Store
 from megatron_mmbert.data.summary import describe
@@ -43,6 +44,7 @@ class PreprocessJob:
         skip_bad: leave bad lines out and list them, instead of stopping at the first.
         shard_bytes: a shard's ``.bin`` is cut at this size.
         workers: processes that encode; changes nothing in the store.
+        max_line_bytes: a longer line or text is a bad line, and never in memory as a whole.
     """
 
     inputs: tuple[Path, ...]
@@ -55,6 +57,7 @@ class PreprocessJob:
     overwrite: bool = False
     workers: int = 1
     shard_bytes: int = SHARD_BYTES
+    max_line_bytes: int = MAX_LINE_BYTES
 
 
 def preprocess(job: PreprocessJob) -> Store:
@@ -144,7 +147,8 @@ def _input_files(job: PreprocessJob) -> list[InputFile]:
         if path.stat().st_size == 0 and not job.skip_bad:
             raise UserError(str(empty_file(path)))
         by_line = job.fields.language is not None and job.language is None
-        files.append(InputFile(path, None if by_line else job.language or language_of(path)))
+        language = None if by_line else job.language or language_of(path)
+        files.append(InputFile(path, language, job.fields, job.max_line_bytes))
     if not files:
         raise UserError(f"{job.inputs[0]}: nothing but the output in it; check --input and --output")
     return sorted(files, key=lambda file: file.language or "")  # stable: keeps the order of files in a language
@@ -156,7 +160,9 @@ def _made_from(job: PreprocessJob, files: list[InputFile], tokenizer: Tokenizer)
     for file in files:
         status = file.path.stat()
         inputs.append([str(file.path.resolve()), file.language, status.st_size, status.st_mtime_ns])
-    return {
+    # Stores made before this option existed have no such key, and the default.
+    lines = {} if job.max_line_bytes == MAX_LINE_BYTES else {"max_line_bytes": job.max_line_bytes}
+    return lines | {
         "source": job.source,
         "language": job.language,
         "text_field": job.fields.text,
@@ -177,9 +183,10 @@ def _is_done(output: Path, made_from: dict[str, Any]) -> bool:
     if not (output / MANIFEST_NAME).exists():
         return False
     before = read_json(output / MADE_FROM_NAME, "record of the inputs", f"pass --overwrite, or {REMEDY}")
-    other = [key for key, value in made_from.items() if not isinstance(before, dict) or before.get(key) != value]
+    before = before if isinstance(before, dict) else {}
+    other = [key for key in before.keys() | made_from.keys() if before.get(key) != made_from.get(key)]
     if other:
-        what = ", ".join(key.replace("_", " ") for key in other)
+        what = ", ".join(key.replace("_", " ") for key in sorted(other))
         raise UserError(f"{output}: holds a store made with other {what}; choose another --output or pass --overwrite")
     return True
 

@@ -104,7 +104,7 @@ def test_find_inputs_refuses(make: str, tmp_path: Path) -> None:
     if make == "empty folder":
         path.mkdir()
     elif make == "unknown kind":
-        path = write(tmp_path / "in.parquet", "x")
+        path = write(tmp_path / "in.pdf", "x")
     with pytest.raises(UserError, match="in"):
         find_inputs([path])
 

@@ -1,0 +1,157 @@
+"""Mutated inputs and stores end in one sentence, a counted skip, or a sound store: no traceback, no hang.
+
+Two hundred inputs at every run, five thousand with ``-m slow``. A case is named by its seed, which makes it again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from megatron_mmbert.data.preprocess import PreprocessJob, preprocess
+from megatron_mmbert.data.store import Store
+from megatron_mmbert.data.verify import verify
+from megatron_mmbert.errors import UserError
+
+SECONDS = 20
+MOST = 1 << 16
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def zst(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+def parquet_bytes(texts: list[str], compression: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table({"text": texts}), sink, row_group_size=7, compression=compression)
+    return bytes(sink.getvalue())
+
+
+def flip(content: bytes, pick: random.Random) -> bytes:
+    data = bytearray(content)
+    for _ in range(pick.choice((1, 1, 8, 64))):
+        data[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
+    return bytes(data)
+
+
+def splice(content: bytes, pick: random.Random) -> bytes:
+    at, size = pick.randrange(len(content)), pick.randrange(1, 100)
+    return content[:at] + pick.choice((b"", pick.randbytes(size), content[:size])) + content[at + size :]
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "flip": flip,
+    "splice": splice,
+    "cut": lambda content, pick: content[: pick.randrange(len(content))],
+    "magic": lambda content, pick: pick.randbytes(4) + content[4:],
+    "append": lambda content, pick: content + pick.randbytes(pick.randrange(1, 40)),
+    "empty": lambda content, pick: b"",
+    "noise": lambda content, pick: pick.randbytes(pick.randrange(1, 3000)),
+}
+TEXT_MUTATIONS: dict[str, Mutation] = {
+    "utf-8": lambda content, pick: content.replace(b"e", bytes([pick.randrange(128, 256)]), pick.randrange(1, 5)),
+    "long line": lambda content, pick: content + b'{"text": "' + b"x" * (2 * MOST),
+    "bomb": lambda content, pick: content + b" " * pick.choice((1 << 20, 1 << 22)),
+    "deep": lambda content, pick: content + b"\n" + b"[" * 50_000,
+    "null": lambda content, pick: content.replace(b'"', b"\0", 3),
+}
+
+
+def make_input(folder: Path, pick: random.Random) -> Path:
+    """One input file: text damaged before or after it is packed."""
+    texts = [f"text number {pick.random()} é 日本" for _ in range(pick.randrange(1, 30))]
+    ending = pick.choice(("jsonl", "txt", "jsonl.gz", "txt.gz", "jsonl.zst", "txt.zst", "parquet"))
+    if ending == "parquet":
+        content = parquet_bytes(texts, pick.choice(("snappy", "zstd", "none")))
+    else:
+        content = "\n".join(texts if "txt" in ending else (json.dumps({"text": t}) for t in texts)).encode()
+        if pick.random() < 0.5:
+            content = TEXT_MUTATIONS[pick.choice(sorted(TEXT_MUTATIONS))](content, pick)
+        content = {"gz": lambda c: gzip.compress(c, 1), "zst": zst}.get(ending[-3:].strip("."), bytes)(content)
+    if pick.random() < 0.8:
+        content = MUTATIONS[pick.choice(sorted(MUTATIONS))](content, pick)
+    path = folder / f"eng.{ending}"
+    path.write_bytes(content)
+    return path
+
+
+@contextmanager
+def no_hang() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"still running after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def check_input(folder: Path, tokenizer: Path, seed: int) -> str:
+    """One mutated input through the preprocessing; how it ended."""
+    pick = random.Random(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    skip_bad = pick.random() < 0.5
+    job = PreprocessJob((make_input(folder, pick),), tokenizer, folder / "out", skip_bad=skip_bad, max_line_bytes=MOST)
+    with no_hang():
+        try:
+            store = preprocess(job)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000, (seed, error)
+            assert [file.name for file in folder.iterdir()] == [job.inputs[0].name], seed
+            return "refused"
+    assert list(verify(job.output)) == [], seed
+    return "skipped" if store.manifest.skipped_lines else "made"
+
+
+def run_inputs(folder: Path, tokenizer: Path, seeds: range) -> None:
+    endings = [check_input(folder / "case", tokenizer, seed) for seed in seeds]
+    # All three ends are reached, so that the test is not one of refusals alone.
+    assert min(endings.count(end) for end in ("refused", "skipped", "made")) > len(seeds) // 50
+
+
+def test_200_mutated_inputs(tmp_path: Path, tokenizer_file: Path) -> None:
+    run_inputs(tmp_path, tokenizer_file, range(200))
+
+
+@pytest.mark.slow
+def test_5000_mutated_inputs(tmp_path: Path, tokenizer_file: Path) -> None:
+    run_inputs(tmp_path, tokenizer_file, range(1000, 6000))
+
+
+def test_mutated_stores_are_never_taken_for_whole(tmp_path: Path, corpus: Path, tokenizer_file: Path) -> None:
+    """A shard's file damaged in any way: opening or verifying says so."""
+    sound = tmp_path / "sound"
+    preprocess(PreprocessJob((corpus / "ell_Grek.jsonl",), tokenizer_file, sound))
+    endings = (".bin", ".idx", ".crc32")
+    for seed in range(150):
+        pick = random.Random(seed)
+        path = sound / f"shard-00000{pick.choice(endings)}"
+        content = path.read_bytes()
+        damaged = MUTATIONS[pick.choice(sorted(MUTATIONS))](content, pick)
+        path.write_bytes(damaged)
+        with no_hang():
+            try:
+                Store.open(sound)
+                problems = list(verify(sound))
+            except UserError as error:
+                problems = [str(error)]
+        assert bool(problems) == (damaged != content), seed
+        path.write_bytes(content)
