@@ -31,6 +31,7 @@ def parse() -> argparse.Namespace:
     add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
     add("--overwrite", action="store_true", help="replace an existing store")
     add("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="size of a shard (default: %(default)s)")
+    add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
     add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
     return parser.parse_args()
 
@@ -65,6 +66,7 @@ def main() -> None:
         overwrite=arguments.overwrite,
         workers=arguments.workers,
         shard_bytes=arguments.shard_bytes,
+        dedup=arguments.dedup,
         max_line_bytes=arguments.max_line_bytes,
     )
     try:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from megatron_mmbert.data.dedup import text_digest
 from megatron_mmbert.data.documents import open_records, parse_record
 from megatron_mmbert.data.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
 from megatron_mmbert.data.writer import EncodedDocument
@@ -81,11 +82,12 @@ def _size(record: Record, fields: Fields) -> int:
 
 @dataclass
 class Encoder:
-    """A worker's tools. ``dtype`` is the store's."""
+    """A worker's tools. ``dtype`` is the store's; ``dedup``: give every document its digest."""
 
     tokenizer: Tokenizer
     fields: Fields
     dtype: str
+    dedup: bool = False
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Parse and tokenize one chunk.
@@ -123,4 +125,5 @@ class Encoder:
         language = file.language or document.language
         assert language is not None  # parse_line refuses a line without one when the file has none
         size = len(document.text.encode("utf-8"))
-        return EncodedDocument(language, array.astype(self.dtype), size, len(document.text.split()))
+        encoded = EncodedDocument(language, array.astype(self.dtype), size, len(document.text.split()))
+        return encoded._replace(digest=text_digest(document.text)) if self.dedup else encoded

@@ -84,6 +84,7 @@ class Manifest:
     groups: tuple[GroupEntry, ...]
     shards: tuple[ShardEntry, ...]
     skipped_lines: int = 0
+    duplicates: int = 0
 
     def totals(self) -> dict[str, int]:
         return {key: sum(getattr(g, key) for g in self.groups) for key in ("documents", "tokens", "bytes", "words")}
@@ -105,6 +106,7 @@ def save_manifest(store: Path, manifest: Manifest) -> None:
         "tokenizer": asdict(manifest.tokenizer),
         "totals": manifest.totals(),
         "skipped_lines": manifest.skipped_lines,
+        "duplicates": manifest.duplicates,
         "groups": groups,
         "shards": [asdict(shard) for shard in manifest.shards],
     }
@@ -149,4 +151,6 @@ def _parse(value: dict[str, Any]) -> Manifest:
     for group in groups:
         if any(not 0 <= extent.shard < len(shards) for extent in group.extents):
             raise ValueError(f"{group.source}/{group.language} lies in a shard that is not listed")
-    return Manifest(value["dtype"], TokenizerEntry(**value["tokenizer"]), groups, shards, int(value["skipped_lines"]))
+    tokenizer = TokenizerEntry(**value["tokenizer"])
+    skipped, duplicates = int(value["skipped_lines"]), int(value.get("duplicates", 0))  # older stores have none
+    return Manifest(value["dtype"], tokenizer, groups, shards, skipped, duplicates)

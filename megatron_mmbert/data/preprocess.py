@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.data.dedup import Deduplicator
 from megatron_mmbert.data.documents import empty_file, find_inputs, language_of
 from megatron_mmbert.data.encode import Chunk, EncodedChunk, Encoder, InputFile, Tokenizer, read_chunks
 from megatron_mmbert.data.manifest import MANIFEST_NAME, REMEDY, Manifest, TokenizerEntry, load_manifest, save_manifest
@@ -27,7 +28,7 @@ from megatron_mmbert.data.spill import LanguageSpill
 from megatron_mmbert.data.store import Store
 from megatron_mmbert.data.summary import describe
 from megatron_mmbert.data.workers import ordered_map
-from megatron_mmbert.data.writer import SHARD_BYTES, StoreWriter, store_dtype
+from megatron_mmbert.data.writer import SHARD_BYTES, EncodedDocument, StoreWriter, store_dtype
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.files import atomic_folder, read_json, write_json
 
@@ -45,6 +46,7 @@ class PreprocessJob:
         shard_bytes: a shard's ``.bin`` is cut at this size.
         workers: processes that encode; changes nothing in the store.
         max_line_bytes: a longer line or text is a bad line, and never in memory as a whole.
+        dedup: of the documents of a language with the same text, keep the first.
     """
 
     inputs: tuple[Path, ...]
@@ -58,6 +60,7 @@ class PreprocessJob:
     workers: int = 1
     shard_bytes: int = SHARD_BYTES
     max_line_bytes: int = MAX_LINE_BYTES
+    dedup: bool = False
 
 
 def preprocess(job: PreprocessJob) -> Store:
@@ -99,28 +102,29 @@ def _fill(
     """Write all shards into ``folder``."""
     dtype = store_dtype(tokenizer.vocab_size)
     writer = StoreWriter(folder, job.source, dtype, job.shard_bytes)
+    unique = Deduplicator() if job.dedup else None
+
+    def write(documents: list[EncodedDocument]) -> None:
+        writer.add_all(documents if unique is None else unique.keep(documents))
+
     spill = LanguageSpill(folder / "spill", dtype) if job.fields.language else None
     total = sum(file.path.stat().st_size for file in files)
-    prepare = partial(_prepare_worker, job.tokenizer, job.fields, dtype)
+    prepare = partial(_prepare_worker, job.tokenizer, job.fields, dtype, job.dedup)
     # Closed here and now: after an error the workers must be gone before the folder is removed.
     with (
         ByteProgress("preprocess", total) as progress,
         closing(ordered_map(_encode, read_chunks(files), job.workers, prepare)) as done,
     ):
         for chunk in _checked(done, skipped if job.skip_bad else None):
-            if spill is not None:
-                spill.add_all(chunk.documents)
-            else:
-                for document in chunk.documents:
-                    writer.add(document)
+            write(chunk.documents) if spill is None else spill.add_all(chunk.documents)
             progress.add(chunk.input_bytes)
     if spill is not None:
-        spill.drain(writer)
+        spill.drain(write)
     groups = writer.finish()
     if not groups:
         raise UserError(f"{job.inputs[0]}: no document left, all {skipped.count} lines are bad; check --text-field")
     entry = TokenizerEntry(str(job.tokenizer), tokenizer.fingerprint(), tokenizer.vocab_size)
-    return Manifest(dtype, entry, groups, tuple(writer.shards), skipped.count)
+    return Manifest(dtype, entry, groups, tuple(writer.shards), skipped.count, unique.dropped if unique else 0)
 
 
 def _checked(chunks: Iterable[EncodedChunk], skip_bad: SkippedLines | None) -> Iterable[EncodedChunk]:
@@ -161,17 +165,22 @@ def _made_from(job: PreprocessJob, files: list[InputFile], tokenizer: Tokenizer)
         status = file.path.stat()
         inputs.append([str(file.path.resolve()), file.language, status.st_size, status.st_mtime_ns])
     # Stores made before this option existed have no such key, and the default.
+    added: dict[str, Any] = {"dedup": True} if job.dedup else {}
     lines = {} if job.max_line_bytes == MAX_LINE_BYTES else {"max_line_bytes": job.max_line_bytes}
-    return lines | {
-        "source": job.source,
-        "language": job.language,
-        "text_field": job.fields.text,
-        "language_field": job.fields.language,
-        "skip_bad": job.skip_bad,
-        "shard_bytes": job.shard_bytes,
-        "tokenizer_fingerprint": tokenizer.fingerprint(),
-        "inputs": inputs,
-    }
+    return (
+        added
+        | lines
+        | {
+            "source": job.source,
+            "language": job.language,
+            "text_field": job.fields.text,
+            "language_field": job.fields.language,
+            "skip_bad": job.skip_bad,
+            "shard_bytes": job.shard_bytes,
+            "tokenizer_fingerprint": tokenizer.fingerprint(),
+            "inputs": inputs,
+        }
+    )
 
 
 def _is_done(output: Path, made_from: dict[str, Any]) -> bool:
@@ -221,9 +230,9 @@ def load_any_tokenizer(path: Path) -> Tokenizer:
 _encoder: Encoder | None = None  # of this worker process
 
 
-def _prepare_worker(tokenizer: Path, fields: Fields, dtype: str) -> None:
+def _prepare_worker(tokenizer: Path, fields: Fields, dtype: str, dedup: bool) -> None:
     global _encoder
-    _encoder = Encoder(load_any_tokenizer(tokenizer), fields, dtype)
+    _encoder = Encoder(load_any_tokenizer(tokenizer), fields, dtype, dedup)
 
 
 def _encode(chunk: Chunk) -> EncodedChunk:

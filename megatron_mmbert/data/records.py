@@ -10,7 +10,7 @@ from megatron_mmbert.errors import UserError, nearest
 
 SKIP_REMEDY = "mend the line, or pass --skip-bad to leave such lines out"
 MAX_LINE_BYTES = 64 << 20
-"""Longest line read by default. Parsing and tokenizing a line takes some twenty times its size in memory."""
+"""Longest line read by default. Parsing and tokenizing a line takes many times its size in memory."""
 
 
 class Document(NamedTuple):

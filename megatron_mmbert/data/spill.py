@@ -7,17 +7,21 @@ the ids once more on disk while the command runs.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from megatron_mmbert.data.writer import EncodedDocument, StoreWriter
+from megatron_mmbert.data.writer import EncodedDocument
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 12
+_ROW = struct.Struct("<qqq16s")
+_COUNTS = np.dtype([("tokens", "<i8"), ("bytes", "<i8"), ("words", "<i8"), ("digest", "S16")])
 
 
 class LanguageSpill:
-    """Per language: all ids end to end, and (tokens, bytes, words) of each document."""
+    """Per language: all ids end to end, and (tokens, bytes, words, digest) of each document."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
         self._folder = folder
@@ -35,19 +39,22 @@ class LanguageSpill:
             with ids.open("ab") as ids_file, counts.open("ab") as counts_file:
                 for document in group:
                     ids_file.write(document.ids.tobytes())
-                counts_file.write(np.array([(d.ids.size, d.bytes, d.words) for d in group], "<i8").tobytes())
+                counts_file.write(b"".join(_ROW.pack(d.ids.size, d.bytes, d.words, d.digest) for d in group))
 
-    def drain(self, writer: StoreWriter) -> None:
-        """Give all documents to ``writer``, languages sorted, and remove the files."""
+    def drain(self, write: Callable[[list[EncodedDocument]], None]) -> None:
+        """Give all documents to ``write``, languages sorted, and remove the files."""
         for language in sorted(self._numbers):
             ids_path, counts_path = self._files(language)
-            counts = np.memmap(counts_path, "<i8", mode="r").reshape(-1, 3)
+            counts = np.memmap(counts_path, _COUNTS, mode="r")
             ids = np.memmap(ids_path, self._dtype, mode="r").view(np.ndarray)
             start = 0
             for first in range(0, len(counts), _BLOCK):
-                for tokens, size, words in counts[first : first + _BLOCK].tolist():
-                    writer.add(EncodedDocument(language, ids[start : start + tokens], size, words))
+                documents = []
+                for tokens, size, words, digest in counts[first : first + _BLOCK].tolist():
+                    view = ids[start : start + tokens]
+                    documents.append(EncodedDocument(language, view, size, words, digest.ljust(16, b"\0")))
                     start += tokens
+                write(documents)
             ids_path.unlink()
             counts_path.unlink()
         self._folder.rmdir()

@@ -18,6 +18,8 @@ def describe(manifest: Manifest) -> str:
         f"{len(manifest.shards):,} shards, {size / 1e6:.1f} MB",
         f"{'source':<12} {'language':<12} {'documents':>12} {'tokens':>16} {'bytes/token':>11} {'tokens/word':>11}",
     ]
+    if manifest.duplicates:
+        lines.insert(1, f"{manifest.duplicates:,} duplicate documents left out")
     if len(groups) <= 2 * ROWS:
         lines += map(_row, groups)
     else:

@@ -6,6 +6,7 @@ uint32 per document, because a checksum of the whole shard can only say that two
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import os
 import zlib
@@ -25,12 +26,16 @@ _UINT16_VOCAB = 65500
 
 
 class EncodedDocument(NamedTuple):
-    """The ids of one document, [tokens] in the store's dtype, and the bytes and words of its text."""
+    """The ids of one document, [tokens] in the store's dtype, and the bytes and words of its text.
+
+    ``digest``: 16 bytes that identify the text, zeros unless duplicates are looked for.
+    """
 
     language: str
     ids: npt.NDArray[Any]
     bytes: int
     words: int
+    digest: builtins.bytes = builtins.bytes(16)
 
 
 def store_dtype(vocab_size: int) -> str:
@@ -76,6 +81,11 @@ class StoreWriter:
         self._builder.add_document(document.ids, [document.ids.size])
         self._checksums.append(zlib.crc32(document.ids.data))
         self._bytes += document.ids.nbytes
+
+    def add_all(self, documents: list[EncodedDocument]) -> None:
+        """Append documents, as :meth:`add`."""
+        for document in documents:
+            self.add(document)
 
     def finish(self) -> tuple[GroupEntry, ...]:
         """Close the last shard; the entries of all groups, in the order written."""

@@ -154,12 +154,12 @@ def test_spill_brings_languages_together(tmp_path: Path) -> None:
         spill.add_all(batch)
     seen: list[tuple[str, int, int]] = []
 
-    class Recorder:
-        def add(self, document: EncodedDocument) -> None:
+    def record(documents: list[EncodedDocument]) -> None:
+        for document in documents:
             assert set(document.ids.tolist()) == {document.bytes} and document.ids.size == document.bytes + 1
             seen.append((document.language, document.bytes, document.words))
 
-    spill.drain(Recorder())  # type: ignore[arg-type]
+    spill.drain(record)
     assert seen == sorted(seen) and len(seen) == 30
     assert not (tmp_path / "spill").exists()
 
