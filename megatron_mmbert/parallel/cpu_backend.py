@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils import _device
 
 _CPU = torch.device("cpu")
 _CUDA_TYPES = {
@@ -43,7 +44,7 @@ def _patch_torch() -> None:
     torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment, misc]
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
     # torch lists its constructors for `with torch.device(...)` at first use: the list must hold the originals.
-    torch.utils._device._device_constructors()
+    _device._device_constructors()
     for name in ("tensor", "zeros", "empty", "ones", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     # Megatron-Core wraps small element-wise functions in torch.compile; on a CPU that costs more than it brings.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,3 +69,10 @@ def test_the_random_state_is_the_cpus() -> None:
     torch.cuda.set_rng_state(state)
     assert torch.equal(torch.rand(3), drawn)
     assert torch.equal(torch.rand(3, generator=torch.Generator().manual_seed(5)), drawn)
+
+
+def test_it_needs_nothing_imported_before() -> None:
+    """A tool may start the runtime before anything else has loaded torch's parts."""
+    code = "from megatron_mmbert import parallel; parallel.start(); parallel.shutdown()"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
