@@ -273,6 +273,7 @@ def start_slow(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> multiproc
 
     def command() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the tool does
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started ignoring it
         run_command(lambda: preprocess(job) and None)
 
     process = multiprocessing.get_context("fork").Process(target=command)
