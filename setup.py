@@ -35,6 +35,17 @@ setup(
         "te": ["transformer-engine[pytorch]>=2.12"],
         "flash": ["flash-attn>=2.8"],
         "hf": ["transformers>=4.57"],
-        "dev": ["transformers>=4.57", "pytest", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny"],
+        "dev": [
+            "transformers>=4.57",
+            "wandb",
+            "mlflow-skinny",
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+        ],
     },
 )

@@ -2,18 +2,25 @@
 
 Starts from the phase before it, or resumes where it stopped; says so and ends when the phase is complete already.
 ``key.path=value`` overrides recipe values: ``phases.midtrain.tokens=10B model.attention_output_dropout=0``.
+
+Asked to stop (a signal, or ``MMBERT_END_TIME`` in seconds since 1970 drawing near), all ranks end the step, save, and
+the process ends with status 75: start it again and it goes on. Under torchrun, which takes every other status for a
+crash, it ends with 0. ``PHASE/stopped.json`` and ``PHASE/failed.json`` tell job scripts the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.errors import UserError, nearest, run_command
+from megatron_mmbert.files import write_json
+from megatron_mmbert.train.run_folder import PhaseFolder
+from megatron_mmbert.train.stopping import STATUS_STOPPED, StopRequest, end_time_of
 
 
 def parse() -> argparse.Namespace:
@@ -40,58 +47,81 @@ def main() -> int:
             f"choose from {', '.join(names)}"
         )
     output = arguments.output or Path("runs") / recipe.name
-    run(recipe, recipe.phase(arguments.phase), output, arguments.start_from)
-    return 0
+    # First of all: a signal that comes while Megatron-Core is imported is heard too.
+    stop = StopRequest(recipe.logging.stop_signals, end_time_of(os.environ))
+    phase = recipe.phase(arguments.phase)
+    folder = PhaseFolder(output, phase.name)
+    try:
+        finished = run(recipe, phase, folder, stop, arguments.start_from)
+    except UserError as error:
+        if folder.path.is_dir() and os.environ.get("RANK", "0") == "0":
+            write_json(folder.failed, {"error": str(error)})
+        raise
+    return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STATUS_STOPPED
 
 
-def run(recipe: Recipe, phase: Phase, output: Path, start_from: Path | None = None) -> Path:
-    """Train ``phase`` in this process's place of the parallel world; returns the last checkpoint's folder."""
+def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None) -> bool:
+    """Train ``phase`` in this process's place of the parallel world; returns whether it is complete."""
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.folder import resolve
+    from megatron_mmbert.parallel.runtime import any_rank
+    from megatron_mmbert.train.hooks import Heartbeat
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.session import Session
 
     runtime = parallel.start(recipe.parallel.tensor, recipe.parallel.pipeline, recipe.seed)
-    session = Session(recipe, phase, output, runtime, start_from)
-    if session.finished:
-        path = resolve(session.folder.checkpoints)
-        if runtime.is_main:
-            print(f"phase {phase.name} is complete: {path}")
-        return path
+    hooks: list[Any] = []
     if runtime.is_main:
-        session.folder.path.mkdir(parents=True, exist_ok=True)
-        save_recipe(recipe, session.folder.recipe)
+        for sign in (folder.stopped, folder.failed):
+            sign.unlink(missing_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        hooks = [Heartbeat(folder.heartbeat), stop]
+    session = Session(recipe, phase, folder.output, runtime, start_from)
+    if session.finished:
+        if runtime.is_main:
+            print(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
+        return True
+    if runtime.is_main:
+        save_recipe(recipe, folder.recipe)
         _describe(session)
-    hooks = _hooks(session) if runtime.is_main else []
-    stop = _stop_on_signal()
+        hooks += loggers(recipe, folder, session.step)
     try:
-        path = train(session, hooks, stop)
+        path = train(session, hooks, lambda: any_rank(stop.reason() is not None))
     finally:
         for hook in hooks:
             hook.close()
         session.close()
-    if runtime.is_main:
-        done = session.phase_tokens >= phase.tokens
-        print(f"phase {phase.name} {'complete' if done else 'stopped, run again to go on'}: {path}")
+    stop.ignore()
+    done = session.phase_tokens >= phase.tokens
+    if runtime.is_main and done:
+        print(f"phase {phase.name} complete: {path}")
+    elif runtime.is_main:
+        reason = stop.reason() or "another rank was asked to"
+        write_json(folder.stopped, {"reason": reason, "step": session.step, "checkpoint": str(path)})
+        print(f"phase {phase.name} stopped ({reason}), run again to go on: {path}")
     parallel.shutdown()
-    return path
+    return done
 
 
-def _hooks(session: Any) -> list[Any]:
-    from megatron_mmbert.train.hooks import Console, MetricsFile, TensorBoard
+def loggers(recipe: Recipe, folder: PhaseFolder, step: int) -> list[Any]:
+    """The hooks that the recipe's ``logging`` asks for; ``step`` is where the phase is taken up."""
+    from megatron_mmbert.train import trackers
+    from megatron_mmbert.train.hooks import Console, MetricsFile
 
-    logging = session.recipe.logging
-    hooks: list[Any] = [Console(logging.every_steps), MetricsFile(session.folder.metrics, session.step)]
+    logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
+    hooks: list[Any] = [Console(logging.every_steps), MetricsFile(folder.metrics, step)]
     if logging.tensorboard:
-        hooks.append(TensorBoard(session.folder.tensorboard, session.step))
+        hooks.append(trackers.TensorBoard(folder.tensorboard, step))
+    if logging.wandb:
+        hooks.append(trackers.WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
+    if logging.mlflow:
+        hooks.append(trackers.MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
     return hooks
 
 
 def _describe(session: Any) -> None:
     """What this phase is about to do, and its mixture by language beside the checkpoints."""
-    from megatron_mmbert.files import write_json
-
     phase = session.phase
     plan = session.loader.mixture.expected()
     write_json(session.folder.path / "mixture.json", [vars(group) for group in plan])
@@ -105,13 +135,6 @@ def _describe(session: Any) -> None:
     if most.epochs > 4:
         repeated = sum(group.epochs > 4 for group in plan)
         print(f"{repeated} languages are read more than 4 times, most often {most.language}: {most.epochs:.1f} times")
-
-
-def _stop_on_signal() -> Any:
-    """A function that tells whether SIGTERM came; the loop then ends the step, saves and returns."""
-    seen: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    return lambda: bool(seen)
 
 
 if __name__ == "__main__":

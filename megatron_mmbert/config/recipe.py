@@ -243,6 +243,12 @@ class CheckpointConfig(Section):
 class LoggingConfig(Section):
     every_steps: Positive = 1
     tensorboard: bool = True
+    wandb: str | None = None
+    """Project of Weights & Biases to log to; its own environment variables say mode and key."""
+    mlflow: str | None = None
+    """Experiment of MLflow to log to, at the address in MLFLOW_TRACKING_URI."""
+    stop_signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2"]] = ["SIGTERM", "SIGUSR1", "SIGUSR2"]
+    """Signals that end the step on all ranks, save, and end the run; a second SIGTERM ends it at once."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Matrix-product ceiling of one device in TFLOP/s; measured at start when not given."""
 

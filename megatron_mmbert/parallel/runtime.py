@@ -150,6 +150,15 @@ def from_last_stage(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on at least one rank; the same answer on all, so that they act together."""
+    if current().world_size == 1:
+        return flag
+    box = torch.tensor([int(flag)], dtype=torch.int32, device=current().device)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return bool(box.item())
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's ``value`` on every rank."""
     if current().world_size == 1:

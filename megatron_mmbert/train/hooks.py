@@ -1,20 +1,22 @@
-"""What happens beside the training itself: the log line, the metrics file, TensorBoard.
+"""What happens beside the training itself: the log line, the metrics file, the sign of life.
 
-A hook is any object with some of the methods of :class:`Hook`; the loop calls them on rank 0 and knows nothing more.
+A hook is a subclass of :class:`Hook`; the loop calls them on rank 0 and knows nothing more. Those that need a service
+or an optional package are in :mod:`.trackers`.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 from megatron_mmbert.train.progress import Progress
 
 
-class Hook(Protocol):
-    """Called by the loop on rank 0."""
+class Hook:
+    """Called by the loop on rank 0; each method does nothing unless a subclass says otherwise."""
 
     def on_step(self, progress: Progress) -> None:
         """After each optimizer step."""
@@ -22,11 +24,17 @@ class Hook(Protocol):
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
         """After held-out text was scored, by language."""
 
+    def on_save(self, path: Path, seconds: float) -> None:
+        """After a checkpoint was committed, for which training stood still that long."""
+
+    def on_event(self, kind: str, text: str) -> None:
+        """Something out of the ordinary: a skipped step, a rewind, a slow rank."""
+
     def close(self) -> None:
         """At the end, also after an error."""
 
 
-class Console:
+class Console(Hook):
     """One line per step."""
 
     def __init__(self, every_steps: int) -> None:
@@ -59,11 +67,14 @@ class Console:
             flush=True,
         )
 
-    def close(self) -> None:
-        return
+    def on_save(self, path: Path, seconds: float) -> None:
+        print(f"saved {path} ({seconds:.1f} s)", flush=True)
+
+    def on_event(self, kind: str, text: str) -> None:
+        print(f"{kind}: {text}", flush=True)
 
 
-class MetricsFile:
+class MetricsFile(Hook):
     """Every number of every step as JSON lines, for plots and for programs.
 
     A resumed run appends; lines of steps after the checkpoint it resumed from are dropped first, so that no step
@@ -81,9 +92,6 @@ class MetricsFile:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        return
-
     def close(self) -> None:
         self._file.close()
 
@@ -95,25 +103,35 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
 
 
-class TensorBoard:
-    """The same numbers for TensorBoard, over all tokens seen in the run."""
+class Heartbeat(Hook):
+    """A small file that outside watchers look at: its age says whether training lives, its content how far it is."""
 
-    def __init__(self, folder: Path, resumed_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    _EVERY = 1.0  # seconds
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_step + 1)
+    def __init__(self, path: Path) -> None:
+        self._path, self._written = path, 0.0
+        self._write({"state": "starting"})
 
     def on_step(self, progress: Progress) -> None:
-        for name in ("loss", "lr", "mask_ratio", "temperature", "tokens_per_second", "peak_share", "data_seconds"):
-            self._writer.add_scalar(f"train/{name}", getattr(progress, name), progress.step)
-        self._writer.add_scalar("train/total_tokens", progress.total_tokens, progress.step)
+        if time.monotonic() - self._written >= self._EVERY:
+            names = ("phase", "step", "phase_tokens", "goal_tokens", "loss")
+            self._write({"state": "training"} | {name: getattr(progress, name) for name in names})
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        for language, value in bits_per_byte.items():
-            self._writer.add_scalar(f"bits_per_byte/{language}", value, progress_tokens)
+        self._write({"state": f"scored held-out text {moment}"})
+
+    def on_save(self, path: Path, seconds: float) -> None:
+        self._write({"state": "saved", "checkpoint": path.name})
 
     def close(self) -> None:
-        self._writer.close()
+        self._write({"state": "ended"})
+
+    def _write(self, values: dict[str, object]) -> None:
+        # Renamed into place so that a reader never sees half of it; not synced, as only a living reader cares.
+        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        aside.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
+        os.replace(aside, self._path)
+        self._written = time.monotonic()
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,8 @@ from megatron_mmbert.train.step import training_step
 
 
 def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], bool] = lambda: False) -> Path:
-    """Train the session's phase to its end, or until ``should_stop``; returns the last checkpoint.
+    """Train the session's phase to its end, or until ``should_stop`` (asked between steps, the same answer on every
+    rank); returns the last checkpoint.
 
     Everything a step does is a function of (recipe, seed, tokens seen, step), so a run that was stopped and resumed
     takes exactly the steps of one that was not.
@@ -55,10 +56,10 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
             hook.on_step(progress)
         if session.phase_tokens // session.recipe.checkpoint.every_tokens > saved_at:
             saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
-            session.save()
+            session.save(hooks)
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
-    return session.save()
+    return session.save(hooks)
 
 
 def _flops(session: Session, packs: Sequence[PackedBatch]) -> float:

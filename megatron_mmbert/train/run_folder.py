@@ -35,5 +35,20 @@ class PhaseFolder:
         return self.path / "bits_per_byte.json"
 
     @property
+    def heartbeat(self) -> Path:
+        """Written anew as training lives; its age tells outside watchers more than its content."""
+        return self.path / "heartbeat.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why the last process ended before the phase was complete, having saved; a job script then starts it again."""
+        return self.path / "stopped.json"
+
+    @property
+    def failed(self) -> Path:
+        """Why the last process ended for good: another start would end the same way."""
+        return self.path / "failed.json"
+
+    @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,8 @@ class Session:
 
     def _take_up(self, path: Path | None, meta: CheckpointMeta) -> None:
         self.step, self.phase_tokens = meta.step, meta.phase_tokens
-        self._saved_step: int | None = None
+        # What was loaded from this phase's own folder need not be written again.
+        self._saved_step = meta.step if path is not None and path.parent == self.folder.checkpoints else None
         self.tokens_before = meta.total_tokens - meta.phase_tokens
         self._origin = meta.origin or (str(path) if path else "random initial weights")
         if path is not None:
@@ -109,15 +111,17 @@ class Session:
         if meta.loader:
             self.loader.load_state_dict(meta.loader)
 
-    def save(self) -> Path:
+    def save(self, hooks: Sequence[Hook] = ()) -> Path:
         """Write a checkpoint of this moment, unless this process has just done so; returns its folder."""
         path = step_folder(self.folder.checkpoints, self.step)
         if self.step != self._saved_step:
+            started = time.perf_counter()
             checkpoints.save(path, self._meta(), self.training.encoder, self.training.optimizer)
             if self.runtime.is_main:
                 keep_newest(self.folder.checkpoints, self.recipe.checkpoint.keep_last)
-            self._say(f"saved {path}")
             self._saved_step = self.step
+            for hook in hooks:
+                hook.on_save(path, time.perf_counter() - started)
         return path
 
     def _meta(self) -> CheckpointMeta:
