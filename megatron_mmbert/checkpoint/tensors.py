@@ -14,12 +14,10 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from torch import Tensor
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
+from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
 from megatron_mmbert.checkpoint.training import CONTENT
 from megatron_mmbert.convert.mapping import parameter_names
 from megatron_mmbert.errors import UserError
-
-# Where Megatron-Core's optimizers keep fp32 copies of the weights: bf16 with masters, and sharded over ranks.
-_MASTERS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
 
 
 class CheckpointTensors:
@@ -41,7 +39,7 @@ class CheckpointTensors:
             if name not in stored:
                 raise UserError(f"{path}: tensor {name!r} is missing; take another checkpoint")
             self._shapes[name] = tuple(stored[name].global_shape)
-            self._stored_as[name] = next((m + name for m in _MASTERS if m + name in stored), name)
+            self._stored_as[name] = master if (master := key_of(MASTER, name)) in stored else name
 
     def names(self) -> list[str]:
         """Names of all tensors, the tied table once."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
+from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import UserError
+from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.parallel.runtime import barrier, current
 
-# Layer 0 has no attention norm, so layers must be stored one by one; the sharding type allows every other layout.
-CONTENT = {"non_homogeneous_layers": True, "distrib_optim_sharding_type": "fully_reshardable"}
+# Layer 0 has no attention norm, so layers must be stored one by one.
+CONTENT = {"non_homogeneous_layers": True}
 _EXTRA_STATE = "_extra_state"
 SHAPE_FIELDS = (
     "num_layers",
@@ -29,16 +35,16 @@ SHAPE_FIELDS = (
 """What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
 
 
-def save(path: Path, meta: CheckpointMeta, model: Any, optimizer: Any | None) -> None:
+def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
     """Write a checkpoint on all ranks together and commit it by one rename.
 
     Args:
-        model: the bare encoder of this rank (not wrapped for data parallelism).
-        optimizer: the Megatron-Core optimizer, or None for weights only.
+        model: the bare encoder of this rank (not wrapped for data parallelism), or its chunks under interleaving.
+        optimizer: what :func:`megatron_mmbert.optim.groups.build_optimizer` made, or None for weights only.
     """
-    state: dict[str, Any] = {"model": _model_state(model)}
+    state: dict[str, Any] = {"model": [_model_state(chunk) for chunk in _chunks(model)]}
     if optimizer is not None:
-        state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=CONTENT)
+        state["optimizer"] = state_to_save(optimizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     with committed_folder(path, current().is_main, barrier) as folder:
         dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
@@ -46,26 +52,48 @@ def save(path: Path, meta: CheckpointMeta, model: Any, optimizer: Any | None) ->
             write_meta(folder, meta.model_copy(update={"has_optimizer": optimizer is not None}))
 
 
-def load(path: Path, model: Any, optimizer: Any | None) -> None:
-    """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout."""
-    state: dict[str, Any] = {"model": _model_state(model)}
-    if optimizer is not None:
-        state["optimizer"] = optimizer.sharded_state_dict(state["model"], is_loading=True, metadata=CONTENT)
-    with torch.no_grad():
-        loaded = dist_checkpointing.load(state, str(path))
-        missing, unexpected = model.load_state_dict(loaded["model"], strict=False)
+@torch.no_grad()
+def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+    """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
+
+    Raises:
+        UserError: a tensor that this model has not, or that the checkpoint lacks.
+    """
+    stored = dist_checkpointing.load_tensors_metadata(str(path))
+    if optimizer is not None and STEP_KEY not in stored:
+        raise UserError(f"{path}: its optimizer state is not of this version; set the phase's optimizer_state to reset")
+    chunks = _chunks(model)
+    wanted = {"model": [_precise(_model_state(chunk), stored) for chunk in chunks]}
+    loaded = dist_checkpointing.load(wanted, str(path))["model"]
+    for chunk, weights in zip(chunks, loaded, strict=True):
+        missing, unexpected = chunk.load_state_dict(weights, strict=False)
         lost = [name for name in (*missing, *unexpected) if not name.endswith(_EXTRA_STATE)]
         if lost:
             raise UserError(f"{path}: tensor {lost[0]!r} does not fit this model; take another checkpoint")
-        if optimizer is not None:
-            optimizer.load_state_dict(loaded["optimizer"])
+    if optimizer is not None:
+        # Not with the weights: masters may come from the same stored tensors, and Megatron wants one dtype for each.
+        take(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
 
 
-def _model_state(model: Any) -> dict[str, Any]:
+def _chunks(model: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
+    return [model] if isinstance(model, Encoder) else model
+
+
+def _model_state(model: Encoder) -> dict[str, Any]:
     """The encoder's sharded tensors, without the layers' empty "extra state": checkpoints made of plain tensors
     (merged, converted) have none."""
-    state = model.sharded_state_dict(metadata=CONTENT)
+    state = model.sharded_state_dict(metadata=dict(CONTENT))
     return {name: value for name, value in state.items() if not name.endswith(_EXTRA_STATE)}
+
+
+def _precise(state: dict[str, Any], stored: Container[str]) -> dict[str, Any]:
+    """Let fp32 weights be read from the fp32 masters of a bf16 run, where the checkpoint has them."""
+    for value in nested_values(state):
+        if isinstance(value, ShardedTensor | ShardedTensorFactory):
+            master = key_of(MASTER, value.key)
+            if value.data is not None and value.data.dtype == torch.float32 and master in stored:
+                value.key = master
+    return state
 
 
 def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:

@@ -227,6 +227,8 @@ class ParallelConfig(Section):
 
     tensor: Positive = 1
     pipeline: Positive = 1
+    distributed_optimizer: bool = False
+    """Shard the optimizer's state (masters and moments) over the data-parallel ranks."""
 
 
 class PrecisionConfig(Section):

@@ -64,9 +64,15 @@ class Encoder(LanguageModule):
     """A ModernBERT-style masked language model on one pipeline stage."""
 
     def __init__(
-        self, config: EncoderConfig, vocab_size: int, pre_process: bool = True, post_process: bool = True
+        self,
+        config: EncoderConfig,
+        vocab_size: int,
+        pre_process: bool = True,
+        post_process: bool = True,
+        vp_stage: int | None = None,
     ) -> None:
         super().__init__(config)
+        self.vp_stage = vp_stage  # which of the pipeline rank's chunks this is, under interleaving
         self.model_type = ModelType.encoder_or_decoder  # asked for by the pipeline schedules
         self.pre_process, self.post_process = pre_process, post_process
         self.vocab_size = vocab_size

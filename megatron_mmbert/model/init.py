@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 import torch
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
@@ -22,26 +23,36 @@ _LAYER = re.compile(r"(encoder\.layers\.)(\d+)(\..*)")
 TIED_TABLE = "embedding.word_embeddings.weight"
 
 
-def logical_name(name: str, config: EncoderConfig) -> str:
-    """A parameter's name with its layer counted over all pipeline stages, and the tied table under one name."""
+def logical_name(name: str, config: EncoderConfig, vp_stage: int | None = None) -> str:
+    """A parameter's name with its layer counted over all pipeline stages, and the tied table under one name.
+
+    Args:
+        vp_stage: which of the pipeline rank's chunks the parameter is in, under interleaving.
+    """
     if name == "output_layer.weight":
         return TIED_TABLE
     match = _LAYER.fullmatch(name)
     if not match:
         return name
-    return f"{match[1]}{int(match[2]) + get_transformer_layer_offset(config)}{match[3]}"
+    return f"{match[1]}{int(match[2]) + get_transformer_layer_offset(config, vp_stage)}{match[3]}"
+
+
+def logical_parameters(model: Encoder) -> Iterator[tuple[str, Tensor]]:
+    """(logical name, parameter) of this rank's part of the model."""
+    for name, parameter in model.named_parameters():
+        yield logical_name(name, model.config, model.vp_stage), parameter
 
 
 @torch.no_grad()
 def initialize(model: Encoder, seed: int) -> None:
     """Set every parameter of this rank's part of the model."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in logical_parameters(model):
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
         elif name == "output_layer.bias":
             parameter.zero_()
         else:
-            parameter.copy_(_draw(logical_name(name, model.config), parameter, model.config, seed))
+            parameter.copy_(_draw(name, parameter, model.config, seed))
 
 
 def _draw(name: str, parameter: Tensor, config: EncoderConfig, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from megatron_mmbert.optim.stable_adamw import RmsReducer, StableAdamW
+from megatron_mmbert.optim.stable_adamw import StableAdamW
 
 # Megatron matches the groups of a checkpoint by wd_mult, lr_mult, is_expert_parallel and is_decoupled_lr.
 GROUP_KEYS: dict[str, Any] = {"lr_mult": 1.0, "is_expert_parallel": False, "is_decoupled_lr": False}
@@ -93,30 +93,39 @@ def initialize_states(optimizer: StableAdamW, config: object = None) -> None:
 
 
 def build_optimizer(
-    model_chunks: Sequence[nn.Module], settings: OptimizerSettings, rms_reducer: RmsReducer | None = None
+    model_chunks: Sequence[nn.Module],
+    settings: OptimizerSettings,
+    named_parameters: Iterable[tuple[str, Tensor]] | None = None,
 ) -> Any:
     """The Megatron-Core optimizer of this rank: StableAdamW, no gradient clipping, no loss scaling.
+
+    A collective: every rank of the model calls it.
 
     Args:
         model_chunks: the model of this pipeline stage (several under interleaving), wrapped in Megatron's DDP; the
             gradients are read from ``param.main_grad`` where DDP put them, else from ``param.grad``.
-        rms_reducer: needed where a tensor is split over ranks (tensor parallelism, ``distributed``). A reducer that
-            must know the shards can be set afterwards: ``result.optimizer.rms_reducer = …``.
+        named_parameters: (logical name, parameter) of all chunks; by default the names in the one chunk there is.
 
     Returns:
-        A ``megatron.core.optimizer.MegatronOptimizer``, with the StableAdamW in its ``.optimizer``.
+        A ``megatron.core.optimizer.MegatronOptimizer``, with the StableAdamW in its ``.optimizer`` and the
+        :class:`~megatron_mmbert.parallel.optimizer_shards.OptimizerShard` list in its ``.shards``.
     """
     from megatron.core import parallel_state
     from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
 
-    named = [(name, param) for chunk in model_chunks for name, param in chunk.named_parameters()]
+    from megatron_mmbert.parallel.logical_rms import LogicalRms
+    from megatron_mmbert.parallel.optimizer_shards import names_of_all_stages, optimizer_shards
+
+    if named_parameters is None:
+        (chunk,) = model_chunks
+        named_parameters = ((name.removeprefix("module."), param) for name, param in chunk.named_parameters())
+    named = list(named_parameters)
     inner = StableAdamW(
         parameter_groups(named, settings.weight_decay),
         lr=settings.peak_lr,
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        rms_reducer=rms_reducer,
     )
     config = _megatron_config(settings)
     if settings.distributed:
@@ -128,6 +137,8 @@ def build_optimizer(
         outer = FP32Optimizer(inner, config, initialize_states)
         outer.grad_stats_parallel_group = parallel_state.get_model_parallel_group()
     outer.tp_group = parallel_state.get_tensor_model_parallel_group()
+    outer.shards = optimizer_shards(outer, named)
+    inner.rms_reducer = LogicalRms(outer.shards, names_of_all_stages(name for name, _ in named))
     return outer
 
 
@@ -164,7 +175,7 @@ def _distributed(inner: StableAdamW, config: Any, model_chunks: Sequence[nn.Modu
         model_chunks=list(model_chunks),
         per_model_buffers={index: cast(Any, chunk).buffers for index, chunk in enumerate(model_chunks)},
         data_parallel_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
-        data_parallel_group_gloo=parallel_state.get_data_parallel_group_gloo(with_context_parallel=True),
+        data_parallel_group_gloo=cast(Any, None),  # only for Megatron's own checkpoints of this optimizer
         data_parallel_group_idx=parallel_state.get_model_parallel_group().rank(),
         distributed_optimizer_instance_id=0,
     )

@@ -1,4 +1,4 @@
-"""StableAdamW's RMS over logical tensors: tensor-parallel ranks add up what they hold of each."""
+"""StableAdamW's RMS over logical tensors: every rank adds what it holds of each, in one small all-reduce per step."""
 
 from __future__ import annotations
 
@@ -8,25 +8,54 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_mmbert.parallel.optimizer_shards import OptimizerShard
 from megatron_mmbert.parallel.runtime import current
 
 
-def tensor_parallel_rms(squares_P: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(sum of squares, number of elements) of every logical tensor, fp64 [P] each.
+class LogicalRms:
+    """(sum of squares, number of elements) of every logical tensor; the optimizer's ``rms_reducer``.
 
-    A tensor that is cut over the tensor-parallel ranks (Megatron-Core marks it) is summed over them; one that every
-    rank holds whole has the same gradient on all, so its own sum is the logical one. The tied table on the last
-    pipeline stage is such a copy too: its gradient was added to the first stage's before the step.
+    The sum goes over all ranks, also where fewer would do: it is one vector of as many fp64 numbers as the model has
+    tensors, and every rank then steps by the same bits, the two copies of the tied table included.
+
+    Args:
+        shards: what this rank's optimizer holds.
+        names: of all tensors of the model, the same on every rank.
     """
-    size = current().tp_size
-    split = [getattr(param, "tensor_model_parallel", False) for param in params]
-    counts = [param.numel() * (size if cut else 1) for param, cut in zip(params, split, strict=True)]
-    count_P = torch.tensor(counts, dtype=torch.float64).to(squares_P.device, non_blocking=True)
-    if size == 1:
-        return squares_P, count_P
-    from megatron.core import parallel_state
 
-    split_P = torch.tensor(split).to(squares_P.device, non_blocking=True)
-    summed_P = squares_P.clone()
-    dist.all_reduce(summed_P, group=parallel_state.get_tensor_model_parallel_group())
-    return torch.where(split_P, summed_P, squares_P), count_P
+    def __init__(self, shards: Sequence[OptimizerShard], names: Sequence[str]) -> None:
+        row = {name: number for number, name in enumerate(names)}
+        self._names = len(names)
+        self._rows = {id(shard.tensor): row[shard.name] for shard in shards}
+        self._counts = {id(shard.tensor): float(shard.counts) for shard in shards}
+        self._elements = {id(shard.tensor): _elements(shard) for shard in shards}
+        self._known: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def __call__(self, squares_P: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """fp64 [P] each; a collective, to be called once per step on every rank."""
+        device = current().device
+        row_P, counts_P, elements_P = self._of(params, device)
+        if current().world_size == 1:
+            return squares_P, elements_P
+        total_N = torch.zeros(self._names, dtype=torch.float64, device=device)
+        total_N.index_add_(0, row_P, squares_P.to(device) * counts_P)
+        dist.all_reduce(total_N)
+        return total_N[row_P], elements_P
+
+    def _of(self, params: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, weight and size of each tensor on the device; the same tensors come every step."""
+        keys = [id(param) for param in params]
+        if self._known is None or self._known[0] != keys:
+            rows = torch.tensor([self._rows[key] for key in keys], dtype=torch.int64).to(device)
+            counts = torch.tensor([self._counts[key] for key in keys], dtype=torch.float64).to(device)
+            elements = torch.tensor([self._elements[key] for key in keys], dtype=torch.float64).to(device)
+            self._known = keys, (rows, counts, elements)
+        return self._known[1]
+
+
+def _elements(shard: OptimizerShard) -> int:
+    """Of the logical tensor."""
+    total = 1
+    for size in shard.cut.logical_shape:
+        total *= size
+    return total

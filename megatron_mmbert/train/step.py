@@ -16,11 +16,10 @@ from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.init import initialize
+from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
-from megatron_mmbert.parallel.logical_rms import tensor_parallel_rms
 from megatron_mmbert.parallel.runtime import current, from_last_stage, seed_dropout, sum_over_data_parallel
 
 
@@ -42,15 +41,18 @@ def build(recipe: Recipe, phase: Phase) -> Training:
     encoder = Encoder(config, recipe.model.vocab_size, runtime.is_first_stage, runtime.is_last_stage)
     encoder.to(runtime.device)
     initialize(encoder, recipe.seed)
-    wrapped = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), encoder)
+    sharded = recipe.parallel.distributed_optimizer
+    options = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=sharded)
+    wrapped = DistributedDataParallel(config, options, encoder)
     settings = OptimizerSettings(
         peak_lr=phase.lr,
         weight_decay=weight_decay_of(recipe, phase),
         betas=recipe.optimizer.betas,
         eps=recipe.optimizer.eps,
         precision=recipe.precision.dtype,
+        distributed=sharded,
     )
-    return Training(config, encoder, wrapped, build_optimizer([wrapped], settings, tensor_parallel_rms))
+    return Training(config, encoder, wrapped, build_optimizer([wrapped], settings, logical_parameters(encoder)))
 
 
 def weight_decay_of(recipe: Recipe, phase: Phase) -> float:

@@ -25,16 +25,16 @@ META = CheckpointMeta(model=MODEL, rope_theta=1e4, rope_theta_local=1e4, max_len
 class Run:
     """An encoder and its optimizer; each step sees its own tokens."""
 
-    def __init__(self, seed: int, dtype: Any = "fp32") -> None:
+    def __init__(self, seed: int, dtype: Any = "fp32", distributed: bool = False) -> None:
         config = encoder_config(MODEL, 1e4, 1e4, precision=PrecisionConfig(dtype=dtype))
         self.encoder = Encoder(config, MODEL.vocab_size)
         initialize(self.encoder, seed)
         if dtype == "bf16":
             self.encoder = self.encoder.bfloat16()
-        self.wrapped = DistributedDataParallel(
-            config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), self.encoder
-        )
-        self.optimizer = build_optimizer([self.wrapped], OptimizerSettings(1e-2, precision=dtype))
+        options = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=distributed)
+        self.wrapped = DistributedDataParallel(config, options, self.encoder)
+        settings = OptimizerSettings(1e-2, precision=dtype, distributed=distributed)
+        self.optimizer = build_optimizer([self.wrapped], settings)
         self.step = 0
 
     def train(self, steps: int) -> list[float]:
@@ -66,14 +66,15 @@ class Run:
         self.step = training.read_meta(path).step
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Every weight, master and moment."""
-        found = {name: value.detach().clone() for name, value in self.encoder.named_parameters()}
-        for number, group in enumerate(self.optimizer.optimizer.param_groups):
+        """Every weight, master and moment, by logical name and flattened, whichever optimizer holds them."""
+        found = {name: value.detach().flatten().clone() for name, value in self.encoder.named_parameters()}
+        inner = self.optimizer.optimizer
+        for number, group in enumerate(inner.param_groups):
             found[f"group {number} step"] = torch.tensor(group["step"])
-            for place, parameter in enumerate(group["params"]):
-                found[f"optimizer {number}.{place}"] = parameter.detach().clone()
-                for key, value in self.optimizer.optimizer.state[parameter].items():
-                    found[f"optimizer {number}.{place}.{key}"] = value.clone()
+        for shard in self.optimizer.shards:
+            found[f"{shard.name} updated"] = shard.tensor.detach().flatten().clone()
+            for key, value in inner.state[shard.tensor].items():
+                found[f"{shard.name} {key}"] = value.flatten().clone()
         return found
 
 

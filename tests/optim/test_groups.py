@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from megatron_mmbert import parallel
 from megatron_mmbert.optim.groups import (
     OptimizerSettings,
     build_optimizer,
@@ -57,21 +56,9 @@ def test_set_hyperparameters_keeps_spared_groups_spared() -> None:
         set_hyperparameters(optimizer, lr=1e-4, weight_decay=-1)
 
 
-@pytest.fixture(scope="module")
-def megatron(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def megatron(runtime: parallel.Runtime) -> None:
     """Megatron's process groups in one gloo process."""
-    backend = pytest.importorskip("megatron_mmbert.parallel.cpu_backend")
-    backend.install()
-    from megatron.core import parallel_state
-
-    if torch.distributed.is_initialized():
-        pytest.skip("another test left a process group behind")
-    rendezvous = Path(tmp_path_factory.mktemp("gloo")) / "store"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    torch.distributed.destroy_process_group()
 
 
 def wrapped(dtype: torch.dtype, distributed: bool) -> Any:
@@ -112,9 +99,7 @@ def plain(steps: int, start_dtype: torch.dtype) -> dict[str, torch.Tensor]:
     ("precision", "distributed", "tolerance"),
     [("fp32", False, 1e-6), ("fp32", True, 1e-6), ("bf16", False, 1e-2), ("bf16", True, 1e-2)],
 )
-def test_megatron_wrappers_train_as_plain_stable_adamw(
-    megatron: None, precision: Any, distributed: bool, tolerance: float
-) -> None:
+def test_megatron_wrappers_train_as_plain_stable_adamw(precision: Any, distributed: bool, tolerance: float) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     chunk = wrapped(dtype, distributed)
     settings = OptimizerSettings(1e-2, weight_decay=8e-3, precision=precision, distributed=distributed)
@@ -131,7 +116,7 @@ def test_megatron_wrappers_train_as_plain_stable_adamw(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_megatron_state_dict_round_trip(megatron: None, precision: Any) -> None:
+def test_megatron_state_dict_round_trip(precision: Any) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     first, second = wrapped(dtype, False), wrapped(dtype, False)
     settings = OptimizerSettings(1e-2, weight_decay=8e-3, precision=precision)

@@ -15,7 +15,7 @@ from tiny_run import make_run
 from megatron_mmbert.checkpoint.folder import resolve
 from megatron_mmbert.parallel import Runtime
 
-LAYOUTS = ["2x1x1", "1x2x1", "1x1x2", "2x2x1", "1x2x2"]
+LAYOUTS = ["2x1x1", "1x2x1", "1x1x2", "2x2x1", "1x2x2", "2x1x2+distributed_optimizer", "1x2x2+distributed_optimizer"]
 OVERRIDES = [
     "model.num_layers=4",
     "model.attention_output_dropout=0",  # its draws differ between layouts

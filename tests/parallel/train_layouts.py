@@ -23,7 +23,8 @@ from megatron_mmbert.train.session import Session
 
 def rank(number: int, recipe_path: str, output: str, layout: str, port: int, overrides: list[str]) -> None:
     """One rank of a layout."""
-    tensor, pipeline, data = map(int, layout.split("x"))
+    tensor, pipeline, data = map(int, layout.split("+")[0].split("x"))
+    overrides = [*overrides, *(f"parallel.{name}=true" for name in layout.split("+")[1:])]
     place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": tensor * pipeline * data, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = load_recipe(Path(recipe_path), [f"parallel.tensor={tensor}", f"parallel.pipeline={pipeline}", *overrides])
@@ -43,7 +44,7 @@ def main() -> None:
     recipe, output, *rest = sys.argv[1:]
     overrides = [argument for argument in rest if "=" in argument]
     for layout in (argument for argument in rest if "=" not in argument):
-        tensor, pipeline, data = map(int, layout.split("x"))
+        tensor, pipeline, data = map(int, layout.split("+")[0].split("x"))
         arguments = (recipe, output, layout, free_port(), overrides)
         ranks = tensor * pipeline * data
         torch.multiprocessing.start_processes(rank, arguments, ranks, start_method="fork")

@@ -1,0 +1,106 @@
+"""The optimizer's state as logical tensors, whichever layout and whichever of Megatron-Core's optimizers held it.
+
+Megatron-Core's own formats differ between its optimizers, and none reads the other's. Here each logical tensor has its
+two moments, and its fp32 master where the model is in bf16, under names that do not depend on who held what; the step
+counter is one number. Every rank writes what it holds, as rectangles of the logical tensors: nothing is gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from torch import Tensor
+
+from megatron_mmbert.parallel.optimizer_shards import OptimizerShard
+from megatron_mmbert.parallel.runtime import current
+from megatron_mmbert.parallel.shards import boxes
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER = "fp32_param"
+STEP_KEY = "optimizer.step"
+
+
+def key_of(kind: str, name: str) -> str:
+    """The stored name of a moment (:data:`MOMENTS`) or of the master (:data:`MASTER`) of tensor ``name``."""
+    return f"optimizer.state.{kind}.{name}"
+
+
+def state_to_save(optimizer: Any) -> dict[str, ShardedTensor]:
+    """This rank's share of the optimizer's state.
+
+    Args:
+        optimizer: what :func:`megatron_mmbert.optim.groups.build_optimizer` made.
+    """
+    found = _step(optimizer)
+    for shard in optimizer.shards:
+        for kind, held in _tensors(optimizer, shard):
+            key = key_of(kind, shard.name)
+            found |= _pieces(key, held, shard, *shard.written)
+    return found
+
+
+def state_to_load(optimizer: Any, stored: Container[str]) -> dict[str, ShardedTensor]:
+    """What this rank needs, in tensors that :func:`take` knows.
+
+    Args:
+        stored: names of all tensors in the checkpoint: a run in fp32 has no masters apart from its weights.
+    """
+    found = _step(optimizer)
+    for shard in optimizer.shards:
+        for kind, held in _tensors(optimizer, shard):
+            key = key_of(kind, shard.name)
+            source = shard.name if kind == MASTER and key not in stored else key
+            found |= _pieces(source, held, shard, shard.start, shard.stop, key)
+    return found
+
+
+def take(optimizer: Any, loaded: dict[str, Tensor]) -> None:
+    """Put what was loaded for :func:`state_to_load` in its place."""
+    steps = int(loaded[STEP_KEY].item())
+    for group in optimizer.optimizer.param_groups:
+        group["step"] = steps
+    for shard in optimizer.shards:
+        for kind, held in _tensors(optimizer, shard):
+            for box in boxes(shard.cut, shard.start, shard.stop):
+                value = loaded[_piece_name(key_of(kind, shard.name), box.start)]
+                held[box.start - shard.start : box.stop - shard.start].copy_(value.view(-1))
+
+
+def _tensors(optimizer: Any, shard: OptimizerShard) -> Iterator[tuple[str, Tensor]]:
+    """(kind, flat tensor of the shard's elements), sharing memory with the optimizer's own."""
+    inner = optimizer.optimizer
+    inner.initialize_state(shard.tensor)
+    for kind in MOMENTS:
+        yield kind, inner.state[shard.tensor][kind].view(-1)
+    if shard.is_master:
+        yield MASTER, shard.tensor.detach().view(-1)
+
+
+def _pieces(
+    key: str, held: Tensor, shard: OptimizerShard, start: int, stop: int, name: str | None = None
+) -> dict[str, ShardedTensor]:
+    found = {}
+    for box in boxes(shard.cut, start, stop):
+        data = held[box.start - shard.start : box.stop - shard.start].view(box.shape)
+        found[_piece_name(name or key, box.start)] = ShardedTensor(
+            key=key,
+            data=data,
+            dtype=data.dtype,
+            local_shape=box.shape,
+            global_shape=shard.cut.logical_shape,
+            global_offset=box.offset,
+            axis_fragmentations=None,  # no regular grid
+        )
+    return found
+
+
+def _piece_name(key: str, start: int) -> str:
+    return f"{key}@{start}"
+
+
+def _step(optimizer: Any) -> dict[str, ShardedTensor]:
+    value = torch.tensor([optimizer.optimizer.param_groups[0]["step"]])
+    return {STEP_KEY: ShardedTensor.from_rank_offsets(STEP_KEY, value, replica_id=current().rank)}
