@@ -8,11 +8,11 @@
 - *chunked*: ours, on the scored rows.
 - *dense, scored rows*: ``F.linear`` on the scored rows alone, then ``F.cross_entropy``: what a sparse head does that
   does not work in chunks.
-- *dense, all rows*: ``F.linear`` on every token, then ``F.cross_entropy`` with ``ignore_index``. In fp32 this needs more
-  than 24 GiB at 8,192 tokens, so it is measured in bf16 only.
+- *dense, all rows*: ``F.linear`` on every token, then ``F.cross_entropy`` with ``ignore_index``. In fp32 this needs
+  more than 24 GiB at 8,192 tokens, so it is measured in bf16 only.
 
-Each way runs in a process of its own: one pass to warm up, then ``--passes``, of which the fastest counts. *Peak* is the
-most memory the process held (VmHWM) above what it held once inputs and weights were made; the gradients are part of it.
+Each way runs in a process of its own: one pass to warm up, then ``--passes``, of which the fastest counts. *Peak* is
+the most memory the process held (VmHWM) above what it held once inputs and weights were made; gradients included.
 """
 
 from __future__ import annotations
