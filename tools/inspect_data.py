@@ -4,6 +4,9 @@
     python tools/inspect_data.py recipe.yaml --phase pretrain --at-token 0 --packs 2 --samples 3
     python tools/inspect_data.py recipe.yaml --phase pretrain --at-token 0 --text-only data.masking=paper
 
+A phase goes on in the data where the phases before it stopped: with --checkpoint, where the checkpoint of a run says
+they did; without, where the recipe lets expect it, which may be some packs off.
+
 [MASK→token] stands for a hidden token, [other→token] for a replaced one, [=token] for one that is kept but has to be
 predicted. key.path=value overrides the recipe, as in training.
 """
@@ -22,7 +25,7 @@ from megatron_mmbert.config.quantities import parse_count
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.errors import UserError, nearest, run_command
 from megatron_mmbert.tokenizer.load import Tokenizer
-from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
+from megatron_mmbert.train.data import data_phase, planned_places, stores_of, token_ids, tokenizer_of, trained_places
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--packs", type=int, default=1, metavar="P", help="packs to show (default %(default)s)")
     parser.add_argument("--samples", type=int, metavar="K", help="the first K samples of each pack (default all)")
     parser.add_argument("--text-only", action="store_true", help="the text before masking, samples apart by a line")
+    parser.add_argument("--checkpoint", type=Path, metavar="CKPT", help="of this phase, or of the one before it")
     parser.add_argument("--exact", action="store_true", help="count every token before the place, however far it is")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="recipe values to replace")
     return parser.parse_intermixed_args()  # overrides may stand behind options
@@ -65,12 +69,19 @@ def _token(text: str, phase: Phase) -> int:
 
 def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted: argparse.Namespace) -> None:
     # These import torch, which takes seconds: not before the command is known to be good.
+    from megatron_mmbert.checkpoint.folder import read_meta, resolve
+    from megatron_mmbert.checkpoint.transition import history_of
     from megatron_mmbert.data.inspect import COUNTED_BLOCKS, packs_at
     from megatron_mmbert.data.loader import PackLoader
     from megatron_mmbert.report.pack_text import LEGEND, pack_lines, plain_text, wants_colour
 
     stores = stores_of(recipe.data.stores, tokenizer)
-    settings = data_phase(recipe, phase, stores, lambda warning: print(warning, file=sys.stderr))
+    if wanted.checkpoint is None:
+        places = planned_places(recipe, phase, stores)
+    else:
+        meta = read_meta(resolve(wanted.checkpoint))
+        places = trained_places(recipe, meta.history if meta.phase == phase.name else history_of(meta), stores, _warn)
+    settings = data_phase(recipe, phase, stores, _warn, places)
     loader = PackLoader(stores, settings, token_ids(tokenizer))
     packs = itertools.islice(packs_at(loader, token, sys.maxsize if wanted.exact else COUNTED_BLOCKS), wanted.packs)
     if wanted.text_only:
@@ -83,6 +94,10 @@ def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted
         print()
         for line in pack_lines(pack, tokenizer, token, wanted.samples, wants_colour(sys.stdout)):
             print(line)
+
+
+def _warn(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

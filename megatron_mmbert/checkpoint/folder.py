@@ -29,6 +29,24 @@ _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _NAME_ANOTHER = "name a folder that holds checkpoint.json, such as RUN/PHASE/checkpoints/step-00000100"
 
 
+class TrainedSection(BaseModel):
+    """A phase that lies behind a checkpoint, as far as the order of its data goes.
+
+    Attributes:
+        phase: its section of the resolved recipe.
+        sources: the recipe's ``data.sources``; ``seed`` its seed.
+        blocks, fingerprint: see ``data.history.TrainedPhase``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    phase: dict[str, Any]
+    sources: dict[str, Any]
+    seed: int
+    blocks: int
+    fingerprint: str
+
+
 class CheckpointMeta(BaseModel):
     """What a checkpoint holds and where its run stands.
 
@@ -40,6 +58,7 @@ class CheckpointMeta(BaseModel):
         step, phase_tokens: optimizer steps and real tokens of that phase so far.
         total_tokens: real tokens over all phases.
         loader: the data loader's state, a few integers; empty at the start of a phase.
+        history: the phases behind this one, in order: where its data goes on follows from them.
         has_optimizer: whether the optimizer's state is inside.
         finished: whether the phase had seen all its tokens.
         recipe: the resolved recipe; empty for weights from elsewhere.
@@ -58,6 +77,7 @@ class CheckpointMeta(BaseModel):
     phase_tokens: int = 0
     total_tokens: int = 0
     loader: dict[str, Any] = {}
+    history: list[TrainedSection] = []
     has_optimizer: bool = False
     finished: bool = False
     recipe: dict[str, Any] = {}

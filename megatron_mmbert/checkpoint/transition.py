@@ -15,11 +15,13 @@ from megatron_mmbert.checkpoint.folder import (
     CHECKSUM_FILE,
     META_FILE,
     CheckpointMeta,
+    TrainedSection,
     committed_folder,
     read_meta,
     write_meta,
 )
 from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.data.history import blocks_begun
 from megatron_mmbert.errors import UserError
 
 _FRESH_CLOCKS: dict[str, Any] = {"step": 0, "phase_tokens": 0, "loader": {}, "finished": False}
@@ -54,6 +56,7 @@ def transition(meta: CheckpointMeta, recipe: Recipe, phase: Phase) -> Checkpoint
             "rope_theta_local": phase.theta_local,
             "max_length": phase.max_length,
             "phase": phase.name,
+            "history": history_of(meta),
             "has_optimizer": meta.has_optimizer and phase.optimizer_state == "keep",
             "recipe": recipe.to_dict(),
             "origin": _origin(meta),
@@ -94,10 +97,28 @@ def extend(meta: CheckpointMeta, max_length: int, theta: float, theta_local: flo
             "rope_theta": theta,
             "rope_theta_local": local,
             "max_length": max_length,
+            "history": history_of(meta),
             "origin": _origin(meta),
             "code_version": __version__,
         }
     )
+
+
+def history_of(meta: CheckpointMeta) -> list[TrainedSection]:
+    """The phases that a phase which starts from the checkpoint has behind it: its history, and what it trains itself.
+
+    Where the loader's place is not that of a phase of the saved recipe, what was read is not known, and left out."""
+    section = _settings(meta)
+    if not (section and {"block", "pack", "fingerprint"} <= set(meta.loader)):
+        return meta.history
+    trained = TrainedSection(
+        phase=section,
+        sources=meta.recipe.get("data", {}).get("sources", {}),
+        seed=meta.recipe["seed"],
+        blocks=blocks_begun(meta.loader),
+        fingerprint=meta.loader["fingerprint"],
+    )
+    return [*meta.history, trained]
 
 
 def explain(old: CheckpointMeta, new: CheckpointMeta) -> list[str]:
@@ -111,6 +132,9 @@ def explain(old: CheckpointMeta, new: CheckpointMeta) -> list[str]:
         f"clocks: step {old.step:,} -> {new.step:,}, tokens of the phase {old.phase_tokens:,} -> "
         f"{new.phase_tokens:,}; {new.total_tokens:,} tokens in all so far"
     )
+    if new.history:
+        behind = ", ".join(each.phase["name"] for each in new.history)
+        lines.append(f"data: goes on where {behind} stopped; no text comes again before its language's epoch is over")
     lines.append(f"optimizer state: {_optimizer_state(old, new)}")
     lines += _change("theta of global layers", _number(old.rope_theta), _number(new.rope_theta))
     lines += _change("theta of local layers", _number(old.rope_theta_local), _number(new.rope_theta_local))

@@ -116,8 +116,7 @@ def find_block(mixture: Mixture, token: int, counted_blocks: int = COUNTED_BLOCK
 
 def expected_tokens_before(mixture: Mixture, block: int) -> int:
     """Real tokens before ``block``: samples of each group, which are exact, times the group's mean length."""
-    samples = mixture.samples_before(block) - mixture.samples_before(0)
-    return round(float((samples * mixture.mean_lengths).sum()))
+    return round(float(mixture.course.tokens_of(mixture.samples_before(block)).sum()))
 
 
 def _view(loader: PackLoader, plan: BlockPlan, state: LoaderState, exact: bool) -> PackView:

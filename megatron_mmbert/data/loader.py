@@ -137,8 +137,8 @@ class PackLoader:
 
     def consumed(self) -> list[GroupUse]:
         """What whole blocks have taken from every group (the block in progress is not counted)."""
-        samples = self.mixture.samples_before(self.state.block) - self.mixture.samples_before(0)
-        rows = zip(self.names, samples.tolist(), (samples / self.mixture.pieces).tolist(), strict=True)
+        samples = self.mixture.samples_before(self.state.block)
+        rows = zip(self.names, samples.tolist(), self.mixture.course.epochs(samples).tolist(), strict=True)
         return [GroupUse(*name, count, epochs) for name, count, epochs in rows]
 
     def epochs(self) -> dict[tuple[str, str], float]:

@@ -14,16 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
 Integers = int | npt.NDArray[Any]
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 _SHIFT_1, _FACTOR_1 = np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
-_HALF = np.uint64(32)
+_FACTOR_3, _FACTOR_4 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)  # of MurmurHash3's finaliser
+_HALF = np.uint32(16)
 _ROUNDS = 8  # of the permutation; even, so that rows and columns end where they began
 _SMALL = 16
-_CHUNK = 16_384  # elements permuted at a time: their arrays stay in a core's cache
+MOST_PERMUTED = 2**32 - 2**16
+_CHUNK = 8192  # elements permuted at a time: their arrays stay in a core's cache
 
 
 def mix64(x: U64) -> U64:
@@ -91,79 +94,87 @@ def keyed_order(key: U64) -> npt.NDArray[np.int64]:
     return (np.sort((key & ~low) | np.arange(len(key), dtype=np.uint64)) & low).astype(np.int64)
 
 
-def sides(size: Integers) -> tuple[U64, U64]:
-    """(rows, columns) of a near-square grid of ``rows x columns`` cells, at least ``size`` (below 2^62) and less than
-    ``size + rows`` of them. Square root and division are exact to the bit in IEEE arithmetic, so on every machine."""
+def sides(size: Integers) -> tuple[U32, U32]:
+    """(rows, columns) of a near-square grid of ``rows x columns`` cells, at least ``size`` (1 ... 2^32 - 2^16) and less
+    than ``size + rows`` of them. Square root and division are exact to the bit in IEEE arithmetic, on every machine."""
     n = np.asarray(size, dtype=np.uint64)
     rows = np.sqrt((n - np.uint64(1)).astype(np.float64)).astype(np.uint64) + np.uint64(1)
-    return rows, (n + rows - np.uint64(1)) // rows
+    return rows.astype(np.uint32), ((n + rows - np.uint64(1)) // rows).astype(np.uint32)
 
 
 def permute(
-    index: npt.NDArray[np.int64], size: Integers, key: U64, grid: tuple[U64, U64] | None = None
+    index: npt.NDArray[np.int64], size: Integers, key: U64, counts: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
     """Image of ``index`` under the permutation of [0, size) that ``key`` selects.
 
     A Feistel network on the cells of a grid (Black and Rogaway 2002): index = row x columns + column; each round moves
     one coordinate, round its side, by a hash of the other, which is a bijection whatever the sides. The grid is less
     than one row larger than the domain, and what falls there goes through again (cycle walking): one index in
-    sqrt(size), where a network on powers of two would send back up to three of four. Domains of a few elements are
-    sorted by a hash instead.
+    sqrt(size), where a network on powers of two would send back up to three of four. Words of 32 bits are enough, as
+    classes of documents (``classes``) keep domains small, and cost half of 64. Domains of a few elements are sorted by
+    a hash instead.
 
     Args:
         index: int64 [N], in [0, size).
-        size: one size, or int64 [N], one per element; below 2^62.
-        key: uint64 scalar array or [N].
-        grid: ``sides(size)``, where the caller has it.
+        size: one size or int64 [R], at most 2^32 - 2^16.
+        key: uint64 scalar array or [R].
+        counts: int64 [R], elements that each size and key is for, in order; None: R is N.
+
+    Raises:
+        ValueError: a larger size.
     """
-    rows, columns = sides(size) if grid is None else grid
-    n, k, r, c = (np.broadcast_to(part, index.shape) for part in (np.asarray(size, np.uint64), key, rows, columns))
-    x = index.astype(np.uint64)
+    if len(index) and int(np.max(size)) > MOST_PERMUTED:
+        raise ValueError(f"a permutation of {int(np.max(size))} elements; the most is {MOST_PERMUTED}")
+    low, high = (key & np.uint64(2**32 - 1)).astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
+    runs = (np.asarray(size, np.int64).astype(np.uint32), low, high, *sides(size))
+    each = [np.broadcast_to(r, index.shape) if counts is None else np.repeat(r, counts) for r in runs]
+    n = each[0]
+    x = index.astype(np.uint32)
     for first in range(0, len(x), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        x[chunk] = _feistel(x[chunk], k[chunk], r[chunk], c[chunk])
+        x[chunk] = _feistel(x[chunk], *(array[chunk] for array in each[1:]))
     at = np.flatnonzero(n <= _SMALL)
-    x[at] = _rank(index[at].astype(np.uint64), n[at], k[at])
+    x[at] = _rank(index[at], n[at], *(array[at] for array in each[1:3]))
     astray = np.flatnonzero(x >= n)
     while len(astray):
-        x[astray] = _feistel(x[astray], k[astray], r[astray], c[astray])
+        x[astray] = _feistel(x[astray], *(array[astray] for array in each[1:]))
         astray = astray[x[astray] >= n[astray]]
     return x.astype(np.int64)
 
 
-def _rank(x: U64, size: U64, key: U64) -> U64:
-    """Place of ``x`` among 0 ... size - 1 in the order of their hashes, all uint64 [N], ``size`` at most ``_SMALL``.
+def _rank(x: npt.NDArray[np.int64], size: U32, low: U32, high: U32) -> U32:
+    """Place of ``x`` among 0 ... size - 1 in the order of their hashes, all [N], ``size`` at most ``_SMALL``.
 
     For a few elements that is cheap, and every order is equally likely; the network would favour some orders, and send
     back up to a quarter of the elements."""
-    mine = stream64(key, x)
-    rank = np.zeros_like(x)
-    for other in range(_SMALL):
-        theirs = stream64(key, other)
-        rank += ((theirs < mine) | ((theirs == mine) & (x > other))) & (size > other)
+    key = (high.astype(np.uint64) << np.uint64(32)) | low
+    others = np.arange(_SMALL)
+    # The element's number takes the place of the lowest bits, so that no two are equal.
+    hashes = (stream64(key[:, None], others) & ~np.uint64(_SMALL - 1)) | others.astype(np.uint64)
+    mine = np.take_along_axis(hashes, x[:, None], axis=1)
+    rank: U32 = ((hashes < mine) & (others < size[:, None])).sum(axis=1, dtype=np.uint32)
     return rank
 
 
-def _feistel(x: U64, key: U64, rows: U64, columns: U64) -> U64:
-    """Image of cells ``x`` of the grid, uint64 [N]; all arguments uint64 [N]. In place, for speed."""
+def _feistel(x: U32, low: U32, high: U32, rows: U32, columns: U32) -> U32:
+    """Image of cells ``x`` of the grid; ``low`` and ``high`` are the key. All uint32 [N]. In place, for speed."""
     moved = x // columns
     other = x - moved * columns
     side, other_side = rows, columns
     work, shifted = np.empty_like(x), np.empty_like(x)
-    with np.errstate(over="ignore"):
-        for number in range(_ROUNDS):
-            # Two multiplications are enough of a mix: only the top 32 bits are used, and rounds follow.
-            np.add(other, key, out=work)
-            work ^= np.uint64((number + 1) * _GOLDEN & _MASK_64)
-            work *= _FACTOR_1
-            np.right_shift(work, _HALF, out=shifted)
-            work ^= shifted
-            work *= _FACTOR_2
-            work >>= _HALF
-            work *= side
-            work >>= _HALF  # now uniform in [0, side)
-            moved += work
-            np.subtract(moved, side, out=work)
-            np.minimum(moved, work, out=moved)  # below side: moved - side has wrapped to a huge number
-            moved, other, side, other_side = other, moved, other_side, side
+    for number in range(_ROUNDS):
+        np.add(other, low, out=work)
+        work ^= np.uint32((number + 1) * _GOLDEN >> 16 & 0xFFFFFFFF)
+        work *= _FACTOR_3
+        np.right_shift(work, _HALF, out=shifted)
+        work ^= shifted
+        work += high
+        work *= _FACTOR_4
+        work >>= _HALF
+        work *= side
+        work >>= _HALF  # now in [0, side), some values at most once more in 2^16 than others; four rounds even it out
+        moved += work
+        np.subtract(moved, side, out=work)
+        np.minimum(moved, work, out=moved)  # below side: moved - side has wrapped to a huge number
+        moved, other, side, other_side = other, moved, other_side, side
     return moved * columns + other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,21 @@ def as_ramp(value: float | Mapping[str, float] | Ramp) -> Ramp:
     return Ramp(float(value), float(value))
 
 
+class Place(NamedTuple):
+    """How far earlier phases have come in one group: in epoch ``epoch`` the classes before ``number`` are read, and
+    of that class the first ``piece`` pieces, in the cut of ``max_length`` and in the order that ``seed`` keys."""
+
+    epoch: int
+    number: int
+    piece: int
+    max_length: int
+    seed: int
+
+    def same_order(self, phase: DataPhase) -> bool:
+        """Whether ``phase`` has the same pieces in the same order, so that it just goes on with the class."""
+        return (self.max_length, self.seed) == (phase.max_length, phase.seed)
+
+
 @dataclass(frozen=True)
 class DataPhase:
     """The data settings of one phase.
@@ -99,9 +114,9 @@ class DataPhase:
         mask_policy, mask_unit: see ``masking.Masker``.
         max_epochs: no group is read more often in this phase; None: no limit.
         block_tokens: tokens of a block (see ``mixture``); None: ``default_block_tokens``.
-        start_samples: (source, language) -> samples already taken from it by earlier phases with the same
-            ``max_length`` and seed; this phase goes on behind them. With another ``max_length`` the pieces differ and
-            there is no place to go on from: use another seed.
+        places: (source, language) -> where earlier phases have stopped in it; this phase goes on there. Groups that
+            are not named begin their first epoch.
+        class_tokens: tokens a class of documents holds at least (see ``classes``); one value for all phases of a run.
     """
 
     name: str
@@ -118,7 +133,8 @@ class DataPhase:
     mask_unit: MaskUnit = "token"
     max_epochs: float | None = None
     block_tokens: int | None = None
-    start_samples: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    places: Mapping[tuple[str, str], Place] = field(default_factory=dict)
+    class_tokens: int = 1 << 22
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -73,10 +73,13 @@ class PieceTable:
         seen = bits.view(np.uint64) & (~np.uint64(0) >> (~piece & 63).astype(np.uint64))
         document = documents_before + np.bitwise_count(seen) - 1
         first = np.where(seen != 0, (piece & ~63) + _highest_bit(seen), began)
-        length = self._lengths[document].astype(np.int64)
+        length = self._lengths[document]
         count = _counts(length, self._room)
-        before = (piece - first) * length
-        start, stop = before // count, (before + length) // count
+        least = length // count
+        longer = length - least * count  # so many pieces, the first ones, have one id more
+        number = piece - first
+        start = number * least + np.minimum(number, longer)
+        stop = start + least + (number < longer)
         return document if self._numbers is None else self._numbers[document], start, stop
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_mmbert.checkpoint.folder import META_FILE, resolve, seal
+from megatron_mmbert.checkpoint.transition import history_of
 
 
 def is_megatron_checkpoint(path: Path) -> bool:
@@ -53,6 +54,7 @@ class MegatronCheckpoint:
                 "step": 0,
                 "phase_tokens": 0,
                 "loader": {},
+                "history": history_of(self._tensors.meta),
                 "has_optimizer": False,
                 "finished": True,
                 "origin": "merged; see merge_report.json",

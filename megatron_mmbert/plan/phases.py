@@ -16,7 +16,7 @@ import numpy as np
 from megatron_mmbert.config.quantities import value_at
 from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
 from megatron_mmbert.data.masking import scored_positions
-from megatron_mmbert.data.mixture import Mixture
+from megatron_mmbert.data.mixture import Mixture, Outline
 from megatron_mmbert.data.packing import Int64s, pack_block
 from megatron_mmbert.data.phase import DataPhase, TokenSource
 from megatron_mmbert.errors import UserError, nearest
@@ -129,10 +129,11 @@ def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn)
     return list(plans.values())
 
 
-def middle_lengths(phase: Phase, mixture: Mixture | None) -> Int64s:
-    """Tokens of each sample of the phase's middle block; one full sample where there is no mixture, or no sample."""
-    full = np.array([phase.max_length], dtype=np.int64)
-    if mixture is None:
+def middle_lengths(phase: Phase, mixture: Outline | None) -> Int64s:
+    """Tokens of each sample of the phase's middle block; a pack of full samples where there are no documents, or no
+    sample."""
+    full = np.full(phase.batch.tokens_per_micro_batch // phase.max_length, phase.max_length, dtype=np.int64)
+    if not isinstance(mixture, Mixture):
         return full
     blocks = -(-phase.tokens // mixture.block_tokens)
     lengths = mixture.block(blocks // 2).lengths
@@ -169,18 +170,20 @@ def _missing(phase: Phase, text: TokenSource, warn: Warn) -> tuple[str, ...]:
     return missing
 
 
-def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Mixture | None:
-    """The mixture that training would make of what there is; where it would refuse, the reason is a warning."""
+def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Outline | None:
+    """The mixture that training would make of what there is, of a table of counts its outline; where training would
+    refuse, the reason is a warning."""
+    kind = Outline if isinstance(text, TokenCounts) else Mixture
     allowed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"allow_missing_languages": True})})
     settings = _with_sources_there_are(data_phase(allowed, phase, text, lambda _: None), text, warn)
     try:
-        return Mixture(text, settings)
+        return kind(text, settings)
     except UserError as error:
         warn(str(error))
     if settings.max_epochs is None:
         return None
     try:
-        return Mixture(text, replace(settings, max_epochs=None))  # shows what the cap would have to be
+        return kind(text, replace(settings, max_epochs=None))  # shows what the cap would have to be
     except UserError:
         return None
 
@@ -198,7 +201,7 @@ def _with_sources_there_are(settings: DataPhase, text: TokenSource, warn: Warn) 
     return replace(settings, sources={name: share for name, share in settings.sources.items() if name in there})
 
 
-def _uses(mixture: Mixture, before: dict[tuple[str, str], float]) -> Iterable[GroupUse]:
+def _uses(mixture: Outline, before: dict[tuple[str, str], float]) -> Iterable[GroupUse]:
     available = (mixture.mean_lengths * mixture.pieces).tolist()
     for group, text_tokens, one_pass in zip(mixture.expected(), mixture.tokens.tolist(), available, strict=True):
         name = (group.source, group.language)

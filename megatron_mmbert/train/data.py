@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from megatron_mmbert.checkpoint.folder import TrainedSection
 from megatron_mmbert.config.quantities import Linear, Schedule
-from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe
-from megatron_mmbert.data.phase import DataPhase, Ramp, TokenizerIds, TokenSource
+from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe, SourceConfig
+from megatron_mmbert.data.history import Places, TrainedPhase, nominal_blocks, places_after
+from megatron_mmbert.data.phase import DataPhase, Place, Ramp, TokenizerIds, TokenSource
 from megatron_mmbert.data.union import StoreUnion, open_stores
 from megatron_mmbert.data.units import word_marks
 from megatron_mmbert.errors import UserError, nearest
@@ -60,8 +62,14 @@ def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> StoreUnion:
     return union
 
 
-def data_phase(recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable[[str], None] = print) -> DataPhase:
-    """The loader's settings for a phase.
+def data_phase(
+    recipe: Recipe,
+    phase: Phase,
+    stores: TokenSource,
+    warn: Callable[[str], None] = print,
+    places: Mapping[tuple[str, str], Place] | None = None,
+) -> DataPhase:
+    """The loader's settings for a phase; ``places``: where it goes on in the data, None from the start.
 
     Raises:
         UserError: a language or source that the stores lack.
@@ -82,8 +90,50 @@ def data_phase(recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable
         mask_policy=recipe.data.masking,
         mask_unit=recipe.data.masking_unit,
         max_epochs=phase.max_epochs,
+        places=places or {},
         seed=recipe.seed,
     )
+
+
+def trained_places(
+    recipe: Recipe, history: Iterable[TrainedSection], stores: TokenSource, warn: Callable[[str], None] = print
+) -> Places:
+    """Where the phases that a checkpoint has behind it have come to in each group.
+
+    What is not known any more, ``warn`` is told of (``data.history.places_after``); training goes on without it.
+    """
+    trained = []
+    for each in history:
+        sources = {name: SourceConfig.model_validate(value) for name, value in each.sources.items()}
+        data = recipe.data.model_copy(update={"sources": sources})
+        then = recipe.model_copy(update={"seed": each.seed, "data": data})
+        try:
+            settings = _data_phase_of_what_there_is(then, Phase.model_validate(each.phase), stores)
+        except UserError as error:
+            warn(f"what phase {each.phase['name']!r} read is not known ({error}), so text may repeat")
+            return {}
+        trained.append(TrainedPhase(settings, each.blocks, each.fingerprint))
+    return places_after(stores, trained, warn)
+
+
+def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> Places:
+    """Where ``phase`` will go on in the data if the phases before it end in the block that they are expected to.
+
+    Raises:
+        UserError: the stores lack all text, or a source, of one of those phases.
+    """
+    behind: list[TrainedPhase] = []
+    origin = recipe.origin(phase)
+    while origin is not None:
+        settings = _data_phase_of_what_there_is(recipe, recipe.phase(origin), stores)
+        behind.insert(0, TrainedPhase(settings, nominal_blocks(settings)))
+        origin = recipe.origin(recipe.phase(origin))
+    return places_after(stores, behind)
+
+
+def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSource) -> DataPhase:
+    data = recipe.data.model_copy(update={"allow_missing_languages": True})
+    return data_phase(recipe.model_copy(update={"data": data}), phase, stores, lambda _: None)
 
 
 def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:

@@ -18,7 +18,7 @@ from megatron_mmbert.files import write_json
 from megatron_mmbert.parallel.ceiling import measured_tflops
 from megatron_mmbert.parallel.runtime import Runtime
 from megatron_mmbert.train.clocks import batch_ramp, lr_schedule
-from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
+from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of, trained_places
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.run_folder import PhaseFolder
 from megatron_mmbert.train.step import Training, build, weight_decay_of
@@ -54,7 +54,9 @@ class Session:
         self._fingerprint = tokenizer.fingerprint()
         ids = token_ids(tokenizer, with_words=recipe.data.masking_unit == "word")
         stores = stores_of(recipe.data.stores, tokenizer)
-        settings = data_phase(recipe, phase, stores, self._say)
+        self._history = meta.history
+        places = trained_places(recipe, meta.history, stores, self._say)
+        settings = data_phase(recipe, phase, stores, self._say, places)
         self.loader = PackLoader(
             stores, settings, ids, runtime.dp_rank, runtime.dp_size, num_workers=recipe.data.workers
         )
@@ -131,6 +133,7 @@ class Session:
                 "phase_tokens": self.phase_tokens,
                 "total_tokens": self.tokens_before + self.phase_tokens,
                 "loader": self.loader.state_dict(),
+                "history": self._history,
                 "finished": self.phase_tokens >= self.phase.tokens,
                 "tokenizer_fingerprint": self._fingerprint,
                 "origin": self._origin,

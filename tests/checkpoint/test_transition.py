@@ -73,6 +73,24 @@ def test_twice_is_once() -> None:
     assert transition(once, RECIPE, RECIPE.phase("midtrain")) == once
 
 
+def test_what_a_phase_read_becomes_history() -> None:
+    """At its place, rounded up to whole blocks; the settings as they were trained, not as the recipe now has them."""
+    trained = OLD.model_copy(update={"phase": "pretrain", "loader": {"block": 4, "pack": 1, "fingerprint": "f"}})
+    changed = Recipe.model_validate({**VALUES, "seed": 3})
+    new = transition(trained, changed, changed.phase("midtrain"))
+    (section,) = new.history
+    assert section.phase == RECIPE.to_dict()["phases"][0]
+    assert (section.seed, section.blocks, section.fingerprint) == (RECIPE.seed, 5, "f")
+    assert any(line.startswith("data: goes on where pretrain stopped") for line in explain(trained, new))
+    again = new.model_copy(update={"loader": {"block": 2, "pack": 0, "fingerprint": "g"}})
+    for last in (transition(again, changed, changed.phase("decay")), extend(again, 8192, 200_000)):
+        assert [(each.phase["name"], each.blocks, each.seed) for each in last.history] == [
+            ("pretrain", 5, RECIPE.seed),
+            ("midtrain", 2, 3),
+        ]
+    assert transition(OLD, RECIPE, RECIPE.phase("midtrain")).history == []  # a place that says too little
+
+
 def test_explanation() -> None:
     lines = explain(OLD, transition(OLD, RECIPE, RECIPE.phase("midtrain")))
     assert "phase: pretrain -> midtrain" in lines

@@ -156,18 +156,6 @@ def test_epoch_caps_are_exact() -> None:
         Mixture(small_source(), phase(10**9, max_epochs=2.0))
 
 
-def test_a_later_phase_goes_on_where_an_earlier_stopped() -> None:
-    first = Mixture(small_source(), phase(500_000))
-    stopped = first.samples_before(8)
-    starts = {name: int(count) for name, count in zip(first.names, stopped, strict=True)}
-    later = Mixture(small_source(), phase(700_000, temperature=0.5, start_samples=starts))
-    assert (later.samples_before(0) == stopped).all()
-    seen = Counter(s for m, blocks in ((first, 8), (later, 11)) for n in range(blocks) for s in samples_of(m.block(n)))
-    for group in range(len(first.names)):
-        times = [count for sample, count in seen.items() if sample[0] == group]
-        assert max(times) - min(times) <= 1
-
-
 def test_choice_of_sources_and_languages() -> None:
     mixture = Mixture(small_source(), phase(languages=("eng", "deu"), sources={"web": 0.9, "books": 0.1}))
     assert mixture.names == [("books", "eng"), ("web", "deu"), ("web", "eng")]

@@ -66,9 +66,10 @@ def test_bad_arguments() -> None:
 def test_documents_of_many_words_of_pieces(lengths: list[int]) -> None:
     """Documents that span whole words of the bit table, and runs of empty ones, against the definition."""
     expected = [
-        (document, number * length // count, (number + 1) * length // count)
+        (document, number * least + min(number, longer), (number + 1) * least + min(number + 1, longer))
         for document, length in enumerate(lengths)
         for count in [-(-length // 5)]
+        for least, longer in [divmod(length, max(count, 1))]
         for number in range(count)
     ]
     table = PieceTable(np.array(lengths, dtype=np.int64), 7)

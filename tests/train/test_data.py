@@ -7,12 +7,23 @@ from pathlib import Path
 import pytest
 from tiny_run import write_corpus
 
+from megatron_mmbert.checkpoint.folder import TrainedSection
 from megatron_mmbert.config import load_recipe
+from megatron_mmbert.data.history import nominal_blocks
+from megatron_mmbert.data.mixture import Mixture
 from megatron_mmbert.data.union import open_stores
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
-from megatron_mmbert.train.data import data_phase, languages_of, phase_boost, stores_of, tokenizer_of
+from megatron_mmbert.train.data import (
+    data_phase,
+    languages_of,
+    phase_boost,
+    planned_places,
+    stores_of,
+    tokenizer_of,
+    trained_places,
+)
 
 
 def test_codes_match_every_script(recipe_path: Path) -> None:
@@ -72,6 +83,32 @@ def test_store_of_another_tokenizer(recipe_path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_path)
     with pytest.raises(UserError, match="made with another tokenizer"):
         stores_of(recipe.data.stores, other)
+
+
+def test_places_behind_earlier_phases(recipe_path: Path) -> None:
+    recipe = load_recipe(recipe_path)
+    stores = open_stores(recipe.data.stores)
+    first, second = recipe.phase("first"), recipe.phase("second")
+    assert planned_places(recipe, first, stores) == {}
+    planned = planned_places(recipe, second, stores)
+    assert {language for _, language in planned} == {"aaa_Latn", "bbb_Latn"}  # those of the first phase
+    settings = data_phase(recipe, first, stores)
+    section = TrainedSection(
+        phase=recipe.to_dict()["phases"][0],
+        sources={},
+        seed=recipe.seed,
+        blocks=nominal_blocks(settings),
+        fingerprint=Mixture(stores, settings).fingerprint(),
+    )
+    # As it was trained, whatever the recipe now says of it.
+    changed = load_recipe(recipe_path, ["seed=9", "phases.first.temperature=0.3", "phases.first.languages=[ccc]"])
+    assert trained_places(changed, [section], stores) == planned
+    said: list[str] = []
+    other = section.model_copy(update={"fingerprint": "f"})
+    assert trained_places(recipe, [other], stores, said.append) == {}
+    missing = section.model_copy(update={"phase": section.phase | {"sources": {"web": 1.0}}})
+    assert trained_places(recipe, [missing], stores, said.append) == {}
+    assert "not those it was trained with" in said[0] and "'web'" in said[1]
 
 
 def test_two_stores_with_one_group(recipe_path: Path) -> None:

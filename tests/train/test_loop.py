@@ -7,11 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
 from megatron_mmbert.config import load_recipe
+from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.data.union import open_stores
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train.hooks import MetricsFile
@@ -103,6 +106,38 @@ def test_next_phase_starts_from_the_one_before(
     thetas = {layer.self_attention.core_attention.rope_theta for layer in session.training.encoder.encoder.layers}
     assert thetas == {160_000}
     assert max(int(pack.max_seqlen) for pack in session.loader.next_packs(8)) > 64  # the longer samples of this phase
+
+
+def test_data_goes_on_where_the_phase_before_stopped(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second phase, with longer samples, gives nothing again that the first gave in an epoch still going on; a
+    resume knows of it from its own checkpoint."""
+    recipe = load_recipe(recipe_path)
+    (tmp_path / "first").symlink_to(whole[0] / "first")
+    first = Session(recipe, recipe.phase("first"), tmp_path / "again", runtime).loader
+    trained = read_meta(complete_checkpoints(whole[0] / "first/checkpoints")[-1]).loader
+    begins = {name: np.cumsum([0, *stores_lengths(recipe, name)]) for name in first.names}
+    times = {name: np.zeros(begins[name][-1], dtype=int) for name in first.names}
+    run(recipe_path, runtime, tmp_path, "second", steps=2)
+    second = Session(recipe, recipe.phase("second"), tmp_path, runtime).loader
+    assert "data: goes on where first stopped" in capsys.readouterr().out
+    meta = read_meta(complete_checkpoints(tmp_path / "second/checkpoints")[-1])
+    assert [each.phase["name"] for each in meta.history] == ["first"]
+    assert len(json.dumps(meta.loader)) <= 1024
+    for mixture, blocks in ((first.mixture, trained["block"] + (trained["pack"] > 0)), (second.mixture, 3)):
+        for block in map(mixture.block, range(blocks)):
+            columns = (block.group, block.document, block.start, block.stop)
+            for group, document, start, stop in zip(*(each.tolist() for each in columns), strict=True):
+                name = mixture.names[group]
+                if name in times:
+                    begin = begins[name][document]
+                    times[name][begin + start : begin + stop] += 1
+            assert all(each.max() - each.min() <= 1 for each in times.values())
+
+
+def stores_lengths(recipe: Recipe, name: tuple[str, str]) -> list[int]:
+    return open_stores(recipe.data.stores).document_lengths(*name).tolist()
 
 
 def test_phase_before_must_be_finished(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
