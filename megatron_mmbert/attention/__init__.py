@@ -1,15 +1,51 @@
-"""Attention over packed samples: one contract (:mod:`.plan`), several engines, chosen by name."""
+"""Attention over packed samples: one contract (:mod:`.plan`), several engines, chosen by :mod:`.selection`."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from torch import Tensor
 
-from megatron_mmbert.attention import eager, torch_sdpa
-from megatron_mmbert.attention.plan import Engine, Layout
+from megatron_mmbert.attention import cpu, eager, flash, flex, te, torch_sdpa, varlen
+from megatron_mmbert.attention.plan import Engine, Layout, Request
+from megatron_mmbert.attention.selection import AUTO, fastest, named, try_engine
 
-ENGINES: dict[str, Engine] = {"torch": torch_sdpa.attend, "eager": eager.attend}
+_ALL = (
+    Engine("cpu", cpu.attend, cpu.refusal, fused=cpu.attend_fused),
+    Engine("te", te.attend, te.refusal, te.REMEDY),
+    Engine("varlen", varlen.attend, varlen.refusal),
+    Engine("flash", flash.attend, flash.refusal, flash.REMEDY),
+    Engine("flex", flex.attend, flex.refusal, flex.REMEDY),
+    Engine("torch", torch_sdpa.attend, torch_sdpa.refusal),
+    Engine("eager", eager.attend, eager.refusal),
+)
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}
+"""By name; on a CPU the first that does not refuse is the fastest."""
 
-__all__ = ["ENGINES", "Engine", "Layout", "attend"]
+__all__ = ["AUTO", "ENGINES", "Engine", "Layout", "Request", "attend", "choose"]
+
+
+def choose(name: str, request: Request, heads: int) -> Engine:
+    """The engine of that name, or for ``auto`` the one to use for ``request`` here.
+
+    Raises:
+        UserError: no such engine, or it cannot do the request.
+    """
+    if name != AUTO:
+        return named(name, request, ENGINES)
+    if request.device == "cpu":
+        return next(engine for engine in _ALL if engine.refusal(request) is None)
+    return ENGINES[_fastest_here(request, heads)]
+
+
+@cache
+def _fastest_here(request: Request, heads: int) -> str:
+    """Measured once per process and kind of layer; the same on all ranks."""
+    from megatron_mmbert.parallel.runtime import broadcast_object
+
+    candidates = [engine for engine in _ALL if engine.name != "eager"]
+    verdicts = [try_engine(engine, request, heads, [1024] * 8) for engine in candidates]
+    return str(broadcast_object(fastest(verdicts).engine))
 
 
 def attend(

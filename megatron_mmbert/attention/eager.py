@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention.plan import Layout
+from megatron_mmbert.attention.plan import Layout, Request
 
 
 def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
@@ -25,3 +25,8 @@ def visible(layout: Layout, window_each_side: int | None) -> Tensor:
         place = torch.arange(len(sample), device=sample.device)
         mask = mask & ((place[:, None] - place[None, :]).abs() <= window_each_side)
     return mask
+
+
+def refusal(request: Request) -> str | None:
+    """Runs everywhere."""
+    return None

@@ -7,6 +7,7 @@ and engines keep what they derive from it (masks, index lists) in its ``cache``,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,6 +37,12 @@ class Layout:
         return self.derive("lengths", lambda: torch.diff(self.cu_seqlens).tolist())
 
     @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """Each sample's first token and the one behind its last, on the host."""
+        ends = list(itertools.accumulate(self.lengths))
+        return self.derive("bounds", lambda: list(zip([0, *ends[:-1]], ends, strict=True)))
+
+    @property
     def tokens(self) -> int:
         """T."""
         return self.derive("tokens", lambda: sum(self.lengths))
@@ -57,5 +64,62 @@ class Layout:
         return self.cache[key]
 
 
-Engine = Callable[[Tensor, Tensor, Tensor, Layout, int | None], Tensor]
-"""``engine(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sample."""
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked to do, known before there is a tensor.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        window_each_side: None for global attention.
+        backward: whether gradients are wanted.
+    """
+
+    device: str
+    dtype: torch.dtype
+    head_width: int
+    window_each_side: int | None
+    backward: bool
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Layout, int | None], Tensor]
+"""``attend(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sample."""
+AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", Layout, "int | None"], Tensor]
+"""``attend(qkv_TH3D, (cos_T1D, sin_T1D), layout, window_each_side) -> out_THD``: rotates queries and keys itself."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to compute attention; calling it is :data:`Attend`.
+
+    Attributes:
+        refusal: why it cannot do a request, in a few words; None if it can.
+        remedy: the command that makes it available, if one does.
+        fused: the same from the fused projection, where the engine has it.
+    """
+
+    name: str
+    attend: Attend
+    refusal: Callable[[Request], str | None]
+    remedy: str = ""
+    fused: AttendFused | None = None
+
+    def __call__(
+        self, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None
+    ) -> Tensor:
+        return self.attend(q_THD, k_THD, v_THD, layout, window_each_side)
+
+
+def flash_refusal(request: Request) -> str | None:
+    """What every engine of the FlashAttention family asks for."""
+    if request.device != "cuda":
+        return "runs on CUDA devices only"
+    if request.dtype not in (torch.bfloat16, torch.float16):
+        return f"takes bf16 or fp16, not {str(request.dtype).removeprefix('torch.')}"
+    if request.head_width % 8 or request.head_width > 256:
+        return f"takes head widths that are multiples of 8 up to 256, not {request.head_width}"
+    return None
+
+
+def window_pair(window_each_side: int | None) -> tuple[int, int]:
+    """The (left, right) form of a window, -1 for none."""
+    return (-1, -1) if window_each_side is None else (window_each_side, window_each_side)

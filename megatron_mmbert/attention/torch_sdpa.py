@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.attention.plan import Layout
+from megatron_mmbert.attention.plan import Layout, Request
 
 _SMALLEST_BLOCK = 64  # queries; below this the per-block overhead outweighs the masked scores saved
 
@@ -67,3 +67,8 @@ def _band_mask(layout: Layout, window: int, block: int, blocks: int, dtype: torc
     seen = (queries_NB[:, :, None] == keys_NK[:, None, :]) & near_BK
     hidden = torch.full((), float("-inf"), dtype=dtype, device=sample.device)
     return torch.where(seen, hidden.new_zeros(()), hidden).unsqueeze(1)
+
+
+def refusal(request: Request) -> str | None:
+    """Runs everywhere."""
+    return None

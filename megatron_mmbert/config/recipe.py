@@ -235,6 +235,10 @@ class PrecisionConfig(Section):
     """Arithmetic of the layers; master weights and the optimizer are always fp32."""
 
     dtype: Literal["fp32", "bf16"] = "fp32"
+    attention_local: str = "auto"
+    """Attention engine of the layers with a window; ``python -m megatron_mmbert.doctor`` lists what runs here."""
+    attention_global: str = "auto"
+    """Attention engine of the layers that see the whole sample."""
 
 
 class CheckpointConfig(Section):

@@ -20,11 +20,16 @@ class EncoderConfig(TransformerConfig):
     window_each_side: int = 64
     rope_theta: float = 10_000.0
     rope_theta_local: float = 10_000.0
-    attention_engine: str = "torch"
+    attention_local: str = "auto"
+    attention_global: str = "auto"
 
     def is_global(self, layer: int) -> bool:
         """Whether layer ``layer`` (0-based, counted over all pipeline stages) attends to the whole sample."""
         return layer % self.global_attention_every == 0
+
+    def engine_of(self, layer: int) -> str:
+        """The attention engine asked for in layer ``layer``."""
+        return self.attention_global if self.is_global(layer) else self.attention_local
 
     def theta_of(self, layer: int) -> float:
         return self.rope_theta if self.is_global(layer) else self.rope_theta_local
@@ -76,6 +81,8 @@ def encoder_config(
         window_each_side=model.window_each_side,
         rope_theta=rope_theta,
         rope_theta_local=rope_theta_local,
+        attention_local=precision.attention_local if precision else "auto",
+        attention_global=precision.attention_global if precision else "auto",
     )
 
 

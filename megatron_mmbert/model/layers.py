@@ -23,7 +23,8 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
-from megatron_mmbert.attention import ENGINES
+from megatron_mmbert.attention import Request, choose
+from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
@@ -38,7 +39,9 @@ class PackedAttention(torch.nn.Module):
         layer = layer_number - 1  # Megatron-Core counts from 1, over all pipeline stages
         self.window_each_side = None if config.is_global(layer) else config.window_each_side
         self.rope_theta = config.theta_of(layer)
-        self.engine = ENGINES[config.attention_engine]
+        self.head_width = config.kv_channels or config.hidden_size // config.num_attention_heads
+        heads = config.num_attention_heads // config.tensor_model_parallel_size
+        self.engine = choose(config.engine_of(layer), _request(config, self.window_each_side), heads)
 
     def forward(
         self,
@@ -56,6 +59,41 @@ class PackedAttention(torch.nn.Module):
             rotate(q_THD, cos, sin), rotate(k_THD, cos, sin), v_THD, packed_seq_params.layout, self.window_each_side
         )
         return out_THD.flatten(1)
+
+    def fused(self, mixed_T1P: Tensor, packed: PackedParams) -> Tensor:
+        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D]; engines that have ``fused`` only."""
+        if self.engine.fused is None:
+            raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
+        qkv_TH3D = mixed_T1P.view(len(mixed_T1P), -1, 3, self.head_width)
+        tables = packed.cos_sin(self.rope_theta, self.head_width)
+        return self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side).flatten(1).unsqueeze(1)
+
+
+def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    width = config.kv_channels or config.hidden_size // config.num_attention_heads
+    return Request(device, config.params_dtype, width, window_each_side, backward=True)
+
+
+class PackedSelfAttention(SelfAttention):
+    """Megatron-Core's self-attention; where the engine can, the projection's output goes to it in one piece."""
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        recompute = self.checkpoint_core_attention and self.training
+        if self.core_attention.engine.fused is None or recompute:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        mixed_T1P, _ = self.linear_qkv(hidden_states)
+        return self.linear_proj(self.core_attention.fused(mixed_T1P, kwargs["packed_seq_params"]))
+
+
+class GeGluMLP(MLP):
+    """Megatron-Core's MLP with the exact GeGLU; its own fused one is the tanh form."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        inner, _ = self.linear_fc1(hidden_states)
+        return self.linear_fc2(geglu(inner))
 
 
 def _add_with_dropout(training: bool, fused: bool) -> Callable[..., Tensor]:
@@ -79,7 +117,7 @@ def layer_spec(layer: int) -> ModuleSpec:
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if layer == 0 else WeightOnlyLayerNorm,
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=PackedSelfAttention,
                 params={"attn_mask_type": AttnMaskType.padding},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear, core_attention=PackedAttention, linear_proj=RowParallelLinear
@@ -88,7 +126,7 @@ def layer_spec(layer: int) -> ModuleSpec:
             self_attn_bda=_add_with_dropout,
             pre_mlp_layernorm=WeightOnlyLayerNorm,
             mlp=ModuleSpec(
-                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+                module=GeGluMLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
             ),
             mlp_bda=_add,
         ),

@@ -1,6 +1,7 @@
 """Every attention engine against a loop in Python, at the window's edges, and for leaks between samples.
 
-An engine that this machine cannot run (a GPU library's) is skipped; the two portable ones never are.
+An engine that this machine cannot run (a GPU library's) is skipped with its own refusal; the portable ones never are.
+FlexAttention, which compiles, has a file of its own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_mmbert.attention import ENGINES, Layout, attend
+from megatron_mmbert.attention import ENGINES, Layout, Request, attend
 from megatron_mmbert.attention.eager import visible
+from megatron_mmbert.model.rope import cos_sin
 
-PORTABLE = ("torch", "eager")
+PORTABLE = ("cpu", "torch", "eager")
 WINDOW = 64
 LENGTH_SETS = {
     "one token": [1],
@@ -66,11 +68,10 @@ def outputs_and_gradients(engine: str, qkv: Sequence[Tensor], layout: Layout, wi
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if name not in PORTABLE:
-        try:
-            ENGINES[name](*random_qkv(4, 1, 8, torch.float64), layout_of([4]), 1)
-        except Exception as error:
-            pytest.skip(f"engine {name!r} does not run here: {error}")
+    reason = ENGINES[name].refusal(Request("cpu", torch.float64, 8, WINDOW, backward=True))
+    assert not (name in PORTABLE and reason), f"{name} must run on every CPU: {reason}"
+    if reason:
+        pytest.skip(f"engine {name!r}: {reason}")
     return name
 
 
@@ -214,6 +215,51 @@ def test_the_portable_engines_mask_is_a_band() -> None:
     assert mask.shape == (17, 1, 64, 3 * 64)
     ENGINES["torch"](*random_qkv(1025, 1, 4, torch.float32), layout, WINDOW)
     assert next(value for key, value in layout.cache.items() if key[0] == "band") is mask, "one mask for all layers"
+
+
+def test_the_cpu_engine_keeps_one_mask_for_all_heads_and_layers() -> None:
+    layout = layout_of([1000, 24, 1])
+    ENGINES["cpu"](*random_qkv(1025, 3, 4, torch.float32), layout, WINDOW)
+    (mask,) = [value for key, value in layout.cache.items() if key[0] == "strip"]
+    assert mask.shape == (18, 64, 3 * 64)
+    ENGINES["cpu"](*random_qkv(1025, 2, 4, torch.float32), layout, WINDOW)
+    assert next(value for key, value in layout.cache.items() if key[0] == "strip") is mask
+
+
+def test_a_sample_of_8192_tokens(engine: str) -> None:
+    """Rows in the middle and at the ends against the loop; the reference engine itself is quadratic, so not asked."""
+    if engine == "eager":
+        pytest.skip("engine 'eager': 8,192 x 8,192 scores in float64 are 0.5 GB a head")
+    lengths = [1, 8192]
+    q, k, v = random_qkv(8193, 1, 8, torch.float64)
+    for window in (None, WINDOW):
+        out = ENGINES[engine](q, k, v, layout_of(lengths), window)
+        for place in (0, 1, 64, 65, 4000, 8191):
+            first = 0 if window is None else max(0, place - window)
+            seen = slice(1 + first, 8193 if window is None else min(8193, place + window + 2))
+            weights = (k[seen, 0] @ q[1 + place, 0] / math.sqrt(8)).softmax(0)
+            torch.testing.assert_close(out[1 + place, 0], weights @ v[seen, 0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("window", [None, 3, WINDOW])
+def test_the_fused_form_rotates_and_differentiates(window: int | None) -> None:
+    """Against rotation by the model's own formula, then attention, through autograd in float64."""
+    lengths = [66, 1, 70]
+    tokens, layout = sum(lengths), layout_of(lengths)
+    qkv_3TH8 = torch.stack(random_qkv(tokens, 2, 8, torch.float64))
+    fused_TH38 = qkv_3TH8.permute(1, 2, 0, 3).contiguous().requires_grad_()
+    cos, sin = cos_sin(torch.arange(tokens), 10_000.0, 8)
+    direction = random_qkv(tokens, 2, 8, torch.float64, seed=5)[0]
+    attend_fused = ENGINES["cpu"].fused
+    assert attend_fused is not None
+    out = attend_fused(fused_TH38, (cos, sin), layout, window)
+    (found,) = torch.autograd.grad(out, fused_TH38, direction)
+    parts = [x.clone().requires_grad_() for x in qkv_3TH8]
+    turned = [torch.cat((-x[..., 4:], x[..., :4]), -1) * sin + x * cos for x in parts[:2]]
+    expected = by_hand(*turned, parts[2], lengths, window)
+    gradients = torch.autograd.grad(expected, parts, direction)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found, torch.stack(gradients).permute(1, 2, 0, 3), rtol=1e-8, atol=1e-10)
 
 
 def test_visible_is_the_contract() -> None:

@@ -1,0 +1,119 @@
+"""Which engine attends: the one a recipe names, or for ``auto`` the fastest of those that are correct here.
+
+On a CPU the order of speed is known (``python -m megatron_mmbert.doctor`` measures it), so nothing is timed, and two
+runs of one recipe compute the same bits. On a GPU every willing engine is checked against the reference and timed, once
+per kind of layer; rank 0 decides for all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_mmbert.attention.plan import Engine, Layout, Request
+from megatron_mmbert.errors import UserError, nearest
+
+AUTO = "auto"
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_HALF_TOLERANCE = 5e-2  # of values of order 1, for bf16 and fp16
+_CHECK_LENGTHS = (63, 130, 1, 250, 68)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial of one engine found; ``error`` is the largest deviation from the reference."""
+
+    engine: str
+    refusal: str | None
+    error: float | None = None
+    milliseconds: float | None = None
+
+    @property
+    def usable(self) -> bool:
+        return self.refusal is None
+
+
+def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
+    """The engine of that name.
+
+    Raises:
+        UserError: there is none, or it cannot do the request.
+    """
+    if name not in engines:
+        known = ", ".join([AUTO, *engines])
+        raise UserError(f"attention engine {name!r}: unknown{nearest(name, [AUTO, *engines])}; choose one of {known}")
+    reason = engines[name].refusal(request)
+    if reason:
+        hint = f" or {engines[name].remedy}" if engines[name].remedy else ""
+        raise UserError(f"attention engine {name!r}: {reason}; choose another, e.g. {AUTO}{hint}")
+    return engines[name]
+
+
+def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int = 3) -> Verdict:
+    """Check ``engine`` against the reference and time one pack of samples of ``lengths``."""
+    reason = engine.refusal(request)
+    if reason:
+        return Verdict(engine.name, reason)
+    try:
+        error = _error(engine, request, heads)
+        tolerance = _TOLERANCE.get(request.dtype, _HALF_TOLERANCE)
+        if not error <= tolerance:
+            return Verdict(engine.name, f"wrong by {error:.1e} here (limit {tolerance:g})", error)
+        return Verdict(engine.name, None, error, _milliseconds(engine, request, heads, lengths, repeats))
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError, TypeError) as problem:
+        return Verdict(engine.name, f"fails here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
+
+
+def fastest(verdicts: Sequence[Verdict]) -> Verdict:
+    """The fastest engine that is correct."""
+    return min((each for each in verdicts if each.milliseconds is not None), key=lambda each: each.milliseconds or 0.0)
+
+
+def layout_of(lengths: Sequence[int], device: str) -> Layout:
+    """The layout of samples of these lengths, laid end to end."""
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    return Layout(bounds, max(lengths))
+
+
+def _inputs(request: Request, heads: int, tokens: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(4, tokens, heads, request.head_width, generator=generator)
+    return [x.to(request.device, request.dtype).to(dtype) for x in drawn]
+
+
+def _run(engine: Engine, request: Request, inputs: Sequence[Tensor], layout: Layout) -> list[Tensor]:
+    q, k, v, direction = inputs
+    if not request.backward:
+        with torch.no_grad():
+            return [engine(q, k, v, layout, request.window_each_side)]
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    out = engine(q, k, v, layout, request.window_each_side)
+    return [out, *torch.autograd.grad(out, (q, k, v), direction)]
+
+
+def _error(engine: Engine, request: Request, heads: int) -> float:
+    from megatron_mmbert.attention import ENGINES
+
+    tokens = sum(_CHECK_LENGTHS)
+    inputs = _inputs(request, heads, tokens, request.dtype)
+    found = _run(engine, request, inputs, layout_of(_CHECK_LENGTHS, request.device))
+    exact = _inputs(request, heads, tokens, torch.float64)
+    expected = _run(ENGINES["eager"], request, exact, layout_of(_CHECK_LENGTHS, request.device))
+    return max((x.double() - y).abs().max().item() for x, y in zip(found, expected, strict=True))
+
+
+def _milliseconds(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int) -> float:
+    inputs = _inputs(request, heads, sum(lengths), request.dtype)
+    layout, times = layout_of(lengths, request.device), []
+    for _ in range(repeats + 1):  # the first pass compiles and builds what is kept for the pack
+        start = time.perf_counter()
+        _run(engine, request, inputs, layout)
+        if request.device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times[1:])

@@ -1,0 +1,1 @@
+"""Element-wise work with few passes over memory."""

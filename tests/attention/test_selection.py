@@ -1,0 +1,87 @@
+"""Choosing an engine: by name, by what it refuses, by speed among the correct ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from megatron_mmbert.attention import AUTO, ENGINES, Engine, Layout, Request, choose
+from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
+from megatron_mmbert.errors import UserError
+
+HERE = Request("cpu", torch.float32, 16, 64, backward=True)
+
+
+def test_auto_takes_the_cpu_engine_on_a_cpu() -> None:
+    assert choose(AUTO, HERE, 2).name == "cpu"
+    assert choose(AUTO, replace(HERE, dtype=torch.float16), 2).name == "torch", "the CPU engine refuses fp16"
+
+
+def test_a_name_is_obeyed_or_refused_in_one_sentence() -> None:
+    assert choose("eager", HERE, 2).name == "eager"
+    with pytest.raises(UserError, match=r"'varln': unknown \(did you mean 'varlen'\?\)"):
+        choose("varln", HERE, 2)
+    with pytest.raises(UserError, match="'varlen': runs on CUDA devices only; choose another"):
+        choose("varlen", HERE, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("varlen", {"device": "cuda", "dtype": torch.float32}, "takes bf16 or fp16, not float32"),
+        ("varlen", {"device": "cuda", "dtype": torch.bfloat16, "head_width": 20}, "multiples of 8"),
+        ("flex", {"dtype": torch.float64}, "not float64"),
+        ("flex", {}, "has no backward on a CPU"),
+        ("cpu", {"device": "cuda"}, "runs on CPUs only"),
+    ],
+)
+def test_an_engine_says_what_it_cannot_do(name: str, change: dict[str, object], reason: str) -> None:
+    said = ENGINES[name].refusal(replace(HERE, **change))  # type: ignore[arg-type]
+    assert said is not None
+    assert reason in said
+
+
+def test_flex_refuses_a_gradient_on_a_cpu_also_when_called() -> None:
+    q = torch.randn(4, 1, 16, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="no backward on a CPU"):
+        ENGINES["flex"](q, q, q, Layout(torch.tensor([0, 4], dtype=torch.int32), 4), None)
+
+
+def engine_of(attend: Callable[..., torch.Tensor]) -> Engine:
+    return Engine("trial", attend, lambda request: None)
+
+
+@pytest.mark.parametrize("backward", [True, False])
+@pytest.mark.parametrize("window", [None, 64])
+def test_a_trial_passes_what_is_right(window: int | None, backward: bool) -> None:
+    verdict = try_engine(ENGINES["cpu"], replace(HERE, window_each_side=window, backward=backward), 2, [70, 30])
+    assert verdict.usable
+    assert verdict.milliseconds is not None
+    assert verdict.error is not None
+    assert verdict.error < 1e-5
+
+
+def test_a_trial_finds_a_window_off_by_one_a_leak_and_a_crash() -> None:
+    eager = ENGINES["eager"].attend
+    off_by_one = engine_of(lambda q, k, v, layout, window: eager(q, k, v, layout, window - 1))
+    leaking = engine_of(
+        lambda q, k, v, layout, window: eager(q, k, v, Layout(layout.cu_seqlens[[0, -1]], len(q)), window)
+    )
+
+    def crash(*_: object) -> torch.Tensor:
+        raise RuntimeError("no kernel image\nand more")
+
+    for engine, reason in ((off_by_one, "wrong by"), (leaking, "wrong by"), (engine_of(crash), "no kernel image")):
+        verdict = try_engine(engine, HERE, 2, [70, 30])
+        assert verdict.refusal is not None
+        assert reason in verdict.refusal
+        assert not verdict.usable
+        assert "\n" not in verdict.refusal
+
+
+def test_the_fastest_is_chosen_among_the_correct() -> None:
+    verdicts = [Verdict("a", "wrong", 1.0), Verdict("b", None, 0.0, 3.0), Verdict("c", None, 0.0, 2.0)]
+    assert fastest(verdicts).engine == "c"
