@@ -59,34 +59,57 @@ class Division:
         """int64 [groups], pieces of the groups before."""
         return self.class_start[self.first_class]
 
+    @property
+    def first_document(self) -> Int64s:
+        """int64 [K], documents of all classes before."""
+        before = np.cumsum(self.documents) - self.documents
+        in_group = [first_documents(*each) for each in zip(self.documents, self.classes, strict=True)]
+        return np.concatenate(in_group) + np.repeat(before, self.classes)
+
 
 class _Group(NamedTuple):
-    lengths: npt.NDArray[Any]  # class after class
     class_tokens: Int64s
     class_pieces: Int64s
     rest_pieces: int
 
 
-def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, list[npt.NDArray[Any]]]:
-    """The division of the phase's groups, and the lengths of each group's documents, class after class.
+class _Row:
+    """Arrays laid end to end as they come, without ever holding any of them twice: a bytearray grows in place."""
+
+    def __init__(self) -> None:
+        self._bytes, self._dtype = bytearray(), np.dtype(np.int32)
+
+    def add(self, part: npt.NDArray[Any]) -> None:
+        if part.dtype.itemsize > self._dtype.itemsize:
+            self._bytes, self._dtype = bytearray(self.array().astype(part.dtype).tobytes()), part.dtype
+        self._bytes += np.ascontiguousarray(part, dtype=self._dtype).data.cast("B")
+
+    def array(self) -> npt.NDArray[Any]:
+        return np.frombuffer(self._bytes, dtype=self._dtype)
+
+
+def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, npt.NDArray[Any]]:
+    """The division of the phase's groups, and the lengths of all documents, int32 or int64 [documents], class after
+    class.
 
     Raises:
         UserError: there is no text, or as ``chosen_groups``.
     """
-    names, groups = [], []
+    names, groups, documents, row = [], list[_Group](), [], _Row()
     for name in chosen_groups(source, phase):
         lengths = narrow_lengths(source.document_lengths(*name))
         if lengths.any():
             names.append(name)
-            groups.append(_divide_group(lengths, phase, phase.places.get(name)))
+            documents.append(len(lengths))
+            groups.append(_divide_group(lengths, phase, phase.places.get(name), row))
     if not names:
         raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
-    class_tokens, class_pieces = (np.concatenate([group[column] for group in groups]) for column in (1, 2))
+    class_tokens, class_pieces = (np.concatenate([group[column] for group in groups]) for column in (0, 1))
     classes = np.array([len(group.class_tokens) for group in groups], dtype=np.int64)
     first_class = np.cumsum(classes) - classes
     division = Division(
         names=names,
-        documents=np.array([len(group.lengths) for group in groups], dtype=np.int64),
+        documents=np.array(documents, dtype=np.int64),
         tokens=np.add.reduceat(class_tokens, first_class),
         classes=classes,
         first_class=first_class,
@@ -95,10 +118,10 @@ def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, list[npt.ND
         class_start=np.cumsum(class_pieces) - class_pieces,
         rest_pieces=np.array([group.rest_pieces for group in groups], dtype=np.int64),
     )
-    return division, [group.lengths for group in groups]
+    return division, row.array()
 
 
-def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: Place | None) -> _Group:
+def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: Place | None, row: _Row) -> _Group:
     tokens = int(lengths.sum(dtype=np.int64))
     count = max(1, min(MOST_CLASSES, len(lengths), tokens // phase.class_tokens))
     lengths = by_class(lengths, count)
@@ -107,8 +130,8 @@ def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: Place | No
     rest = 0
     if place is not None and place.piece and not place.same_order(phase):
         rest = count_pieces(parts[place.number], place.max_length)
+    row.add(lengths)
     return _Group(
-        lengths,
         np.add.reduceat(lengths, first, dtype=np.int64),
         np.array([count_pieces(part, phase.max_length) for part in parts], dtype=np.int64),
         rest,

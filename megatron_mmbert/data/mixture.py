@@ -9,14 +9,14 @@ rarer than one sample per block evenly over the blocks. Consecutive samples of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.classes import divide, first_documents
+from megatron_mmbert.data.classes import divide
 from megatron_mmbert.data.course import Course, group_key
 from megatron_mmbert.data.permutation import U64, hash64, hash_on, keyed_order, permute
 from megatron_mmbert.data.phase import DataPhase, Place, TokenSource
@@ -34,20 +34,20 @@ class Block:
     Attributes:
         group: int32 [N], position in ``Mixture.names``.
         document: int64 [N], number in the group.
-        start, stop: int64 [N], ids of the document.
+        start, stop: integers [N], ids of the document.
         sample_key: uint64 [N], unlike for every sample of every epoch of every group.
     """
 
     group: npt.NDArray[np.int32]
     document: Int64s
-    start: Int64s
-    stop: Int64s
+    start: npt.NDArray[Any]
+    stop: npt.NDArray[Any]
     sample_key: U64
 
     @property
     def lengths(self) -> Int64s:
         """int64 [N], tokens of each sample with its specials."""
-        return self.stop - self.start + SPECIALS_PER_SAMPLE
+        return self.stop.astype(np.int64) - self.start + SPECIALS_PER_SAMPLE
 
 
 @dataclass(frozen=True)
@@ -127,26 +127,21 @@ class Mixture(Outline):
     def __init__(self, source: TokenSource, phase: DataPhase) -> None:
         """As :class:`Outline`; takes about 4.5 bytes per document."""
         super().__init__(source, phase)
-        lengths = self._lengths
         key = np.array([group_key(name, phase.seed) for name in self.names], dtype=np.uint64)
         self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
-        self._rests = list(self._read_rests(lengths))
+        self._first_document = self._division.first_document
+        self._rests = list(self._read_rests())
         # One table over all groups: a block then needs one search, not one for each of a thousand languages.
-        self._table = PieceTable(_joined(lengths), phase.max_length)
-        self._first_document = np.concatenate(
-            [first_documents(*each) for each in zip(self._division.documents, self._division.classes, strict=True)]
-        )
-        before = np.cumsum(self._division.documents) - self._division.documents
-        self._first_document += np.repeat(before, self._division.classes)
+        self._table = PieceTable(self._lengths, phase.max_length)
 
-    def _read_rests(self, lengths: Sequence[npt.NDArray[Any]]) -> Iterator[Rest]:
+    def _read_rests(self) -> Iterator[Rest]:
         """What earlier phases left of classes, by the length of samples that they are cut to."""
         groups = np.flatnonzero(self.course.rest_samples).tolist()
         places = {number: self.phase.places[self.names[number]] for number in groups}
         for cut in sorted({place.max_length for place in places.values()}):
             chosen = [number for number in groups if places[number].max_length == cut]
             keys = [self._class_key(number, places[number]) for number in chosen]
-            parts = [self._class_lengths(number, places[number].number, lengths[number]) for number in chosen]
+            parts = [self._class_lengths(number, places[number].number) for number in chosen]
             yield Rest(chosen, [places[number] for number in chosen], keys, parts, self.phase.max_length)
 
     def _class_key(self, group: int, place: Place) -> int:
@@ -154,9 +149,10 @@ class Mixture(Outline):
         state = hash64(group_key(self.names[group], place.seed), _EPOCH)
         return int(hash_on(hash_on(state, place.epoch), place.number))
 
-    def _class_lengths(self, group: int, number: int, lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        first = first_documents(len(lengths), int(self._division.classes[group]))
-        return np.split(lengths, first[1:])[number]
+    def _class_lengths(self, group: int, number: int) -> npt.NDArray[Any]:
+        row = int(self._division.first_class[group]) + number
+        ends = [*self._first_document[1:].tolist(), len(self._lengths)]
+        return self._lengths[int(self._first_document[row]) : ends[row]]
 
     def block(self, number: int) -> Block:
         """Block ``number`` (from 0), the same whatever was asked before."""
@@ -166,7 +162,7 @@ class Mixture(Outline):
             parts += [self._of_rest(rest.samples(first, stop)) for rest in self._rests]
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = keyed_order(columns[-1])
-        return Block(*(column[order] for column in columns))
+        return Block(*(column.take(order) for column in columns))
 
     def _steady(self, first: Int64s, stop: Int64s) -> tuple[Any, ...]:
         """Columns of the samples in this phase's own cut, group after group."""
@@ -194,14 +190,3 @@ class Mixture(Outline):
         document = samples.document * self._division.classes[samples.group] + number[samples.group]
         key = hash_on(self._sample_state[samples.group], samples.sample)
         return samples.group.astype(np.int32), document, samples.start, samples.stop, key
-
-
-def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """The arrays end to end. Empties the list on the way, so that memory never holds all of them twice."""
-    joined = np.empty(sum(map(len, arrays)), dtype=np.result_type(*{array.dtype for array in arrays}))
-    end = len(joined)
-    while arrays:
-        last = arrays.pop()
-        joined[end - len(last) : end] = last
-        end -= len(last)
-    return joined

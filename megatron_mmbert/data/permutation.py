@@ -21,7 +21,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 _SHIFT_1, _FACTOR_1 = np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
-_FACTOR_3, _FACTOR_4 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)  # of MurmurHash3's finaliser
+_FACTOR_3 = np.uint32(0xC2B2AE35)  # of MurmurHash3's finaliser
 _HALF = np.uint32(16)
 _ROUNDS = 8  # of the permutation; even, so that rows and columns end where they began
 _SMALL = 16
@@ -94,6 +94,9 @@ def keyed_order(key: U64) -> npt.NDArray[np.int64]:
     return (np.sort((key & ~low) | np.arange(len(key), dtype=np.uint64)) & low).astype(np.int64)
 
 
+_ROUND_FACTORS = [np.uint32(key64(number) >> 32 | 1) for number in range(_ROUNDS)]  # tell the rounds apart
+
+
 def sides(size: Integers) -> tuple[U32, U32]:
     """(rows, columns) of a near-square grid of ``rows x columns`` cells, at least ``size`` (1 ... 2^32 - 2^16) and less
     than ``size + rows`` of them. Square root and division are exact to the bit in IEEE arithmetic, on every machine."""
@@ -164,12 +167,11 @@ def _feistel(x: U32, low: U32, high: U32, rows: U32, columns: U32) -> U32:
     work, shifted = np.empty_like(x), np.empty_like(x)
     for number in range(_ROUNDS):
         np.add(other, low, out=work)
-        work ^= np.uint32((number + 1) * _GOLDEN >> 16 & 0xFFFFFFFF)
-        work *= _FACTOR_3
+        work *= _ROUND_FACTORS[number]
         np.right_shift(work, _HALF, out=shifted)
         work ^= shifted
         work += high
-        work *= _FACTOR_4
+        work *= _FACTOR_3
         work >>= _HALF
         work *= side
         work >>= _HALF  # now in [0, side), some values at most once more in 2^16 than others; four rounds even it out

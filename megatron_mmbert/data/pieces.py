@@ -62,7 +62,7 @@ class PieceTable:
         return bits
 
     def locate(self, piece: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-        """Where pieces lie: int64 [N] in [0, pieces) -> (document, start, stop), each int64 [N].
+        """Where pieces lie: int64 [N] in [0, pieces) -> document int64 [N], start and stop [N], integers.
 
         Raises:
             IndexError: a piece number outside [0, pieces).
@@ -73,11 +73,11 @@ class PieceTable:
         seen = bits.view(np.uint64) & (~np.uint64(0) >> (~piece & 63).astype(np.uint64))
         document = documents_before + np.bitwise_count(seen) - 1
         first = np.where(seen != 0, (piece & ~63) + _highest_bit(seen), began)
-        length = self._lengths[document]
+        length = self._lengths.take(document)
         count = _counts(length, self._room)
         least = length // count
         longer = length - least * count  # so many pieces, the first ones, have one id more
-        number = piece - first
+        number = (piece - first).astype(length.dtype)
         start = number * least + np.minimum(number, longer)
         stop = start + least + (number < longer)
         return document if self._numbers is None else self._numbers[document], start, stop

@@ -37,14 +37,23 @@ def test_division_of_groups() -> None:
     ]
     for number, name in enumerate(division.names):
         found = source.document_lengths(*name)
-        assert division.tokens[number] == found.sum() == lengths[number].sum()
+        assert division.tokens[number] == found.sum()
         assert division.pieces[number] == count_pieces(found, 128)
         first = division.first_class[number]
         for c in range(division.classes[number]):
             mine = found[c :: division.classes[number]]
+            at = division.first_document[first + c]
+            assert lengths[at : at + len(mine)].tolist() == mine.tolist()
             assert division.class_tokens[first + c] == mine.sum()
             assert division.class_pieces[first + c] == count_pieces(mine, 128)
     assert division.class_start.tolist() == [0, *np.cumsum(division.class_pieces)[:-1].tolist()]
+
+
+def test_a_document_beyond_int32() -> None:
+    source = MemorySource({("w", "a"): [5, 6], ("w", "b"): [2**31 + 1, 3], ("w", "c"): [9]})
+    lengths = divide(source, phase())[1]
+    assert lengths.dtype == np.int64
+    assert lengths.tolist() == [5, 6, 2**31 + 1, 3, 9]
 
 
 def test_classes_depend_on_the_text_alone() -> None:

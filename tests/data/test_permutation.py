@@ -39,7 +39,7 @@ def test_hashes_are_the_same_for_ever() -> None:
     assert len({key64(1, 2), key64(2, 1), key64(1, 2, 0), key64(3)}) == 4
     assert string_key("srp_Cyrl") == int.from_bytes(bytes.fromhex("cd74233359540105"), "little")  # b2sum -l 64
     assert key64(1, 2, 3) == 16914669369030367833
-    assert permute(np.arange(3), 10**9, hash64(9)).tolist() == [741751474, 895686809, 26317080]
+    assert permute(np.arange(3), 10**9, hash64(9)).tolist() == [294019033, 751190463, 303116624]
 
 
 def test_hashing_on_is_hashing_all() -> None:
@@ -48,6 +48,7 @@ def test_hashing_on_is_hashing_all() -> None:
 
 
 @given(st.integers(1, MOST_PERMUTED))
+@settings(deadline=None)
 def test_grids_hold_the_domain_and_less_than_a_row_more(size: int) -> None:
     rows, columns = (int(side) for side in sides(size))
     assert size <= rows * columns < size + rows
@@ -55,6 +56,7 @@ def test_grids_hold_the_domain_and_less_than_a_row_more(size: int) -> None:
 
 
 @given(st.lists(words, max_size=300))
+@settings(deadline=None)
 def test_keyed_order(keys: list[int]) -> None:
     array = np.array(keys, dtype=np.uint64)
     order = keyed_order(array)
