@@ -1,6 +1,12 @@
 """Text files to a token store.
 
-python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+
+Killed and started again, it goes on behind the last input file that it finished. Many machines share the work as an
+array of tasks, each making a part of the input files, and one command merges the parts into the very same store:
+
+    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output parts/$I --shard $I/100
+    python tools/preprocess_data.py --merge parts/* --output store/
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import signal
 from pathlib import Path
 
 from megatron_mmbert.data.documents import ENDINGS
-from megatron_mmbert.data.preprocess import PreprocessJob, preprocess
+from megatron_mmbert.data.preprocess import PreprocessJob, merge, preprocess, preprocess_part
 from megatron_mmbert.data.records import MAX_LINE_BYTES, Fields, is_language
 from megatron_mmbert.data.writer import SHARD_BYTES
 from megatron_mmbert.errors import UserError, run_command
@@ -20,8 +26,8 @@ from megatron_mmbert.errors import UserError, run_command
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", nargs="+", type=Path, required=True, metavar="PATH", help=f"files ({', '.join(ENDINGS)}) or folders")
-    add("--tokenizer", type=Path, required=True, metavar="DIR_OR_FILE")
+    add("--input", nargs="+", type=Path, metavar="PATH", help=f"files ({', '.join(ENDINGS)}) or folders")
+    add("--tokenizer", type=Path, metavar="DIR_OR_FILE")
     add("--output", type=Path, required=True, metavar="STORE")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes; changes nothing in the store")
     add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
@@ -33,11 +39,25 @@ def parse() -> argparse.Namespace:
     add("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="size of a shard (default: %(default)s)")
     add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
     add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
+    add("--shard", metavar="I/N", help="make only part I (from 1) of N, of whole input files")
+    add("--merge", nargs="+", type=Path, metavar="PART", help="make the store of all parts instead")
     return parser.parse_args()
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """``I/N`` as two numbers."""
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--shard {text!r}: give I/N with I from 1 to N, such as 1/8")
+    return int(number), int(parts)
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse values that argparse lets through."""
+    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.shard):
+        raise UserError("--merge takes finished parts and only --output and --overwrite beside them")
+    if not arguments.merge and not (arguments.input and arguments.tokenizer):
+        raise UserError("give --input and --tokenizer, or --merge with the parts of a store")
     for option in ("workers", "shard_bytes", "max_line_bytes"):
         value = getattr(arguments, option)
         if value < 1:
@@ -50,12 +70,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--language and --language-field exclude each other; give one of them")
 
 
-def main() -> None:
-    arguments = parse()
-    check(arguments)
-    # A cluster's scheduler ends a job with SIGTERM: clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    job = PreprocessJob(
+def job_of(arguments: argparse.Namespace) -> PreprocessJob:
+    return PreprocessJob(
         inputs=tuple(arguments.input),
         tokenizer=arguments.tokenizer,
         output=arguments.output,
@@ -68,9 +84,21 @@ def main() -> None:
         shard_bytes=arguments.shard_bytes,
         dedup=arguments.dedup,
         max_line_bytes=arguments.max_line_bytes,
+        shard=shard_of(arguments.shard) if arguments.shard else None,
     )
+
+
+def main() -> None:
+    arguments = parse()
+    check(arguments)
+    # A cluster's scheduler ends a job with SIGTERM: clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        preprocess(job)
+        if arguments.merge:
+            merge(arguments.merge, arguments.output, arguments.overwrite)
+        else:
+            job = job_of(arguments)
+            preprocess_part(job) if job.shard else preprocess(job)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output}: {error.strerror or error}; check the disk") from error
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from megatron_mmbert.data.manifest import load_manifest
+from megatron_mmbert.data.part import IDS_NAME, PART_NAME
 from megatron_mmbert.data.preprocess import load_any_tokenizer
 from megatron_mmbert.data.progress import ByteProgress
 from megatron_mmbert.data.summary import describe
@@ -24,16 +25,20 @@ def main() -> int:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR_OR_FILE", help="check that the store was made with it")
     arguments = parser.parse_args()
-    manifest = load_manifest(arguments.store)
+    if (arguments.store / PART_NAME).exists():
+        manifest, size = None, (arguments.store / IDS_NAME).stat().st_size
+    else:
+        manifest = load_manifest(arguments.store)
+        size = sum(shard.bin_bytes for shard in manifest.shards)
     tokenizer = load_any_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
     problems = 0
-    with ByteProgress("verify", sum(shard.bin_bytes for shard in manifest.shards)) as progress:
+    with ByteProgress("verify", size) as progress:
         for problem in verify(arguments.store, tokenizer, progress.add):
             print(f"error: {problem}", file=sys.stderr, flush=True)
             problems += 1
     if problems:
         return EXIT_BAD_INPUT
-    print(f"{arguments.store}: OK\n{describe(manifest)}")
+    print(f"{arguments.store}: OK\n{describe(manifest)}" if manifest else f"{arguments.store}: OK, a part to be merged")
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.writer import EncodedDocument
+from megatron_mmbert.data.rows import Documents
 
 _START = 1 << 12
 
@@ -32,9 +32,9 @@ class HashTable:
         self._slots: npt.NDArray[np.uint64] = np.zeros((_START, 2), np.uint64)
         self.count = 0
 
-    def add(self, digests: list[bytes]) -> npt.NDArray[np.bool_]:
-        """Which of ``digests`` are new, [len(digests)]; of equal ones among them the first."""
-        keys = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2).copy()
+    def add(self, digests: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which of ``digests``, 16 bytes each [N], are new, bool [N]; of equal ones among them the first."""
+        keys = np.frombuffer(digests.tobytes(), np.uint64).reshape(-1, 2).copy()
         keys[:, 1] |= np.uint64(1)  # an empty slot is all zeros, and no key may be
         _, first = np.unique(keys, axis=0, return_index=True)
         while 2 * (self.count + first.size) > len(self._slots):
@@ -72,19 +72,14 @@ class HashTable:
 
 
 class Deduplicator:
-    """Passes on the first of equal documents; all documents of a language must come one after another."""
+    """Passes on the first of equal documents of one language."""
 
     def __init__(self) -> None:
         self.dropped = 0
-        self._language: str | None = None
         self._seen = HashTable()
 
-    def keep(self, documents: list[EncodedDocument]) -> list[EncodedDocument]:
-        """The documents of one language, less those whose text came before."""
-        if not documents:
-            return documents
-        if documents[0].language != self._language:
-            self._language, self._seen = documents[0].language, HashTable()
-        new = self._seen.add([document.digest for document in documents])
-        self.dropped += len(documents) - int(new.sum())
-        return [document for document, is_new in zip(documents, new, strict=True) if is_new]
+    def keep(self, documents: Documents) -> Documents:
+        """The documents, less those whose text came before."""
+        new = self._seen.add(documents.rows["digest"])
+        self.dropped += int(new.size - new.sum())
+        return documents.take(new)

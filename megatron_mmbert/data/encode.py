@@ -6,17 +6,19 @@ not become the bottleneck with many of them. No document's ids depend on another
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_mmbert.data.dedup import text_digest
 from megatron_mmbert.data.documents import open_records, parse_record
 from megatron_mmbert.data.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
-from megatron_mmbert.data.writer import EncodedDocument
+from megatron_mmbert.data.rows import NO_DIGEST, ROW, Documents
 from megatron_mmbert.errors import UserError
 
 CHUNK_BYTES = 256 << 10
@@ -28,7 +30,7 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
     def fingerprint(self) -> str: ...
-    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.int32]]: ...
 
 
 class InputFile(NamedTuple):
@@ -51,10 +53,10 @@ class Chunk(NamedTuple):
 
 
 class EncodedChunk(NamedTuple):
-    """What became of a chunk; ``bad`` is in the order of the lines."""
+    """What became of a chunk: its documents by language, and its bad lines in order."""
 
     file: InputFile
-    documents: list[EncodedDocument]
+    documents: list[Documents]
     bad: list[BadLine]
     input_bytes: int
     ends_file: bool
@@ -81,6 +83,17 @@ def _size(record: Record, fields: Fields) -> int:
 
 
 @dataclass
+class _Column:
+    """The documents of one language in a chunk."""
+
+    ids: list[npt.NDArray[Any]] = field(default_factory=list)
+    rows: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
+
+    def documents(self, language: str) -> Documents:
+        return Documents(language, np.concatenate(self.ids), np.array(self.rows, dtype=ROW))
+
+
+@dataclass
 class Encoder:
     """A worker's tools. ``dtype`` is the store's; ``dedup``: give every document its digest."""
 
@@ -104,26 +117,30 @@ class Encoder:
                 documents.append(found)
             elif found is not None:
                 bad.append(found)
-        encoded = []
-        for document, ids in zip(documents, self.tokenizer.encode_batch([d.text for d in documents]), strict=True):
-            if ids:
-                encoded.append(self._finish(document, ids, chunk.file))
+        columns: dict[str, _Column] = {}
+        for document, ids in zip(documents, self.tokenizer.encode_arrays([d.text for d in documents]), strict=True):
+            if ids.size:
+                self._check(document, ids, path)
+                language = chunk.file.language or document.language
+                assert language is not None  # a line without one is a bad line when the file has none
+                self._add(columns.setdefault(language, _Column()), document.text, ids.astype(self.dtype))
             else:
                 value = repr(document.text[:40])
                 bad.append(BadLine(str(path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
         bad.sort(key=lambda line: line.line)
-        return EncodedChunk(chunk.file, encoded, bad, chunk.input_bytes, chunk.ends_file)
+        made = [column.documents(language) for language, column in columns.items()]
+        return EncodedChunk(chunk.file, made, bad, chunk.input_bytes, chunk.ends_file)
 
-    def _finish(self, document: Document, ids: list[int], file: InputFile) -> EncodedDocument:
-        array = np.array(ids, dtype=np.int64)
-        worst = int(array.max()) if array.max() >= self.tokenizer.vocab_size else int(array.min())
+    def _add(self, column: _Column, text: str, ids: npt.NDArray[Any]) -> None:
+        digest = text_digest(text) if self.dedup else NO_DIGEST
+        column.ids.append(ids)
+        column.rows.append((ids.size, len(text.encode()), len(text.split()), zlib.crc32(ids.data), digest))
+
+    def _check(self, document: Document, ids: npt.NDArray[Any], path: Path) -> None:
+        """Refuse ids that the store could not hold, or that mean something else."""
+        worst = int(ids.max()) if ids.max() >= self.tokenizer.vocab_size else int(ids.min())
         if not 0 <= worst < self.tokenizer.vocab_size:
             raise UserError(
-                f"{file.path}:{document.line}: the tokenizer gives id {worst}, outside its vocabulary of "
+                f"{path}:{document.line}: the tokenizer gives id {worst}, outside its vocabulary of "
                 f"{self.tokenizer.vocab_size}; the tokenizer folder mixes files of two tokenizers, export it again"
             )
-        language = file.language or document.language
-        assert language is not None  # parse_line refuses a line without one when the file has none
-        size = len(document.text.encode("utf-8"))
-        encoded = EncodedDocument(language, array.astype(self.dtype), size, len(document.text.split()))
-        return encoded._replace(digest=text_digest(document.text)) if self.dedup else encoded

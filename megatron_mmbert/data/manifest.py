@@ -124,6 +124,8 @@ def load_manifest(store: Path) -> Manifest:
     if not store.is_dir():
         raise UserError(f"{store}: a token store is a folder, and this is a file; {REMEDY}")
     path = store / MANIFEST_NAME
+    if (store / "part.json").exists():
+        raise UserError(f"{store}: a part of a store; merge all its parts with tools/preprocess_data.py --merge")
     value = read_json(path, "token store manifest", REMEDY)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{path}: not the manifest of a token store; {REMEDY}")

@@ -1,5 +1,7 @@
 """Checking a token store against its manifest: sizes, checksums, index against data, ids against the vocabulary.
 
+A part that is yet to be merged is checked too, document by document.
+
 A shard whose checksum is wrong is searched document by document with its ``.crc32`` file, so that the report names the
 documents (by source, language and number) and not only two gigabytes.
 
@@ -20,6 +22,9 @@ import numpy.typing as npt
 from megatron_mmbert.data.encode import Tokenizer
 from megatron_mmbert.data.indexed import BIN_ENDING, IDX_ENDING, indexed_dataset
 from megatron_mmbert.data.manifest import GroupEntry, Manifest, ShardEntry, load_manifest
+from megatron_mmbert.data.part import PART_NAME
+from megatron_mmbert.data.part_reader import REMEDY as PART_REMEDY
+from megatron_mmbert.data.part_reader import Part
 from megatron_mmbert.data.store import Shard, size_problems
 from megatron_mmbert.data.writer import CRC_ENDING
 from megatron_mmbert.errors import UserError
@@ -39,6 +44,9 @@ def verify(
     Raises:
         UserError: there is no store, or its manifest cannot be read.
     """
+    if (path / PART_NAME).exists():
+        yield from _part_problems(path, progress)
+        return
     manifest = load_manifest(path)
     indexed_dataset()  # the seconds of its import before the first progress
     if tokenizer is not None and tokenizer.fingerprint() != manifest.tokenizer.fingerprint:
@@ -50,6 +58,21 @@ def verify(
     for number, entry in enumerate(manifest.shards):
         problems = list(size_problems(path, (entry,)))
         yield from problems or _shard_problems(path, manifest, number, progress)
+
+
+def _part_problems(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
+    """The first problem of a part that is yet to be merged."""
+    try:
+        part = Part(path)
+        vocab_size = part.about["tokenizer"]["vocab_size"]
+        for language in part.languages:
+            for documents in part.read(language):
+                if not 0 <= int(documents.ids.min()) <= int(documents.ids.max()) < vocab_size:
+                    yield f"{path}: {language} has ids outside the vocabulary of {vocab_size}; {PART_REMEDY}"
+                    return
+                progress(documents.ids.nbytes)
+    except UserError as error:
+        yield str(error)
 
 
 def _manifest_problems(path: Path, manifest: Manifest) -> Iterator[str]:

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import sentencepiece
 import tokenizers
 
@@ -21,6 +23,7 @@ from megatron_mmbert.files import atomic_file
 from megatron_mmbert.tokenizer import export
 from megatron_mmbert.tokenizer.layout import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.proto import Kind, parse_model
+from megatron_mmbert.tokenizer.words import WordEncoder, has_separate_words
 
 
 class Engine(ABC):
@@ -36,6 +39,10 @@ class Engine(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without ``<bos>`` and ``<eos>``."""
+
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+        """The ids of each text, int32 [tokens]; the way for many."""
+        return [np.array(self.encode(text), dtype=np.int32) for text in texts]
 
     @abstractmethod
     def decode(self, ids: list[int]) -> str:
@@ -82,10 +89,14 @@ class SentencePieceEngine(Engine):
         kinds = (Kind.CONTROL, Kind.UNKNOWN)
         control = {i for i, piece in enumerate(self._proto.pieces) if piece.type in kinds}
         self.special_ids = frozenset(control | set(self.specials.values()))
+        self._words = WordEncoder(self._processor.encode) if has_separate_words(self._proto) else None
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)
         return ids
+
+    def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+        return super().encode_arrays(texts) if self._words is None else self._words.encode(texts)
 
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode(ids)) if ids else ""

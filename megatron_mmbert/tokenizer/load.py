@@ -58,6 +58,10 @@ class Tokenizer:
         """Ids of each text, in one thread: whoever wants more starts more processes."""
         return [self._engine.encode(text) for text in texts]
 
+    def encode_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The same ids as :meth:`encode_batch`, int32 [tokens] each, at several times the speed where words repeat."""
+        return self._engine.encode_arrays(list(texts))
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids`` (ints, or a 1-d array); special ids are left out."""
         special = self._engine.special_ids

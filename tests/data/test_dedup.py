@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megatron_mmbert.data.dedup import HashTable, text_digest
@@ -25,7 +26,7 @@ def test_table_agrees_with_a_set() -> None:
         for digest in digests:
             expected.append(digest not in known)
             known.add(digest)
-        assert table.add(digests).tolist() == expected
+        assert table.add(np.array(digests, "V16")).tolist() == expected
     assert table.count == len(known) > 10_000
 
 

@@ -212,6 +212,8 @@ def test_with_a_real_store(tmp_path: Path) -> None:
     from megatron_mmbert.data.manifest import Manifest, TokenizerEntry, save_manifest
     from megatron_mmbert.data.store import Store
 
+    from .encoded import encoded
+
     writer = writer_module.StoreWriter(tmp_path, "web", "uint16", shard_bytes=60_000)
     memory = MemorySource(
         {name: SOURCE.document_lengths(*name)[:300] for name in SOURCE.groups if name.source == "web"}
@@ -219,7 +221,7 @@ def test_with_a_real_store(tmp_path: Path) -> None:
     for name in memory.groups:
         for document, length in enumerate(memory.document_lengths(*name).tolist()):
             ids = memory.tokens(*name, document, 0, length) if length else np.array([], dtype=int)
-            writer.add(writer_module.EncodedDocument(name.language, ids.astype(np.uint16), length, length))
+            writer.add(encoded(name.language, ids.astype(np.uint16), length, length))
     groups = writer.finish()
     assert len(writer.shards) > 1
     save_manifest(tmp_path, Manifest("uint16", TokenizerEntry("t", "f", VOCAB), groups, tuple(writer.shards)))

@@ -7,20 +7,22 @@ import numpy as np
 import pytest
 
 from megatron_mmbert.data.manifest import Manifest, TokenizerEntry, save_manifest
-from megatron_mmbert.data.spill import LanguageSpill
+from megatron_mmbert.data.rows import Documents, store_dtype
 from megatron_mmbert.data.store import Store
-from megatron_mmbert.data.writer import EncodedDocument, StoreWriter, store_dtype
+from megatron_mmbert.data.writer import StoreWriter
 from megatron_mmbert.errors import UserError
+
+from .encoded import encoded
 
 LENGTHS = {"deu": [3, 5, 2], "eng": [10, 1, 7, 30, 4], "fra": [6]}
 
 
-def documents(dtype: str) -> list[EncodedDocument]:
+def documents(dtype: str) -> list[Documents]:
     """Documents whose ids count up over the whole store, so that every token is told from every other."""
     made, first = [], 0
     for language, lengths in LENGTHS.items():
         for length in lengths:
-            made.append(EncodedDocument(language, np.arange(first, first + length).astype(dtype), 4 * length, length))
+            made.append(encoded(language, np.arange(first, first + length).astype(dtype), 4 * length, length))
             first += length
     return made
 
@@ -142,26 +144,43 @@ def test_scattered_language_is_refused(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path, "web", "uint16")
     ids = np.arange(3, dtype="uint16")
     for language in ("a", "b"):
-        writer.add(EncodedDocument(language, ids, 1, 1))
+        writer.add(encoded(language, ids, 1, 1))
     with pytest.raises(ValueError, match="scattered"):
-        writer.add(EncodedDocument("a", ids, 1, 1))
+        writer.add(encoded("a", ids, 1, 1))
 
 
-def test_spill_brings_languages_together(tmp_path: Path) -> None:
-    spill = LanguageSpill(tmp_path / "spill", "uint16")
-    for first in range(0, 30, 3):
-        batch = [EncodedDocument("zab"[n % 3], np.full(n + 1, n, "uint16"), n, 1) for n in range(first, first + 3)]
-        spill.add_all(batch)
-    seen: list[tuple[str, int, int]] = []
+@pytest.mark.parametrize("dtype", ["uint16", "int32"])
+def test_shards_are_what_megatrons_builder_writes(dtype: str, tmp_path: Path) -> None:
+    from megatron_mmbert.data.indexed import indexed_dataset
 
-    def record(documents: list[EncodedDocument]) -> None:
-        for document in documents:
-            assert set(document.ids.tolist()) == {document.bytes} and document.ids.size == document.bytes + 1
-            seen.append((document.language, document.bytes, document.words))
+    writer = StoreWriter(tmp_path, "web", dtype)
+    builder = indexed_dataset().IndexedDatasetBuilder(str(tmp_path / "m.bin"), dtype=np.dtype(dtype).type)
+    for document in documents(dtype):
+        writer.add(document)
+        builder.add_document(document.ids, [document.ids.size])
+    writer.finish()
+    builder.finalize(str(tmp_path / "m.idx"))
+    for ending in (".bin", ".idx"):
+        assert (tmp_path / f"shard-00000{ending}").read_bytes() == (tmp_path / f"m{ending}").read_bytes()
 
-    spill.drain(record)
-    assert seen == sorted(seen) and len(seen) == 30
-    assert not (tmp_path / "spill").exists()
+
+def test_shards_do_not_depend_on_how_documents_arrive(tmp_path: Path) -> None:
+    """One at a time, or all of a language at once over several cuts."""
+    one, many = tmp_path / "one", tmp_path / "many"
+    for folder in (one, many):
+        folder.mkdir()
+        writer = StoreWriter(folder, "web", "uint16", shard_bytes=26)
+        every = documents("uint16")
+        for language in LENGTHS:
+            of = [document for document in every if document.language == language]
+            together = Documents(language, np.concatenate([d.ids for d in of]), np.concatenate([d.rows for d in of]))
+            for some in of if folder is one else [together]:
+                writer.add(some)
+        groups = writer.finish()
+        save_manifest(folder, Manifest("uint16", TokenizerEntry("t", "f", 100), groups, tuple(writer.shards)))
+    assert len(list(one.iterdir())) > 10
+    for file in one.iterdir():
+        assert file.read_bytes() == (many / file.name).read_bytes(), file.name
 
 
 def test_dtype_is_megatrons() -> None:

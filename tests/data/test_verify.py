@@ -154,7 +154,7 @@ def test_other_tokenizer(store: Path) -> None:
         def fingerprint(self) -> str:
             return "other"
 
-        def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
             return []
 
     problems = list(verify(store, Other()))
