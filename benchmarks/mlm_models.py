@@ -1,0 +1,143 @@
+"""Our encoder and transformers' ModernBERT with the same weights, and one pass of each over masked samples."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlm_samples import IGNORED, Sample
+
+from megatron_mmbert import parallel
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.convert.mapping import from_hf, hf_name
+from megatron_mmbert.model.config import encoder_config
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.packed import PackedParams
+
+THETA = 10_000.0
+SHAPES = {
+    "small": ModelConfig(num_layers=22, hidden_size=384, num_attention_heads=6, attention_output_dropout=0.0),
+    "base4": ModelConfig(num_layers=4, hidden_size=768, num_attention_heads=12, attention_output_dropout=0.0),
+    "tiny": ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=96, num_attention_heads=2, vocab_size=32_768),
+}
+
+
+def make_peer(shape: str, folder: Path) -> None:
+    """A model folder of transformers with random weights."""
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    model = SHAPES[shape]
+    torch.manual_seed(1)
+    config = ModernBertConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        max_position_embeddings=8192,
+        global_rope_theta=THETA,
+        local_rope_theta=THETA,
+        local_attention=2 * model.window_each_side,
+        **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 1},
+    )
+    ModernBertForMaskedLM(config).save_pretrained(folder)
+
+
+def load_peer(folder: Path, attention: str, sparse: bool) -> Any:
+    from transformers import ModernBertForMaskedLM
+
+    model = ModernBertForMaskedLM.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
+    model.sparse_prediction = sparse
+    return model.train()
+
+
+def load_ours(shape: str, folder: Path) -> Encoder:
+    from safetensors import safe_open
+
+    parallel.start(seed=1)
+    model = SHAPES[shape].model_copy(update={"attention_output_dropout": 0.0})
+    encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size)
+    with safe_open(folder / "model.safetensors", framework="pt") as file, torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            parameter.copy_(from_hf(name, file.get_tensor(hf_name(name)), model.num_attention_heads))
+    return encoder.train()
+
+
+def our_batches(samples: Sequence[Sample], pack_tokens: int) -> list[list[Sample]]:
+    """Packs of at most ``pack_tokens``: longest first, each into the first pack with room."""
+    packs: list[list[Sample]] = []
+    for sample in sorted(samples, key=len, reverse=True):
+        room = next((p for p in packs if sum(map(len, p)) + len(sample) <= pack_tokens), None)
+        if room is None:
+            packs.append(room := [])
+        room.append(sample)
+    return packs
+
+
+def peer_batches(samples: Sequence[Sample], padded_tokens: int, grouped: bool) -> list[list[Sample]]:
+    """Batches whose padded size stays within ``padded_tokens`` (one sample at least), in order or grouped by length."""
+    batches: list[list[Sample]] = [[]]
+    for sample in sorted(samples, key=len) if grouped else samples:
+        longest = max([len(sample), *map(len, batches[-1])])
+        if batches[-1] and longest * (len(batches[-1]) + 1) > padded_tokens:
+            batches.append([])
+        batches[-1].append(sample)
+    return batches
+
+
+def our_pass(encoder: Encoder, batch: Sequence[Sample]) -> float:
+    """Forward and backward over one pack; the mean loss per scored token. Gradients are of that mean."""
+    ids = torch.from_numpy(np.concatenate([sample.ids for sample in batch]))
+    labels = torch.from_numpy(np.concatenate([sample.labels for sample in batch]))
+    bounds = torch.tensor([0, *itertools.accumulate(map(len, batch))], dtype=torch.int32)
+    scored = (labels != IGNORED).nonzero()[:, 0]
+    loss = encoder(ids, PackedParams.of(bounds, max(map(len, batch))), scored, labels[scored]) / len(scored)
+    loss.backward()
+    return float(loss)
+
+
+def peer_pass(model: Any, batch: Sequence[Sample]) -> float:
+    """The same over one padded batch."""
+    longest = max(map(len, batch))
+    ids = torch.zeros(len(batch), longest, dtype=torch.int64)
+    labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+    for row, sample in enumerate(batch):
+        ids[row, : len(sample)] = torch.from_numpy(sample.ids)
+        labels[row, : len(sample)] = torch.from_numpy(sample.labels)
+        mask[row, : len(sample)] = 1
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    return float(loss)
+
+
+def timed(
+    model: torch.nn.Module, batches: Sequence[Sequence[Sample]], step: Callable[..., float], most_seconds: float
+) -> Iterator[tuple[int, float]]:
+    """(real tokens, seconds) of each batch after a first one to warm up, until ``most_seconds`` have passed."""
+    model.zero_grad(set_to_none=True)
+    step(model, batches[0])
+    started = time.perf_counter()
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        step(model, batch)
+        yield sum(map(len, batch)), time.perf_counter() - start
+        if time.perf_counter() - started > most_seconds:
+            return
+
+
+def deviations(shape: str, folder: Path, batch: Sequence[Sample]) -> dict[str, float]:
+    """How far loss (absolute) and gradients (relative to each tensor's norm) of both models are apart on one batch."""
+    peer, ours = load_peer(folder, "sdpa", sparse=True), load_ours(shape, folder)
+    their_loss, our_loss = peer_pass(peer, batch), our_pass(ours, batch)
+    theirs = dict(peer.named_parameters())
+    worst = 0.0
+    for name, parameter in ours.named_parameters():
+        expected = from_hf(name, theirs[hf_name(name)].grad, SHAPES[shape].num_attention_heads)
+        worst = max(worst, float((parameter.grad - expected).norm() / expected.norm()))
+    return {"loss": our_loss, "loss_difference": abs(our_loss - their_loss), "worst_gradient_difference": worst}

@@ -1,0 +1,34 @@
+"""What plain ``torch.mm`` reaches at the model's own shapes: the ceiling that a training step is measured against."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from megatron_mmbert.config.recipe import ModelConfig
+
+_HEAD_ROWS = 512
+
+
+def ceiling_gflops(model: ModelConfig, tokens: int, scored_rows: int, repeats: int = 3) -> float:
+    """GFLOP/s (10^9) of all matrix products of one step over a pack (forward, and backward by input and by weight),
+    each at its best of ``repeats``; attention, which is no product of these, is not among them."""
+    width, inner = model.hidden_size, model.ffn_hidden_size
+    body = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
+    shapes = [(tokens, k, n, float(model.num_layers)) for k, n in body]
+    rows = min(_HEAD_ROWS, scored_rows)
+    shapes.append((rows, width, model.vocab_size, scored_rows / rows))
+    flops = seconds = 0.0
+    for m, k, n, times in shapes:
+        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+        for left, right in ((x, w.t()), (y, w), (y.t(), x)):
+            seconds += times * min(_seconds(left, right) for _ in range(repeats))
+            flops += times * 2.0 * m * k * n
+    return flops / seconds / 1e9
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    start = time.perf_counter()
+    torch.mm(left, right)
+    return time.perf_counter() - start
