@@ -77,11 +77,14 @@ class PackLoader:
         dp_size: int = 1,
         state: Mapping[str, Any] | None = None,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         """Args:
             state: a ``state_dict`` to go on from.
             num_workers: 0 does all work in ``next_packs``; n > 0 plans blocks ahead in n processes and assembles packs
                 ahead in a thread.
+            pin_memory: lay batches into page-locked memory (needs CUDA), from which copies to the device overlap with
+                its work.
 
         Raises:
             UserError: as ``Mixture``; a store of another vocabulary; a state of other settings.
@@ -101,6 +104,7 @@ class PackLoader:
         masker = Masker(ids, phase.mask_policy, key64(phase.seed, string_key(phase.name), _MASKS), phase.mask_unit)
         self._assembler = Assembler(source, self.names, ids, phase, masker)
         self._dp_rank, self._dp_size, self._num_workers = dp_rank, dp_size, num_workers
+        self._pin_memory = pin_memory
         self._rounds: Iterator[tuple[PackedBatch, LoaderState]] | None = None
         self._to_close: list[ThreadAhead[Any] | ProcessMap[Any]] = []
         if state is not None:
@@ -191,4 +195,5 @@ class PackLoader:
     def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
         ratio = self._mask_ratio.at(state.tokens / self._phase.tokens)
         scored = scored_positions(ratio, self._phase.pack_tokens)
-        return self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
+        batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
+        return batch.pin_memory() if self._pin_memory else batch

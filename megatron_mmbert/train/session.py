@@ -58,7 +58,13 @@ class Session:
         places = trained_places(recipe, meta.history, stores, self._say)
         settings = data_phase(recipe, phase, stores, self._say, places)
         self.loader = PackLoader(
-            stores, settings, ids, runtime.dp_rank, runtime.dp_size, num_workers=recipe.data.workers
+            stores,
+            settings,
+            ids,
+            runtime.dp_rank,
+            runtime.dp_size,
+            num_workers=recipe.data.workers,
+            pin_memory=runtime.device.type == "cuda",
         )
         self._held_out: HeldOut | None = None
         if recipe.evaluation.stores:

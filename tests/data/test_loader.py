@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,22 @@ def test_workers_give_the_same(reference: list[str], workers: int) -> None:
     ahead.close()
     assert digests(ahead.next_packs(10)) == reference[160:170]
     ahead.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_pinned_where_asked(workers: int, monkeypatch: pytest.MonkeyPatch, reference: list[str]) -> None:
+    """In the thread that works ahead, where there is one, so that the trainer does not wait for it."""
+    threads = []
+
+    def pin(batch: PackedBatch) -> PackedBatch:
+        threads.append(threading.current_thread().name)
+        return batch
+
+    monkeypatch.setattr(PackedBatch, "pin_memory", pin)
+    pinned = loader(num_workers=workers, pin_memory=True)
+    assert digests(pinned.next_packs(3)) == reference[:3]
+    pinned.close()
+    assert set(threads) == {"data prefetch" if workers else threading.current_thread().name}
 
 
 class Failing(MemorySource):
