@@ -39,6 +39,12 @@ def parse() -> argparse.Namespace:
     add("--shard-bytes", type=int, default=SHARD_BYTES, metavar="N", help="size of a shard (default: %(default)s)")
     add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
     add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
+    add(
+        "--split-sentences",
+        action="store_true",
+        help="cut long documents at sentence ends, learned here",
+    )
+    add("--max-length", type=int, metavar="N", help="cut those of more tokens than a sample of N holds (default: 8192)")
     add("--shard", metavar="I/N", help="make only part I (from 1) of N, of whole input files")
     add("--merge", nargs="+", type=Path, metavar="PART", help="make the store of all parts instead")
     return parser.parse_args()
@@ -58,14 +64,16 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--merge takes finished parts and only --output and --overwrite beside them")
     if not arguments.merge and not (arguments.input and arguments.tokenizer):
         raise UserError("give --input and --tokenizer, or --merge with the parts of a store")
-    for option in ("workers", "shard_bytes", "max_line_bytes"):
+    for option in ("workers", "shard_bytes", "max_line_bytes", "max_length"):
         value = getattr(arguments, option)
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"--{option.replace('_', '-')} {value}: give a number of at least 1")
     for option in ("source", "language"):
         value = getattr(arguments, option)
         if value is not None and not is_language(value):
             raise UserError(f"--{option} {value!r}: give a name of printable characters without spaces")
+    if arguments.max_length is not None and (not arguments.split_sentences or arguments.max_length < 16):
+        raise UserError(f"--max-length {arguments.max_length}: needs --split-sentences, and 16 tokens or more")
     if arguments.language and arguments.language_field:
         raise UserError("--language and --language-field exclude each other; give one of them")
 
@@ -84,6 +92,7 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
         shard_bytes=arguments.shard_bytes,
         dedup=arguments.dedup,
         max_line_bytes=arguments.max_line_bytes,
+        max_length=(arguments.max_length or 8192) if arguments.split_sentences else None,
         shard=shard_of(arguments.shard) if arguments.shard else None,
     )
 

@@ -25,6 +25,11 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=16).digest()
 
 
+def piece_digest(digest: bytes, number: int) -> bytes:
+    """16 bytes for the piece behind piece ``number``: the pieces of equal documents are equal, and no others."""
+    return hashlib.blake2b(digest + number.to_bytes(8, "little"), digest_size=16).digest()
+
+
 class HashTable:
     """A set of 128-bit hashes, asked and filled many at a time."""
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.dedup import text_digest
+from megatron_mmbert.data.cutting import Cutter
+from megatron_mmbert.data.dedup import piece_digest, text_digest
 from megatron_mmbert.data.documents import open_records, parse_record
 from megatron_mmbert.data.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
 from megatron_mmbert.data.rows import NO_DIGEST, ROW, Documents
@@ -29,6 +30,8 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def piece_bytes(self) -> npt.NDArray[np.int32]: ...
     def fingerprint(self) -> str: ...
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.int32]]: ...
 
@@ -95,12 +98,13 @@ class _Column:
 
 @dataclass
 class Encoder:
-    """A worker's tools. ``dtype`` is the store's; ``dedup``: give every document its digest."""
+    """A worker's tools. ``dtype`` is the store's; ``dedup``: documents get digests; ``cutter``: for the long ones."""
 
     tokenizer: Tokenizer
     fields: Fields
     dtype: str
     dedup: bool = False
+    cutter: Cutter | None = None
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Parse and tokenize one chunk.
@@ -123,7 +127,7 @@ class Encoder:
                 self._check(document, ids, path)
                 language = chunk.file.language or document.language
                 assert language is not None  # a line without one is a bad line when the file has none
-                self._add(columns.setdefault(language, _Column()), document.text, ids.astype(self.dtype))
+                self._add(columns.setdefault(language, _Column()), language, document.text, ids)
             else:
                 value = repr(document.text[:40])
                 bad.append(BadLine(str(path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
@@ -131,10 +135,17 @@ class Encoder:
         made = [column.documents(language) for language, column in columns.items()]
         return EncodedChunk(chunk.file, made, bad, chunk.input_bytes, chunk.ends_file)
 
-    def _add(self, column: _Column, text: str, ids: npt.NDArray[Any]) -> None:
+    def _add(self, column: _Column, language: str, text: str, ids: npt.NDArray[np.int32]) -> None:
         digest = text_digest(text) if self.dedup else NO_DIGEST
-        column.ids.append(ids)
-        column.rows.append((ids.size, len(text.encode()), len(text.split()), zlib.crc32(ids.data), digest))
+        stored = ids.astype(self.dtype)
+        column.ids.append(stored)
+        if self.cutter is None:
+            column.rows.append((ids.size, len(text.encode()), len(text.split()), zlib.crc32(stored.data), digest))
+            return
+        for number, piece in enumerate(self.cutter.cut(language, text, ids)):
+            checksum = zlib.crc32(stored[piece.start : piece.stop].data)
+            column.rows.append((piece.stop - piece.start, piece.bytes, piece.words, checksum, digest))
+            digest = piece_digest(digest, number) if self.dedup else NO_DIGEST
 
     def _check(self, document: Document, ids: npt.NDArray[Any], path: Path) -> None:
         """Refuse ids that the store could not hold, or that mean something else."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from megatron_mmbert.data.cutting import Cutter
 from megatron_mmbert.data.documents import empty_file
 from megatron_mmbert.data.encode import Chunk, EncodedChunk, Encoder, InputFile, Tokenizer, read_chunks
 from megatron_mmbert.data.job import PreprocessJob, identity
+from megatron_mmbert.data.learning import learn_languages
 from megatron_mmbert.data.part import PartWriter
+from megatron_mmbert.data.pieces import room_for_ids
 from megatron_mmbert.data.progress import ByteProgress
 from megatron_mmbert.data.records import Fields, SkippedLines, report_bad
 from megatron_mmbert.data.rows import store_dtype
+from megatron_mmbert.data.sentences import SENTENCES_NAME, Learned, save
 from megatron_mmbert.data.workers import ordered_map
 
 
@@ -30,14 +35,28 @@ class Filling:
         return self.done > 0 and not (finished and isinstance(error, Exception) and not isinstance(error, OSError))
 
     def fill(
-        self, folder: Path, job: PreprocessJob, files: list[InputFile], tokenizer: Tokenizer, about: dict[str, Any]
+        self,
+        folder: Path,
+        job: PreprocessJob,
+        files: list[InputFile],
+        every_file: list[InputFile],
+        about: dict[str, Any],
     ) -> None:
-        """Make the part of ``files`` in ``folder``, or the rest of it; ``about``: all that it depends on beside them.
+        """Make the part of ``files`` in ``folder``, or the rest of it.
+
+        ``every_file``: the files of all parts; ``about``: all that this one depends on beside ``files``.
 
         Raises:
             UserError: bad input.
         """
+        tokenizer = load_any_tokenizer(job.tokenizer)
         dtype = store_dtype(tokenizer.vocab_size)
+        tools = _Tools(job.tokenizer, job.fields, dtype, job.dedup)
+        if job.max_length is not None:
+            languages = learn_sentences(folder, every_file, files, job)
+            # What is done holds only as long as what was learned of the inputs is the same.
+            about = about | {"sentences": hashlib.sha256((folder / SENTENCES_NAME).read_bytes()).hexdigest()}
+            tools = tools._replace(languages=languages, room=room_for_ids(job.max_length))
         writer = PartWriter(folder, about, identity(files))
         try:
             self.done, self.files = writer.done, len(files)
@@ -45,7 +64,7 @@ class Filling:
                 print(f"{job.output}: going on, {self.done:,} of {self.files:,} input files are done", flush=True)
             left = files[self.done :]
             total = sum(file.path.stat().st_size for file in left)
-            prepare = partial(_prepare_worker, job.tokenizer, job.fields, dtype, job.dedup)
+            prepare = partial(_prepare_worker, tools)
             # Closed here and now: after an error the workers must be gone before the folder is removed.
             with (
                 ByteProgress("preprocess", total) as progress,
@@ -78,6 +97,17 @@ def _checked(chunks: Iterable[EncodedChunk], skip_bad: SkippedLines | None) -> I
         yield chunk
 
 
+def learn_sentences(
+    folder: Path, every_file: list[InputFile], files: list[InputFile], job: PreprocessJob
+) -> dict[str, Learned]:
+    """Learn where sentences end in the languages of ``files``, from all files of theirs; keep it in ``folder``."""
+    of_files = {file.language for file in files}
+    languages = learn_languages(every_file, None if None in of_files else of_files, job.workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / SENTENCES_NAME, languages)
+    return languages
+
+
 def load_any_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer at ``path``, as far as the data room knows it."""
     from megatron_mmbert.tokenizer.load import load_tokenizer
@@ -89,9 +119,22 @@ def load_any_tokenizer(path: Path) -> Tokenizer:
 _encoder: Encoder | None = None  # of this worker process
 
 
-def _prepare_worker(tokenizer: Path, fields: Fields, dtype: str, dedup: bool) -> None:
+class _Tools(NamedTuple):
+    """What a worker makes its encoder of."""
+
+    tokenizer: Path
+    fields: Fields
+    dtype: str
+    dedup: bool
+    languages: dict[str, Learned] | None = None
+    room: int | None = None
+
+
+def _prepare_worker(tools: _Tools) -> None:
     global _encoder
-    _encoder = Encoder(load_any_tokenizer(tokenizer), fields, dtype, dedup)
+    tokenizer = load_any_tokenizer(tools.tokenizer)
+    cutter = None if tools.room is None else Cutter(tools.languages or {}, tools.room, tokenizer.piece_bytes)
+    _encoder = Encoder(tokenizer, tools.fields, tools.dtype, tools.dedup, cutter)
 
 
 def _encode(chunk: Chunk) -> EncodedChunk:

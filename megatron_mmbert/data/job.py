@@ -29,6 +29,8 @@ class PreprocessJob:
         workers: processes that encode; changes nothing in the store.
         max_line_bytes: a longer line or text is a bad line, and never in memory as a whole.
         dedup: of the documents of a language with the same text, keep the first.
+        max_length: cut documents at sentence ends into samples of at most so many tokens, ``<bos>`` and ``<eos>``
+            included; None: leave them whole.
         shard: (I, N): make only part I, from 1, of N, to be merged.
     """
 
@@ -44,6 +46,7 @@ class PreprocessJob:
     shard_bytes: int = SHARD_BYTES
     max_line_bytes: int = MAX_LINE_BYTES
     dedup: bool = False
+    max_length: int | None = None
     shard: tuple[int, int] | None = None
 
 
@@ -101,6 +104,8 @@ def made_from(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:
     """All that the store depends on beside its inputs, to find out whether an existing one is this one."""
     # Stores made before these options existed have no such keys, and the default.
     added: dict[str, Any] = {"dedup": True} if job.dedup else {}
+    if job.max_length is not None:
+        added["max_length"] = job.max_length
     lines = {} if job.max_line_bytes == MAX_LINE_BYTES else {"max_line_bytes": job.max_line_bytes}
     return (
         added

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.data import sentences
 from megatron_mmbert.data.assemble import assemble
 from megatron_mmbert.data.filling import Filling, load_any_tokenizer
 from megatron_mmbert.data.job import PreprocessJob, digest, identity, input_files, made_from, share
@@ -49,7 +50,7 @@ def preprocess(job: PreprocessJob) -> Store:
     start = time.monotonic()
     filling = Filling()
     with working_folder(job.output, filling.keep) as folder:
-        filling.fill(folder / "part", job, files, tokenizer, about)
+        filling.fill(folder / "part", job, files, files, about)
         manifest = _publish([Part(folder / "part")], folder / "store", job.output, about, inputs)
     seconds = time.monotonic() - start
     rate = manifest.totals()["bytes"] / seconds / 1e6
@@ -77,7 +78,7 @@ def preprocess_part(job: PreprocessJob) -> Part:
     check_replaceable(job.output)
     filling = Filling()
     with working_folder(job.output, filling.keep) as folder:
-        filling.fill(folder / "part", job, files, tokenizer, about)
+        filling.fill(folder / "part", job, files, every_file, about)
         write_json(folder / "part" / MADE_FROM_NAME, described)
         replace_folder(folder / "part", job.output)
     part = Part(job.output)
@@ -138,6 +139,16 @@ def _all_parts(paths: Sequence[Path]) -> tuple[list[Part], dict[str, Any], list[
     return [part for part, _ in ordered], about, inputs
 
 
+def _all_sentences(parts: list[Part]) -> dict[str, sentences.Learned]:
+    """What was learned of all languages; parts that share one have learned the same."""
+    languages: dict[str, sentences.Learned] = {}
+    for part in parts:
+        for language, learned in sentences.load(part.path / sentences.SENTENCES_NAME).items():
+            if languages.setdefault(language, learned) != learned:
+                raise UserError(f"{part.path}: sentences of {language} learned from other text; make all parts again")
+    return languages
+
+
 def _publish(parts: list[Part], folder: Path, output: Path, about: dict[str, Any], inputs: list[Input]) -> Manifest:
     """Cut the store from ``parts`` in ``folder`` and rename that to ``output``."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -148,6 +159,8 @@ def _publish(parts: list[Part], folder: Path, output: Path, about: dict[str, Any
     if not made.groups:
         raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad; check --text-field")
     copy_skipped([part.path for part in parts], folder)
+    if "max_length" in about:
+        sentences.save(folder / sentences.SENTENCES_NAME, _all_sentences(parts))
     write_json(folder / MADE_FROM_NAME, about | {"inputs": inputs})
     first = parts[0].about
     tokenizer = TokenizerEntry(**first["tokenizer"])

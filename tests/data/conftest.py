@@ -73,3 +73,28 @@ def tokenizer_file(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPat
         minloglevel=2,
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def faithful_tokenizer(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without a space before the text, and with every space of it: decoding gives the text back."""
+    import sentencepiece
+
+    path = tmp_path_factory.mktemp("faithful") / "tokenizer.model"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([text for documents in texts.values() for text in documents[:40]]),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        user_defined_symbols=["<mask>"],
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    return path
