@@ -75,7 +75,7 @@ train_phase() {  # train $phase of $recipe into $output, through requeues, until
     [[ -z $preempted || $preempted == None ]] || again "preempted"
     [[ ! -e $output/$phase/stopped.json ]] || again "stopped on request"
     if [[ -e $output/$phase/failed.json ]]; then
-        finish $BAD_INPUT "$(cat "$output/$phase/failed.json")"
+        finish $BAD_INPUT "$(sed -n 's/.*"error": "\(.*\)"/\1/p' "$output/$phase/failed.json")"
     fi
     if ((${after% *} > ${before% *})); then
         echo 0 >"$logs/stalls"

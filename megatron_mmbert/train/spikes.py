@@ -1,0 +1,55 @@
+"""When a loss is a spike: far above the recent ones, measured by their median and spread.
+
+Median and median absolute deviation, unlike mean and standard deviation, are not moved by the spike itself nor by a few
+before it (Leys et al. 2013, doi 10.1016/j.jesp.2013.03.013). Only losses that were no spike enter the window.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+
+MAD_TO_SIGMA = 1.4826  # for a normal distribution
+_LEAST_SPREAD = 0.002  # of the median: on a plateau tiny fluctuations must not count as spikes
+_LEAST_HISTORY = 16
+
+
+class SpikeRule:
+    """Judges one loss after another.
+
+    Attributes:
+        threshold: how many spreads above the median is a spike; infinite: none is.
+    """
+
+    def __init__(self, threshold: float, window: int, losses: Iterable[float] = ()) -> None:
+        """
+        Args:
+            window: how many losses are looked back on.
+            losses: those before, of a run that is taken up again.
+        """
+        self.threshold = threshold
+        self._losses = deque(losses, maxlen=window)
+
+    @property
+    def losses(self) -> list[float]:
+        """The window, oldest first, for the checkpoint."""
+        return list(self._losses)
+
+    def height(self, loss: float) -> float:
+        """How many spreads ``loss`` is above the window's median; 0 while there is little history."""
+        if len(self._losses) < min(_LEAST_HISTORY, self._losses.maxlen or _LEAST_HISTORY):
+            return 0.0
+        if not math.isfinite(loss):
+            return math.inf
+        middle = statistics.median(self._losses)
+        deviation = statistics.median(abs(value - middle) for value in self._losses)
+        return (loss - middle) / max(MAD_TO_SIGMA * deviation, _LEAST_SPREAD * abs(middle))
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether ``loss`` is one; if not, it becomes part of the history."""
+        spike = self.height(loss) > self.threshold
+        if not spike and math.isfinite(loss):
+            self._losses.append(loss)
+        return spike

@@ -1,0 +1,134 @@
+"""The project's job scripts on a real Slurm: two nodes, preemption, the time limit, a lost node, the whole graph, a failure.
+
+bash tests/run.sh -m slurm          (root; about ten minutes on two cores)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, until
+from tiny_run import make_run
+
+from megatron_mmbert.train.where import where
+
+pytestmark = pytest.mark.slurm
+
+LONG = (
+    "phases.first.batch.tokens_per_step=1536",
+    "phases.first.tokens=1500000",
+    "checkpoint.every_tokens=60000",
+    "checkpoint.keep_last=2",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("needs root and iproute2, for the hosts' network namespaces")
+    found = Cluster(tmp_path_factory.mktemp("slurm"))
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("slurm-data"))
+
+
+@pytest.fixture
+def output(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
+    """The run's folder; says what the jobs said when a test fails, and leaves no job behind."""
+    for log in cluster.root.glob("*.out"):
+        log.unlink()
+    yield tmp_path / "out"
+    cluster.run("scancel", "--user=root")
+    print(cluster.log())
+    for log in sorted((tmp_path / "out").rglob("*.log")):
+        print(f"--- {log}\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def steps(output: Path, phase: str = "first") -> list[int]:
+    return [json.loads(line)["step"] for line in (output / phase / "metrics.jsonl").open()]
+
+
+def trains(output: Path) -> bool:
+    """Whether a checkpoint is written and training goes on behind it."""
+    step, _ = where(output, "first")
+    beat = output / "first/heartbeat.json"
+    return step > 0 and beat.exists() and json.loads(beat.read_text()).get("step", 0) > step
+
+
+def test_two_nodes(cluster: Cluster, recipe: Path, output: Path) -> None:
+    job = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output)
+    assert cluster.wait(job) == "COMPLETED 0:0"
+    assert "phase first is finished" in cluster.log()
+    assert where(output, "first")[1]
+    log = "".join(path.read_text() for path in (output / "first/logs").glob("node-*.log"))
+    assert "2 ranks (tp 1, pp 1, dp 2)" in log
+    again = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output)
+    assert cluster.wait(again) == "COMPLETED 0:0" and "is finished already" in cluster.log()
+
+
+def test_preemption_saves_requeues_and_goes_on(cluster: Cluster, recipe: Path, output: Path) -> None:
+    job = cluster.sbatch(
+        "--partition=preempt", "--nodes=3", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, *LONG
+    )
+    until(lambda: trains(output), 300, "training")
+    other = cluster.sbatch("--partition=batch", "--nodes=2", "--exclusive", "--wrap", "sleep 5")
+    assert cluster.wait(other) == "COMPLETED 0:0"
+    assert cluster.wait(job, 900) == "COMPLETED 0:0"
+    assert cluster.field(job, "Restarts") == "1"
+    log = cluster.log()
+    assert "requeue: " in log and "attempt 1] phase first on" in log
+    found = steps(output)
+    assert found == list(range(1, found[-1] + 1)), "each step once, none missing"
+    assert where(output, "first") == (found[-1], True)
+
+
+def test_time_limit_is_seen_ahead(cluster: Cluster, recipe: Path, output: Path) -> None:
+    long = [value.replace("=1500000", "=100M").replace("=60000", "=100M") for value in LONG]
+    job = cluster.sbatch(
+        "--time=2", "--signal=B:USR2@20", "--nodes=1", "slurm/pretrain.sh", recipe, "--phase", "first",
+        "--output", output, *long,
+    )  # fmt: skip
+    until(lambda: "requeue: " in cluster.log(), 300, "a requeue")
+    stopped = where(output, "first")
+    assert stopped[0] > 0, "what was trained is saved, though no regular save was due"
+    assert not stopped[1]
+    cluster.run("scancel", job)
+    until(lambda: cluster.field(job, "JobState") == "CANCELLED", 60, "the job's end")
+
+
+def test_a_killed_node(cluster: Cluster, recipe: Path, output: Path) -> None:
+    job = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, *LONG)
+    until(lambda: trains(output), 300, "training")
+    nodes = cluster.run("scontrol", "show", "hostnames", cluster.field(job, "NodeList")).stdout.split()
+    cluster.tool("kill-node", nodes[1])
+    try:
+        assert cluster.wait(job, 900) == "COMPLETED 0:0"
+    finally:
+        cluster.tool("boot-node", nodes[1])
+    assert int(cluster.field(job, "Restarts")) >= 1
+    found = steps(output)
+    assert found == list(range(1, found[-1] + 1)) and where(output, "first") == (found[-1], True)
+
+
+def test_bad_recipe_fails_for_good_and_says_why(cluster: Cluster, recipe: Path, output: Path) -> None:
+    job = cluster.sbatch(
+        "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, "phases.first.languages=[xyz]"
+    )
+    assert cluster.wait(job) == "FAILED 2:0"
+    assert "lack language 'xyz'" in cluster.log() and cluster.field(job, "Restarts") == "0"
+
+
+def test_preflight_failure_is_not_tried_again(cluster: Cluster, recipe: Path, output: Path) -> None:
+    job = cluster.sbatch("slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, "data.stores=[/nowhere]")
+    assert cluster.wait(job) == "FAILED 3:0"
+    assert "/nowhere" in cluster.log() and "pre-flight failed" in cluster.log()
