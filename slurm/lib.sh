@@ -103,13 +103,14 @@ launch() {  # LOGS: one torchrun on each node; returns srun's status, sets $warn
     export NCCL_DEBUG=${NCCL_DEBUG:-WARN}  # NCCL's own words when a network card fails, and nothing else
     export PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 
-    # Expanded on each node. The torchrun agent would die of USR2, so it ignores it; the workers set their own handler.
+    # Expanded on each node. Slurm signals every process of a step. The torchrun agent would die of USR2, and on TERM give its
+    # workers little time: it ignores both, the workers hear them themselves, and it ends when they end.
     # is_host: torchrun otherwise guesses from host names who serves the rendezvous, and waits for ever where none does.
     local node='
-trap "" USR2
+trap "" USR2 TERM
 host=false; [[ $SLURM_NODEID == 0 ]] && host=true
 exec "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node "$MMBERT_PROCESSES_PER_NODE" \
-    --max-restarts 0 --rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "$RUN_ID" \
+    --max-restarts 0 --signals-to-handle SIGINT,SIGHUP --rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS" --rdzv-id "$RUN_ID" \
     --rdzv-conf "is_host=$host,timeout=600" --shutdown-timeout 20 \
     -m megatron_mmbert.pretrain "$@"'
     warned=0

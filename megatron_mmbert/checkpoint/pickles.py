@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from megatron_mmbert.errors import UserError
@@ -44,6 +48,30 @@ class _TableOnly(pickle.Unpickler):
         if name in _ALLOWED.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no table of contents has")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Around reading the checkpoint ``path``: what the libraries raise of damaged files becomes one sentence.
+
+    Raises:
+        UserError: any of it.
+    """
+    try:
+        yield
+    except (CheckpointException, CheckpointingException, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); take another checkpoint") from None
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError, AssertionError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({type(error).__name__}: {_first_line(error)}); take another checkpoint"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    """The innermost reason; PyTorch's own exception lists them by rank, with their tracebacks."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def check_contents(path: Path) -> None:

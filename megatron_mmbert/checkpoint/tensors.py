@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
+from megatron_mmbert.checkpoint.pickles import check_contents, readable
 from megatron_mmbert.checkpoint.training import CONTENT
 from megatron_mmbert.convert.mapping import parameter_names
 from megatron_mmbert.errors import UserError
@@ -32,7 +33,9 @@ class CheckpointTensors:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.meta = read_meta(path)
-        stored = dist_checkpointing.load_tensors_metadata(str(path))
+        check_contents(path)
+        with readable(path):
+            stored = dist_checkpointing.load_tensors_metadata(str(path))
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._stored_as: dict[str, str] = {}
         for name in parameter_names(self.meta.model.num_layers):
@@ -52,7 +55,8 @@ class CheckpointTensors:
         """The whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is inside."""
         empty = torch.empty(self._shapes[name], dtype=torch.float32)
         wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
-        return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
+        with readable(self.path):
+            return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
 
 
 def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:

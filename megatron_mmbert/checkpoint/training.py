@@ -14,6 +14,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
+from megatron_mmbert.checkpoint.pickles import check_contents, readable
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.encoder import Encoder
@@ -52,13 +53,18 @@ def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], o
             write_meta(folder, meta.model_copy(update={"has_optimizer": optimizer is not None}))
 
 
-@torch.no_grad()
 def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
     """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
 
     Raises:
-        UserError: a tensor that this model has not, or that the checkpoint lacks.
+        UserError: a damaged checkpoint, a tensor that this model has not, or that the checkpoint lacks.
     """
+    check_contents(path)
+    with readable(path), torch.no_grad():
+        _load(path, model, optimizer)
+
+
+def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     if optimizer is not None and STEP_KEY not in stored:
         raise UserError(f"{path}: its optimizer state is not of this version; set the phase's optimizer_state to reset")

@@ -1,13 +1,18 @@
 """When to stop before the phase is complete: a signal from the scheduler, or the end of the time it gave.
 
-A handler only sets a flag. The loop asks between steps, all ranks agree, and the run saves and ends; so a stop costs
-no work and looks the same whatever asked for it. A second signal ends the process at once.
+A signal only sets a flag. The loop asks between steps, all ranks agree, and the run saves and ends; so a stop costs no
+work and looks the same whatever asked for it. A second SIGTERM ends the process at once.
+
+The signals are blocked and a thread waits for them. Python's own handlers run only between two lines of Python: a rank
+that hangs in a collective would not hear a second signal. And what is blocked is so in child processes too: a scheduler
+signals every process of a job, and the writers of a checkpoint must outlive that.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,10 +45,20 @@ class StopRequest(Hook):
         self._longest_step, self._longest_save = 0.0, _UNKNOWN_SAVE
         self._seen: tuple[str, float] | None = None
         self._numbers = [signal.Signals[name] for name in signals]
+        self._over = False
         for number in self._numbers:
+            # For a library's thread that was there before and does not block them: without a handler it would be deadly.
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _listen(self) -> None:
+        while True:
+            self._on_signal(signal.sigwait(self._numbers))
+
+    def _on_signal(self, number: int, frame: FrameType | None = None) -> None:
+        if self._over:
+            return
         name, now = signal.Signals(number).name, time.monotonic()
         # The scheduler's warning is repeated until the job ends, so only a request to terminate means "at once".
         if self._seen is not None and name in ("SIGTERM", "SIGINT") and now - self._seen[1] > _REPEATED:
@@ -53,13 +68,13 @@ class StopRequest(Hook):
             self._seen = (name, now)
 
     def reason(self) -> str | None:
-        """The signal's name, or that the time is up; None to go on."""
-        if self._seen is not None:
-            return self._seen[0]
-        if self.end_time is None:
-            return None
-        needed, left = _MARGIN * (self._longest_step + self._longest_save), self.end_time - time.time()
-        return f"{max(0, left):.0f} s are left, a step and a save may need {needed:.0f}" if left < needed else None
+        """The signal's name, or that the time is up; None to go on. Once there is one, it stays."""
+        if self._seen is None and self.end_time is not None:
+            needed, left = _MARGIN * (self._longest_step + self._longest_save), self.end_time - time.time()
+            if left < needed:
+                reason = f"{max(0, left):.0f} s are left, a step and a save may need {needed:.0f}"
+                self._seen = (reason, time.monotonic())
+        return None if self._seen is None else self._seen[0]
 
     def on_step(self, progress: Progress) -> None:
         self._longest_step = max(self._longest_step, progress.seconds)
@@ -69,8 +84,7 @@ class StopRequest(Hook):
 
     def ignore(self) -> None:
         """From here on signals do nothing: the work is saved, and Python's own end must not be killed by a late one."""
-        for number in self._numbers:
-            signal.signal(number, signal.SIG_IGN)
+        self._over = True
 
 
 def end_time_of(environment: Mapping[str, str]) -> float | None:

@@ -1,6 +1,6 @@
 """The project's job scripts on a real Slurm: two nodes, preemption, the time limit, a lost node, the whole graph, a failure.
 
-bash tests/run.sh -m slurm          (root; about ten minutes on two cores)
+bash tests/run.sh -m slurm          (root)
 """
 
 from __future__ import annotations
@@ -95,13 +95,15 @@ def test_preemption_saves_requeues_and_goes_on(cluster: Cluster, recipe: Path, o
 def test_time_limit_is_seen_ahead(cluster: Cluster, recipe: Path, output: Path) -> None:
     long = [value.replace("=1500000", "=100M").replace("=60000", "=100M") for value in LONG]
     job = cluster.sbatch(
-        "--time=2", "--signal=B:USR2@20", "--nodes=1", "slurm/pretrain.sh", recipe, "--phase", "first",
+        "--time=4", "--signal=B:USR2@20", "--nodes=1", "slurm/pretrain.sh", recipe, "--phase", "first",
         "--output", output, *long,
     )  # fmt: skip
     until(lambda: "requeue: " in cluster.log(), 300, "a requeue")
     stopped = where(output, "first")
     assert stopped[0] > 0, "what was trained is saved, though no regular save was due"
     assert not stopped[1]
+    log = "".join(path.read_text() for path in (output / "first/logs").glob("node-*.log"))
+    assert "s are left, a step and a save may need" in log
     cluster.run("scancel", job)
     until(lambda: cluster.field(job, "JobState") == "CANCELLED", 60, "the job's end")
 
