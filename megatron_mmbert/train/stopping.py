@@ -47,14 +47,17 @@ class StopRequest(Hook):
         self._numbers = [signal.Signals[name] for name in signals]
         self._over = False
         for number in self._numbers:
-            # For a library's thread that was there before and does not block them: without a handler it would be deadly.
+            # For a thread that was there before and does not block them: without a handler it would be deadly.
             signal.signal(number, self._on_signal)
         signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
-        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
 
     def _listen(self) -> None:
-        while True:
-            self._on_signal(signal.sigwait(self._numbers))
+        while not self._over:
+            came = signal.sigtimedwait(self._numbers, 0.2)
+            if came is not None:
+                self._on_signal(came.si_signo)
 
     def _on_signal(self, number: int, frame: FrameType | None = None) -> None:
         if self._over:

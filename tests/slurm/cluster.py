@@ -1,5 +1,6 @@
-"""A real Slurm of three hosts on this machine, and a project root to submit from: the scripts as they are, with a site file
-of the tests. Root is needed; Debian's packages are installed when they are missing."""
+"""A real Slurm of three hosts on this machine, and a project root to submit from: the scripts as they are, and a site file.
+
+Root is needed; Debian packages are installed when they are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The project's job scripts on a real Slurm: two nodes, preemption, the time limit, a lost node, the whole graph, a failure.
+"""The job scripts on a real Slurm: two nodes, preemption, the time limit, a lost node, the whole graph, a failure.
 
 bash tests/run.sh -m slurm          (root)
 """

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +17,21 @@ import pytest
 from megatron_mmbert.train.stopping import StopRequest, end_time_of
 
 
-@pytest.fixture(autouse=True)
-def _signals_restored() -> Iterator[None]:
+@pytest.fixture
+def request_of() -> Iterator[Callable[..., StopRequest]]:
+    """Makes stop requests, and leaves the signals as they were."""
     numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
-    yield
+    made: list[StopRequest] = []
+
+    def make(*arguments: Any, **options: Any) -> StopRequest:
+        made.append(StopRequest(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for stop in made:
+        stop.ignore()
+        stop._thread.join()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -36,25 +46,25 @@ def reason_within(stop: StopRequest, seconds: float = 5.0) -> str | None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_a_signal_is_a_reason(name: str) -> None:
-    stop = StopRequest()
+def test_a_signal_is_a_reason(name: str, request_of: Callable[..., StopRequest]) -> None:
+    stop = request_of()
     assert stop.reason() is None
     os.kill(os.getpid(), signal.Signals[name])
     assert reason_within(stop) == name
 
 
-def test_only_the_chosen_signals_are_handled() -> None:
+def test_only_the_chosen_signals_are_handled(request_of: Callable[..., StopRequest]) -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    StopRequest(["SIGUSR2"])
+    request_of(["SIGUSR2"])
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_time_is_up_before_the_end(tmp_path: Path) -> None:
+def test_time_is_up_before_the_end(tmp_path: Path, request_of: Callable[..., StopRequest]) -> None:
     step: Any = SimpleNamespace(seconds=10.0)
-    stop = StopRequest(end_time=time.time() + 100)
+    stop = request_of(end_time=time.time() + 100)
     stop.on_step(step)
     assert stop.reason() is not None, "before a save was seen a minute is kept for it: 2 x (10 + 60) > 100"
-    stop = StopRequest(end_time=time.time() + 100)
+    stop = request_of(end_time=time.time() + 100)
     stop.on_step(step)
     stop.on_save(tmp_path, 5.0)
     assert stop.reason() is None, "2 x (10 + 5) < 100"
@@ -78,6 +88,7 @@ os.kill(os.getpid(), signal.{second})
 {busy}
 print("still alive", flush=True)
 """
+
 _IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2_000_000)"  # seconds without a line of Python
 
 
