@@ -26,8 +26,9 @@ overrides=()
 for argument in "${arguments[@]}"; do [[ $argument != *=* ]] || overrides+=("$argument"); done
 site_setup
 show() { "$PYTHON" -m megatron_mmbert.config.show "$recipe" "$1" "${overrides[@]}"; }
-mapfile -t variants < <(show merge.models)
-((${#variants[@]})) || { echo "error: $recipe has no merge.models, so no decay variants to run" >&2; exit 2; }
+models=$(show merge.models) || exit 2
+mapfile -t variants <<<"$models"
+[[ -n $models ]] || { echo "error: $recipe has no merge.models, so no decay variants to run" >&2; exit 2; }
 
 ((${#SITE_SBATCH_CPU[@]})) || SITE_SBATCH_CPU=("${SITE_SBATCH[@]}")
 submit() {  # NAME DEPENDENCY SBATCH_ARGUMENTS... : sets $id
@@ -48,9 +49,9 @@ train=("${SITE_SBATCH[@]}" --nodes="$SITE_NODES")
 last=${#variants[@]}
 before=
 if [[ -n $corpus ]]; then
-    submit preprocess "" "${SITE_SBATCH_CPU[@]}" --array="0-$((shards - 1))" slurm/preprocess.sh part "$recipe" "$corpus" \
-        "$shards" "${overrides[@]}"
-    submit join "$id" "${SITE_SBATCH_CPU[@]}" slurm/preprocess.sh join "$recipe" "$corpus" "$shards" "${overrides[@]}"
+    submit preprocess "" "${SITE_SBATCH_CPU[@]}" --array="1-$shards" slurm/preprocess.sh part "$recipe" "$corpus" \
+        "${overrides[@]}"
+    submit join "$id" "${SITE_SBATCH_CPU[@]}" slurm/preprocess.sh join "$recipe" "$corpus" "${overrides[@]}"
     before=$id
 fi
 submit pretrain "$before" "${train[@]}" slurm/pretrain.sh "$recipe" "${arguments[@]}"

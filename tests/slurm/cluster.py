@@ -1,4 +1,4 @@
-"""A real Slurm of three hosts on this machine, and a project root to submit from: the scripts as they are, and a site file.
+"""A real Slurm of three hosts on this machine, and a project root to submit from: the scripts as they are, one site.
 
 Root is needed; Debian packages are installed when they are missing."""
 

@@ -134,3 +134,41 @@ def test_preflight_failure_is_not_tried_again(cluster: Cluster, recipe: Path, ou
     job = cluster.sbatch("slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, "data.stores=[/nowhere]")
     assert cluster.wait(job) == "FAILED 3:0"
     assert "/nowhere" in cluster.log() and "pre-flight failed" in cluster.log()
+
+
+@pytest.fixture(scope="module")
+def whole_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phases, three variants, a merge; its store is for the jobs to make."""
+    folder = tmp_path_factory.mktemp("slurm-whole")
+    names = ("pretrain", "midtrain", "decay_eng", "decay_cont", "decay_all")
+    phase = {
+        "tokens": 2500, "mask_ratio": 0.3, "max_length": 64, "lr": 1e-3,
+        "batch": {"tokens_per_step": 512, "tokens_per_micro_batch": 256},
+    }  # fmt: skip
+    phases = [phase | {"name": name} | ({"from": "midtrain"} if "decay" in name else {}) for name in names]
+    return make_run(folder, phases=phases, merge={"base": "midtrain", "models": list(names[2:])})
+
+
+def test_the_whole_graph_ends_with_a_merged_model(cluster: Cluster, whole_recipe: Path, output: Path) -> None:
+    store = output.parent / "store"
+    done = cluster.run(
+        "bash", "slurm/pipeline.sh", "--corpus", whole_recipe.parent / "train", "--shards", "2", whole_recipe,
+        "--output", output, f"data.stores=[{store}]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobs = dict(line.split()[0::2][:2] for line in done.stdout.splitlines())
+    assert list(jobs) == ["preprocess", "join", "pretrain", "midtrain", "decay", "merge", "evaluate"]
+    assert cluster.wait(jobs["evaluate"], 1500) == "COMPLETED 0:0", done.stdout
+    assert (output / "hf/model.safetensors").is_file() and (output / "merged_bits_per_byte.json").is_file()
+    assert all(where(output, name)[1] for name in ("pretrain", "midtrain", "decay_eng", "decay_cont", "decay_all"))
+    assert list((output / "report").iterdir())
+
+
+def test_a_failing_stage_stops_what_depends_on_it(cluster: Cluster, whole_recipe: Path, output: Path) -> None:
+    done = cluster.run("bash", "slurm/pipeline.sh", whole_recipe, "--output", output, "phases.pretrain.languages=[xyz]")
+    jobs = dict(line.split()[0::2][:2] for line in done.stdout.splitlines())
+    assert cluster.wait(jobs["pretrain"]) == "FAILED 2:0"
+    until(lambda: cluster.field(jobs["evaluate"], "JobState") == "CANCELLED", 60, "the last job's end")
+    for name in ("midtrain", "merge", "evaluate"):
+        assert cluster.field(jobs[name], "JobState") == "CANCELLED", name
+    assert "lack language 'xyz'" in cluster.log() and not (output / "midtrain").exists()

@@ -1,0 +1,65 @@
+"""What can be said of the job scripts without a cluster: their syntax, and the graph that would be submitted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
+JOBS = [script for script in SCRIPTS if script.name not in ("lib.sh", "site.sh", "pipeline.sh")]
+
+
+def pipeline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "slurm/pipeline.sh", *arguments]
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_syntax(script: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+@pytest.mark.parametrize("script", JOBS, ids=lambda path: path.name)
+def test_every_job_may_be_requeued_and_keeps_its_log(script: Path) -> None:
+    text = script.read_text()
+    assert {"#SBATCH --requeue", "#SBATCH --open-mode=append"} <= set(text.splitlines())
+    assert "#SBATCH --partition" not in text and "#SBATCH --account" not in text, "those are the site file's"
+
+
+def test_dry_run_prints_the_graph_and_submits_nothing() -> None:
+    done = pipeline("--dry-run", "--corpus", "examples", "--shards", "3", "examples/quickstart.yaml", "seed=4")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    names = [
+        "preprocess.sh part",
+        "preprocess.sh join",
+        "pretrain.sh",
+        "midtrain.sh",
+        "decay.sh",
+        "merge_and_convert.sh",
+    ]
+    assert len(lines) == 7 and "evaluate.sh" in lines[-1]
+    for line, name in zip(lines, names, strict=False):
+        assert f"slurm/{name}" in line and "--kill-on-invalid-dep=yes" in line and "seed=4" in line
+    assert "--array=1-3" in lines[0] and "--array=0-2" in lines[4]
+    assert all("--dependency=afterok:" in line for line in lines[1:]) and "--dependency" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.yaml",), "'nowhere.yaml' is no recipe file"),
+        (("--wrong", "examples/quickstart.yaml"), "unknown option --wrong"),
+        (("--dry-run", "examples/quickstart.yaml", "sed=4"), "unknown key 'sed'"),
+    ],
+)
+def test_bad_arguments(arguments: tuple[str, ...], message: str) -> None:
+    done = pipeline(*arguments)
+    assert done.returncode == 2 and message in done.stderr and not done.stdout
