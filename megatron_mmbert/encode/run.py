@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_mmbert.attention import Layout
 from megatron_mmbert.encode.model import Model
+from megatron_mmbert.encode.network import Network
 
 Pooling = Literal["mean", "cls"]
 PACK_TOKENS = 4096
@@ -46,12 +47,23 @@ def encode_windows(
 ) -> Iterator[Tensor]:
     """The same in pieces, each of the texts of about a million tokens, so that memory does not grow with ``texts``."""
     for samples in windows(model, texts):
-        out_ND = torch.empty(len(samples), model.width)
-        for members, hidden_TD, layout in _packs(model, samples, pack_tokens):
-            out_ND[members] = _pool(hidden_TD.float(), layout, pooling).cpu()
-            if progress:
-                progress(len(members))
-        yield out_ND
+        yield encode_ids(model.network, samples, pooling, pack_tokens, progress)
+
+
+def encode_ids(
+    network: Network,
+    samples: Sequence[Sequence[int]],
+    pooling: Pooling = "mean",
+    pack_tokens: int = PACK_TOKENS,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """:func:`encode` of token ids, ``<bos>`` and ``<eos>`` included."""
+    out_ND = torch.empty(len(samples), network.model.hidden_size)
+    for members, hidden_TD, layout in _packs(network, samples, pack_tokens):
+        out_ND[members] = _pool(hidden_TD.float(), layout, pooling).cpu()
+        if progress:
+            progress(len(members))
+    return out_ND
 
 
 def score(
@@ -78,7 +90,7 @@ def score_windows(
     for samples in windows(model, texts):
         copies, owners, places = _masked_copies(samples, model.tokenizer.mask_id)
         out_N2 = torch.zeros(len(samples), 2, dtype=torch.float64)
-        for members, hidden_TD, layout in _packs(model, copies, pack_tokens):
+        for members, hidden_TD, layout in _packs(model.network, copies, pack_tokens):
             starts = layout.cu_seqlens.tolist()
             rows = torch.tensor([starts[i] + place for i, copy in enumerate(members) for place in places[copy]])
             labels = torch.tensor([samples[owners[copy]][place] for copy in members for place in places[copy]])
@@ -119,16 +131,18 @@ def pack(lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
     return packs
 
 
-def _packs(model: Model, samples: Sequence[list[int]], pack_tokens: int) -> Iterator[tuple[list[int], Tensor, Layout]]:
+def _packs(
+    network: Network, samples: Sequence[Sequence[int]], pack_tokens: int
+) -> Iterator[tuple[list[int], Tensor, Layout]]:
     """(members, hidden states [T, D], layout) of each pack."""
-    device = model.network.device
+    device = network.device
     for members in pack([len(each) for each in samples], pack_tokens):
         lengths = [len(samples[index]) for index in members]
         bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
         tokens = list(itertools.chain.from_iterable(samples[index] for index in members))
         layout = Layout(bounds, max(lengths))
         with torch.inference_mode():
-            yield members, model.network.hidden(torch.tensor(tokens, device=device), layout), layout
+            yield members, network.hidden(torch.tensor(tokens, device=device), layout), layout
 
 
 def _pool(hidden_TD: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
