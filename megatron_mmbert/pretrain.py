@@ -70,7 +70,12 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.session import Session
 
-    runtime = parallel.start(recipe.parallel.tensor, recipe.parallel.pipeline, recipe.seed)
+    runtime = parallel.start(
+        recipe.parallel.tensor,
+        recipe.parallel.pipeline,
+        recipe.seed,
+        virtual_stages=recipe.parallel.virtual_stages,
+    )
     hooks: list[Any] = []
     if runtime.is_main:
         for sign in (folder.stopped, folder.failed):
@@ -125,7 +130,7 @@ def _describe(session: Any) -> None:
     phase = session.phase
     plan = session.loader.mixture.expected()
     write_json(session.folder.path / "mixture.json", [vars(group) for group in plan])
-    parameters = sum(parameter.numel() for parameter in session.training.encoder.parameters())
+    parameters = sum(parameter.numel() for encoder in session.training.encoders for parameter in encoder.parameters())
     print(
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
         f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {session.runtime.describe()}, "

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_mmbert.config.languages import expand
+from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
 from megatron_mmbert.errors import nearest
 
@@ -226,9 +227,42 @@ class ParallelConfig(Section):
     """How the model is laid over ranks; data parallelism takes what is left of the world size."""
 
     tensor: Positive = 1
+    sequence: bool = False
+    """Sequence parallelism: between the tensor-parallel matrix products each rank holds its share of the tokens."""
     pipeline: Positive = 1
+    virtual_stages: Positive = 1
+    """Parts of the model per pipeline rank; more than 1 interleaves them, which shortens the pipeline's bubble."""
+    layers_per_stage: list[Annotated[int, Field(ge=0)]] | None = None
+    """Layers of each stage in order (pipeline x virtual_stages of them); by default balanced, counting the embedding
+    and the head as layers."""
     distributed_optimizer: bool = False
     """Shard the optimizer's state (masters and moments) over the data-parallel ranks."""
+    overlap: bool = False
+    """Reduce gradients over data-parallel ranks during backward, and with the distributed optimizer gather updated
+    weights during forward."""
+    bucket_elements: PositiveCount = 40_000_000
+    """What one such reduction takes at a time."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in backward to save memory: of attention and feed-forward (selective), or of whole
+    layers (full)."""
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages, virtual ones included."""
+        return self.pipeline * self.virtual_stages
+
+    @model_validator(mode="after")
+    def _possible(self) -> ParallelConfig:
+        if self.virtual_stages > 1 and self.pipeline == 1:
+            raise ValueError(
+                f"virtual_stages {self.virtual_stages} needs pipeline 2 or more; set it to 1 or raise pipeline"
+            )
+        if self.layers_per_stage is not None and len(self.layers_per_stage) != self.stages:
+            raise ValueError(
+                f"layers_per_stage has {len(self.layers_per_stage)} numbers for {self.stages} stages (pipeline "
+                f"{self.pipeline} x virtual_stages {self.virtual_stages}); give one for each"
+            )
+        return self
 
 
 class PrecisionConfig(Section):
@@ -303,7 +337,16 @@ class Recipe(Section):
         for name in names:
             if names.count(name) > 1:
                 raise PlacedError(f"two phases are called {name!r}; give each its own name", "phases", name)
+        if problem := misfit(self.parallel, self.model):
+            raise PlacedError(problem, "parallel")
         for number, phase in enumerate(self.phases):
+            tokens = phase.batch.tokens_per_micro_batch
+            if self.parallel.sequence and tokens % self.parallel.tensor:
+                raise PlacedError(
+                    f"phase {phase.name!r}: batch.tokens_per_micro_batch {tokens} does not divide by parallel.tensor "
+                    f"{self.parallel.tensor}, as sequence parallelism needs; choose a multiple",
+                    *("phases", phase.name, "batch"),
+                )
             origin = phase.start_from
             if origin not in (None, "scratch", *names[:number]):
                 raise PlacedError(

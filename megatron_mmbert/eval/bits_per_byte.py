@@ -28,6 +28,7 @@ from megatron_mmbert.data.union import StoreUnion
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.relay import loss_of_rows
 from megatron_mmbert.parallel.runtime import current
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
@@ -71,27 +72,34 @@ class HeldOut:
         ]
 
     @torch.no_grad()
-    def score(self, encoder: Encoder) -> dict[str, Score]:
-        """Score of every language that has scored tokens, on one rank without pipeline parallelism."""
-        was_training = encoder.training
-        encoder.eval()
+    def score(self, model: Encoder | Sequence[Encoder]) -> dict[str, Score]:
+        """Score of every language that has scored tokens; on every rank, of any layout.
+
+        Args:
+            model: the encoder, or this rank's chunks of it.
+        """
+        chunks = [model] if isinstance(model, Encoder) else model
+        was_training = chunks[0].training
+        for chunk in chunks:
+            chunk.eval()
         languages = sorted({language for _, language in self._names})
         row = {language: number for number, language in enumerate(languages)}
         row_of_group = np.array([row[language] for _, language in self._names])
         sums = np.zeros((3, len(languages)))
         for batch in self._batches:
-            self._add(encoder, batch, row_of_group, sums)
-        encoder.train(was_training)
+            self._add(chunks, batch, row_of_group, sums)
+        for chunk in chunks:
+            chunk.train(was_training)
         return {
             language: Score(float(nats), int(size), int(tokens))
             for language, nats, size, tokens in zip(languages, *sums, strict=True)
             if size
         }
 
-    def _add(self, encoder: Encoder, batch: PackedBatch, row_of_group: npt.NDArray, sums: npt.NDArray) -> None:
+    def _add(self, chunks: Sequence[Encoder], batch: PackedBatch, row_of_group: npt.NDArray, sums: npt.NDArray) -> None:
         placed = batch.to(current().device)
         packed = PackedParams.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
-        loss_K = encoder.loss(encoder(placed.tokens_T, packed), placed.masked_index_K, placed.label_K)[1]
+        loss_K = loss_of_rows(chunks, placed.tokens_T, packed, placed.masked_index_K, placed.label_K)
         label_K, index_K = batch.label_K.numpy(), batch.masked_index_K.numpy()
         scored_K = label_K != IGNORED
         segment_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
+from megatron_mmbert.model.stages import stage_layout
 
 
 @dataclass
@@ -41,12 +43,16 @@ def encoder_config(
     rope_theta_local: float,
     parallel: ParallelConfig | None = None,
     precision: PrecisionConfig | None = None,
+    scored_share: float = 0.3,
 ) -> EncoderConfig:
     """Megatron-Core's configuration of an encoder.
 
+    Args:
+        scored_share: the share of rows that reach the head, for balancing pipeline stages.
+
     Choices that matter: exact (erf) GELU, so Megatron's fused GeGLU, which is the tanh form, stays off; loss summed
-    per token and divided once by the global count; point-to-point sends never batched on gloo, where that is silently
-    wrong; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the layers.
+    per token and divided once by the global count; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the
+    layers.
     """
     parallel = parallel or ParallelConfig()
     bf16 = precision is not None and precision.dtype == "bf16"
@@ -70,13 +76,14 @@ def encoder_config(
         output_layer_init_method=_leave,
         use_cpu_initialization=on_cpu,
         tensor_model_parallel_size=parallel.tensor,
-        pipeline_model_parallel_size=parallel.pipeline,
+        sequence_parallel=parallel.sequence and parallel.tensor > 1,
+        **_pipeline(model, parallel, scored_share, on_cpu),
+        **_RECOMPUTE[parallel.recompute],
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         pipeline_dtype=torch.bfloat16 if bf16 else torch.float32,
         bf16=bf16,
         calculate_per_token_loss=True,
         gradient_accumulation_fusion=False,
-        batch_p2p_comm=not on_cpu,
         global_attention_every=model.global_attention_every,
         window_each_side=model.window_each_side,
         rope_theta=rope_theta,
@@ -84,6 +91,28 @@ def encoder_config(
         attention_local=precision.attention_local if precision else "auto",
         attention_global=precision.attention_global if precision else "auto",
     )
+
+
+_RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+
+
+def _pipeline(model: ModelConfig, parallel: ParallelConfig, scored_share: float, on_cpu: bool) -> dict[str, Any]:
+    """Settings of the pipeline. Sends are never batched on gloo, where that is silently wrong, nor under interleaving,
+    where they overlap with computation instead."""
+    if parallel.pipeline == 1:
+        return {}
+    interleaved = parallel.virtual_stages > 1
+    return {
+        "pipeline_model_parallel_size": parallel.pipeline,
+        "virtual_pipeline_model_parallel_size": parallel.virtual_stages if interleaved else None,
+        "pipeline_model_parallel_layout": stage_layout(model, parallel.stages, parallel.layers_per_stage, scored_share),
+        "batch_p2p_comm": not on_cpu and not interleaved,
+        "overlap_p2p_comm": not on_cpu and interleaved,
+    }
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,10 @@ from megatron.core import parallel_state
 from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding
-from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    gather_from_tensor_model_parallel_region,
+)
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
@@ -32,13 +35,19 @@ class TokenEmbedding(MegatronModule):
     def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
         super().__init__(config)
         self.word_embeddings = VocabParallelEmbedding(
-            vocab_size, config.hidden_size, init_method=config.init_method, config=config
+            vocab_size,
+            config.hidden_size,
+            init_method=config.init_method,
+            reduce_scatter_embeddings=config.sequence_parallel,
+            config=config,
         )
         self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
 
     def forward(self, tokens_T: Tensor) -> Tensor:
-        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack."""
-        return self.norm(self.word_embeddings(tokens_T)).unsqueeze(1)
+        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack; under sequence parallelism only this
+        rank's share of the tokens."""
+        embedded = self.word_embeddings(tokens_T.unsqueeze(0))
+        return self.norm(embedded if self.word_embeddings.reduce_scatter_embeddings else embedded.transpose(0, 1))
 
 
 class Transform(MegatronModule):
@@ -49,6 +58,8 @@ class Transform(MegatronModule):
         shape = (config.hidden_size, config.hidden_size)
         self.dense = torch.nn.Linear(*shape, bias=False, dtype=config.params_dtype)
         self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
+        # Under sequence parallelism the scored rows are gathered before: every rank has the whole gradient.
+        self.norm.weight.sequence_parallel = False  # type: ignore[attr-defined]
 
     def forward(self, x_KD: Tensor) -> Tensor:
         return self.norm(F.gelu(self.dense(x_KD)))
@@ -58,6 +69,20 @@ class Transform(MegatronModule):
     ) -> dict[str, Any]:
         """Replicated over tensor-parallel ranks."""
         return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+
+
+class Decoder(ColumnParallelLinear):
+    """The decoder's bias, the copy of the tied table on a last stage that is not the first, and the loss.
+
+    The loss wants table and bias chunk by chunk, so Megatron-Core's product is not used. That this is the module's
+    ``forward`` matters: hooks that wait for gathered parameters run before it.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
+        return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group)
 
 
 class Encoder(LanguageModule):
@@ -79,12 +104,16 @@ class Encoder(LanguageModule):
         self.share_embeddings_and_output_weights = True
         if pre_process:
             self.embedding = TokenEmbedding(config, vocab_size)
-        self.encoder = TransformerBlock(config, block_spec(config), pre_process=pre_process, post_process=post_process)
+        self.encoder = TransformerBlock(
+            config,
+            block_spec(config, vp_stage),
+            pre_process=pre_process,
+            post_process=post_process,
+            vp_stage=vp_stage,
+        )
         if post_process:
             self.head = Transform(config)
-            # Its forward is not used: the loss wants weight and bias chunk by chunk. It owns the decoder's bias, the
-            # copy of the tied table on a last stage that is not the first, and their places in checkpoints.
-            self.output_layer = ColumnParallelLinear(
+            self.output_layer = Decoder(
                 config.hidden_size,
                 vocab_size,
                 config=config,
@@ -116,14 +145,18 @@ class Encoder(LanguageModule):
 
     def loss(self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor) -> tuple[Tensor, Tensor]:
         """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
-        x_KD = self.head(hidden_T1D.squeeze(1)[masked_index_K])
-        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
-        return chunked_cross_entropy(
-            x_KD, self.shared_embedding_or_output_weight(), self.output_layer.bias, label_K, group
-        )
+        x_KD = self.head(self._whole(hidden_T1D).squeeze(1)[masked_index_K])
+        return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K)
+
+    def _whole(self, hidden_T1D: Tensor) -> Tensor:
+        """The rows of all tokens where sequence parallelism has spread them; each rank then computes on all of them, so
+        their gradient is whole on every rank and each takes its own part back."""
+        if not self.config.sequence_parallel:
+            return hidden_T1D
+        return gather_from_sequence_parallel_region(hidden_T1D, tensor_parallel_output_grad=False)
 
     def logits(self, hidden_T1D: Tensor) -> Tensor:
         """Logits [T, V] of every position over the whole vocabulary; for evaluation and parity checks."""
-        x_TD = self.head(hidden_T1D.squeeze(1))
+        x_TD = self.head(self._whole(hidden_T1D).squeeze(1))
         local_TV = F.linear(x_TD, self.shared_embedding_or_output_weight(), self.output_layer.bias)
         return gather_from_tensor_model_parallel_region(local_TV)

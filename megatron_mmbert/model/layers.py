@@ -26,6 +26,7 @@ from torch import Tensor
 from megatron_mmbert.attention import Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.model.dropout import output_dropout
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.rope import rotate
@@ -76,16 +77,22 @@ def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
 
 
 class PackedSelfAttention(SelfAttention):
-    """Megatron-Core's self-attention; where the engine can, the projection's output goes to it in one piece."""
+    """Megatron-Core's self-attention with dropout on its output; where the engine can, the projection's output goes to
+    it in one piece."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
+        packed: PackedParams = kwargs["packed_seq_params"]
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
-            return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        mixed_T1P, _ = self.linear_qkv(hidden_states)
-        return self.linear_proj(self.core_attention.fused(mixed_T1P, kwargs["packed_seq_params"]))
+            output, bias = super().forward(hidden_states, attention_mask, *args, **kwargs)
+        else:
+            mixed_T1P, _ = self.linear_qkv(hidden_states)
+            output, bias = self.linear_proj(self.core_attention.fused(mixed_T1P, packed))
+        if self.training:
+            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number)
+        return output, bias
 
 
 class GeGluMLP(MLP):
@@ -94,13 +101,6 @@ class GeGluMLP(MLP):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         inner, _ = self.linear_fc1(hidden_states)
         return self.linear_fc2(geglu(inner))
-
-
-def _add_with_dropout(training: bool, fused: bool) -> Callable[..., Tensor]:
-    def add(output_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
-        return residual + torch.nn.functional.dropout(output_and_bias[0], dropout, training)
-
-    return add
 
 
 def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
@@ -123,7 +123,7 @@ def layer_spec(layer: int) -> ModuleSpec:
                     linear_qkv=ColumnParallelLinear, core_attention=PackedAttention, linear_proj=RowParallelLinear
                 ),
             ),
-            self_attn_bda=_add_with_dropout,
+            self_attn_bda=_add,
             pre_mlp_layernorm=WeightOnlyLayerNorm,
             mlp=ModuleSpec(
                 module=GeGluMLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
@@ -133,10 +133,10 @@ def layer_spec(layer: int) -> ModuleSpec:
     )
 
 
-def block_spec(config: EncoderConfig) -> TransformerBlockSubmodules:
-    """The layers of this pipeline stage, and the final norm."""
-    first = get_transformer_layer_offset(config)
+def block_spec(config: EncoderConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage (of chunk ``vp_stage`` under interleaving), and the final norm."""
+    first = get_transformer_layer_offset(config, vp_stage)
     return TransformerBlockSubmodules(
-        layer_specs=[layer_spec(first + number) for number in range(get_num_layers_to_build(config))],
+        layer_specs=[layer_spec(first + number) for number in range(get_num_layers_to_build(config, vp_stage))],
         layer_norm=WeightOnlyLayerNorm,
     )

@@ -19,14 +19,18 @@ class PackedParams(PackedSeqParams):
 
     layout: Any = None
     position_T: Any = None
+    dropout_key: int = 0
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None) -> PackedParams:
+    def of(
+        cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None, dropout_key: int = 0
+    ) -> PackedParams:
         """
         Args:
             cu_seqlens: int32 [S+1], the samples' boundaries.
             max_seqlen: the longest sample.
             position_T: int [T], by default restarting at 0 in every sample.
+            dropout_key: 64 bits that fix the pack's dropout masks.
         """
         layout = Layout(cu_seqlens, max_seqlen)
         if position_T is None:
@@ -40,6 +44,7 @@ class PackedParams(PackedSeqParams):
             max_seqlen_kv=max_seqlen,
             layout=layout,
             position_T=position_T,
+            dropout_key=dropout_key,
         )
 
     def cos_sin(self, theta: float, width: int) -> tuple[Tensor, Tensor]:

@@ -50,12 +50,15 @@ class Runtime:
 _runtime: Runtime | None = None
 
 
-def start(tensor: int = 1, pipeline: int = 1, seed: int = 1, timeout_minutes: float = 30.0) -> Runtime:
+def start(
+    tensor: int = 1, pipeline: int = 1, seed: int = 1, timeout_minutes: float = 30.0, virtual_stages: int = 1
+) -> Runtime:
     """Join the process group that ``torchrun`` describes (or be the only process) and lay out the ranks.
 
     Args:
         tensor, pipeline: sizes of tensor and pipeline parallelism; data parallelism takes the rest.
-        seed: start of the random states of dropout.
+        seed: start of the random states that Megatron-Core's layers ask for; nothing of a run depends on them.
+        virtual_stages: parts of the model per pipeline rank.
 
     Raises:
         UserError: the world size does not divide by ``tensor * pipeline``.
@@ -73,7 +76,9 @@ def start(tensor: int = 1, pipeline: int = 1, seed: int = 1, timeout_minutes: fl
     from megatron.core import parallel_state as state
 
     if not state.model_parallel_is_initialized():
-        state.initialize_model_parallel(tensor, pipeline)
+        state.initialize_model_parallel(
+            tensor, pipeline, virtual_stages if virtual_stages > 1 else None, create_gloo_process_groups=False
+        )
     _runtime = Runtime(
         rank=dist.get_rank(),
         world_size=world_size,
@@ -85,7 +90,7 @@ def start(tensor: int = 1, pipeline: int = 1, seed: int = 1, timeout_minutes: fl
         pp_size=state.get_pipeline_model_parallel_world_size(),
         device=torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device()),
     )
-    seed_dropout(seed, 0)
+    _seed(seed)
     return _runtime
 
 
@@ -118,17 +123,15 @@ def shutdown() -> None:
     _runtime = None
 
 
-def seed_dropout(seed: int, step: int) -> None:
-    """Set the random states that dropout draws from, as a pure function of (seed, step, place in the layout).
+def _seed(seed: int) -> None:
+    """Set the random states: Megatron-Core's layers switch between them whether or not anything is drawn.
 
-    Called before every step, so that a resumed run draws what the uninterrupted one would have drawn and no random
-    state need be saved.
+    Weights, masks and dropout have generators of their own, with keys that no layout changes.
     """
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-    mixed = (seed * 1_000_003 + step * 7_919) % (2**31 - 10_000)
-    torch.manual_seed(mixed)
-    model_parallel_cuda_manual_seed(mixed, force_reset_rng=True)
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
 
 
 def sum_over_data_parallel(values: torch.Tensor) -> torch.Tensor:
@@ -157,6 +160,21 @@ def any_rank(flag: bool) -> bool:
     box = torch.tensor([int(flag)], dtype=torch.int32, device=current().device)
     dist.all_reduce(box, dist.ReduceOp.MAX)
     return bool(box.item())
+
+
+def to_next_stage(values: torch.Tensor) -> None:
+    """Send ``values`` to the next pipeline rank; behind the last comes the first, with its next chunk."""
+    from megatron.core import parallel_state
+
+    dist.send(values.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+
+
+def from_stage_before(buffer: torch.Tensor) -> torch.Tensor:
+    """What the pipeline rank before sent with :func:`to_next_stage`, in ``buffer``."""
+    from megatron.core import parallel_state
+
+    dist.recv(buffer, parallel_state.get_pipeline_model_parallel_prev_rank())
+    return buffer
 
 
 def broadcast_object(value: Any) -> Any:

@@ -112,7 +112,7 @@ def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn)
         before = {(group.source, group.language): group.run_epochs for group in plans[origin].groups} if origin else {}
         missing = _missing(phase, text, warn) if text is not None else ()
         mixture = _mixture(recipe, phase, text, warn) if text is not None else None
-        ramp = batch_ramp(phase, gpus // ranks)
+        ramp = batch_ramp(phase, gpus // ranks, recipe.parallel)
         lengths = middle_lengths(phase, mixture)
         fill = pack_fill(lengths, phase.batch.tokens_per_micro_batch) if mixture else 1.0
         filled = replace(ramp, tokens_per_micro_batch=round(fill * ramp.tokens_per_micro_batch))

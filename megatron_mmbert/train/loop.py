@@ -32,9 +32,7 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
         lr = lr_at(session.phase_tokens, session.lr_schedule)
         packs = loader.next_packs(batch_at(session.phase_tokens, session.batch_ramp) // session.runtime.dp_size)
         waited = time.perf_counter() - started
-        loss = training_step(
-            session.training, packs, lr, phase, session.weight_decay, session.recipe.seed, session.dropout_key
-        )
+        loss = training_step(session.training, packs, lr, phase, session.weight_decay, session.recipe.seed)
         seen = loader.state.tokens - session.phase_tokens
         progress = Progress(
             phase=phase.name,

@@ -71,18 +71,13 @@ class Session:
             heldout_stores = stores_of(recipe.evaluation.stores, tokenizer)
             self._held_out = held_out(recipe, heldout_stores, ids, tokenizer.piece_bytes)
         self.lr_schedule = lr_schedule(phase)
-        self.batch_ramp = batch_ramp(phase, runtime.dp_size)
+        self.batch_ramp = batch_ramp(phase, runtime.dp_size, recipe.parallel)
         self.weight_decay = weight_decay_of(recipe, phase)
         self.training: Training = build(recipe, phase)
         self._take_up(path, meta)
         self.peak_flops = 1e12 * (
             recipe.logging.peak_tflops or measured_tflops(runtime.device, self.training.config.params_dtype)
         )
-
-    @property
-    def dropout_key(self) -> int:
-        """A number that no two steps of a run share, the same after a resume: the real tokens seen so far."""
-        return self.tokens_before + self.phase_tokens
 
     def _starting_point(self, output: Path, start_from: Path | None) -> tuple[Path | None, CheckpointMeta]:
         """The checkpoint to load and what this phase's state is when it starts from it."""
@@ -113,7 +108,7 @@ class Session:
         self.tokens_before = meta.total_tokens - meta.phase_tokens
         self._origin = meta.origin or (str(path) if path else "random initial weights")
         if path is not None:
-            checkpoints.load(path, self.training.encoder, self.training.optimizer if meta.has_optimizer else None)
+            checkpoints.load(path, self.training.encoders, self.training.optimizer if meta.has_optimizer else None)
             if not meta.has_optimizer:
                 self.training.optimizer.reload_model_params()
         if meta.loader:
@@ -124,7 +119,8 @@ class Session:
         path = step_folder(self.folder.checkpoints, self.step)
         if self.step != self._saved_step:
             started = time.perf_counter()
-            checkpoints.save(path, self._meta(), self.training.encoder, self.training.optimizer)
+            self.training.gather_parameters()
+            checkpoints.save(path, self._meta(), self.training.encoders, self.training.optimizer)
             if self.runtime.is_main:
                 keep_newest(self.folder.checkpoints, self.recipe.checkpoint.keep_last)
             self._saved_step = self.step
@@ -150,10 +146,8 @@ class Session:
         """Score the held-out text by language, tell the hooks and keep the result beside the checkpoints."""
         if self._held_out is None:
             return
-        if self.runtime.pp_size > 1:
-            self._say("held-out text is not scored under pipeline parallelism; use tools/evaluate.py on the checkpoint")
-            return
-        scores = self._held_out.score(self.training.encoder)
+        self.training.gather_parameters()
+        scores = self._held_out.score(self.training.encoders)
         values = {language: score.bits_per_byte for language, score in scores.items()}
         for hook in hooks:
             hook.on_scores(moment, values, self.tokens_before + self.phase_tokens)

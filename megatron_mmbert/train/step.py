@@ -12,47 +12,77 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.quantities import Linear
+from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
 from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.data.permutation import key64, string_key
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
-from megatron_mmbert.parallel.runtime import current, from_last_stage, seed_dropout, sum_over_data_parallel
+from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 
 
 @dataclass
 class Training:
-    """What is trained: the bare encoder, its data-parallel wrapper, and the optimizer."""
+    """What is trained: this rank's chunks of the encoder (one, or several under interleaving), their data-parallel
+    wrappers, and the optimizer."""
 
     config: EncoderConfig
-    encoder: Encoder
-    wrapped: DistributedDataParallel
+    encoders: list[Encoder]
+    wrapped: list[DistributedDataParallel]
     optimizer: Any
+
+    def gather_parameters(self) -> None:
+        """Have every rank hold all updated weights now: with overlap they come during the next forward pass."""
+        for chunk in self.wrapped:
+            if chunk.ddp_config.overlap_param_gather:
+                chunk.start_param_sync(force_sync=True)
 
 
 def build(recipe: Recipe, phase: Phase) -> Training:
     """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
-    runtime = current()
-    config = encoder_config(recipe.model, phase.rope_theta, phase.theta_local, recipe.parallel, recipe.precision)
+    runtime, layout = current(), recipe.parallel
+    scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, Linear) else phase.mask_ratio
+    config = encoder_config(recipe.model, phase.rope_theta, phase.theta_local, layout, recipe.precision, scored)
+    encoders = []
+    for chunk in range(layout.virtual_stages):
+        first = runtime.is_first_stage and chunk == 0
+        last = runtime.is_last_stage and chunk == layout.virtual_stages - 1
+        number = chunk if layout.virtual_stages > 1 else None
+        encoders.append(Encoder(config, recipe.model.vocab_size, first, last, number).to(runtime.device))
+        initialize(encoders[-1], recipe.seed)
+    wrapped = [
+        DistributedDataParallel(config, _reduction(layout), encoder, disable_bucketing=number > 0)
+        for number, encoder in enumerate(encoders)
+    ]
     config.finalize_model_grads_func = finalize_model_grads
-    encoder = Encoder(config, recipe.model.vocab_size, runtime.is_first_stage, runtime.is_last_stage)
-    encoder.to(runtime.device)
-    initialize(encoder, recipe.seed)
-    sharded = recipe.parallel.distributed_optimizer
-    options = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=sharded)
-    wrapped = DistributedDataParallel(config, options, encoder)
+    if layout.overlap:
+        no_sync = [chunk.no_sync for chunk in wrapped]
+        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
     settings = OptimizerSettings(
         peak_lr=phase.lr,
         weight_decay=weight_decay_of(recipe, phase),
         betas=recipe.optimizer.betas,
         eps=recipe.optimizer.eps,
         precision=recipe.precision.dtype,
-        distributed=sharded,
+        distributed=layout.distributed_optimizer,
     )
-    return Training(config, encoder, wrapped, build_optimizer([wrapped], settings, logical_parameters(encoder)))
+    named = [pair for encoder in encoders for pair in logical_parameters(encoder)]
+    return Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named))
+
+
+def _reduction(layout: ParallelConfig) -> DistributedDataParallelConfig:
+    """How gradients are summed over data-parallel ranks, always in fp32."""
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=layout.distributed_optimizer,
+        overlap_grad_reduce=layout.overlap,
+        overlap_param_gather=layout.overlap and layout.distributed_optimizer,
+        bucket_size=layout.bucket_elements,
+    )
 
 
 def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
@@ -60,27 +90,28 @@ def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
     return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
 
 
-def packed_params(batch: PackedBatch) -> PackedParams:
+def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedParams:
     """The layers' view of a pack."""
-    return PackedParams.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T)
+    return PackedParams.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T, dropout_key)
 
 
 def training_step(
-    training: Training, packs: Sequence[PackedBatch], lr: float, phase: Phase, weight_decay: float, seed: int, step: int
+    training: Training, packs: Sequence[PackedBatch], lr: float, phase: Phase, weight_decay: float, seed: int
 ) -> float:
     """Update the weights once from this rank's packs of the step; returns the mean loss per scored token, in nats.
 
     The loss is one global sum over one global count of scored tokens, so it does not depend on how the packs of the
-    step are spread over micro batches and ranks.
+    step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
-    seed_dropout(seed, step)
-    training.wrapped.train()
-    training.wrapped.zero_grad_buffer()
+    for chunk in training.wrapped:
+        chunk.train()
+        chunk.zero_grad_buffer()
     training.optimizer.zero_grad()
+    iterators = [iter(packs) for _ in training.wrapped]
     reports = get_forward_backward_func()(
-        forward_step_func=_forward,
-        data_iterator=iter(packs),
-        model=[training.wrapped],
+        forward_step_func=partial(_forward, key64(seed, string_key(phase.name))),
+        data_iterator=iterators if len(iterators) > 1 else iterators[0],
+        model=training.wrapped,
         num_microbatches=len(packs),
         seq_length=len(packs[0].tokens_T),
         micro_batch_size=1,
@@ -90,9 +121,10 @@ def training_step(
     return _mean_loss(reports)
 
 
-def _forward(packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
     batch = next(packs).to(current().device)
-    output = model(batch.tokens_T, packed_params(batch), batch.masked_index_K, batch.label_K)
+    packed = packed_params(batch, key64(key, batch.pack_number))
+    output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
     return output, partial(_loss, scored=(batch.label_K != IGNORED).sum())
 
 

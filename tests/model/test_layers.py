@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.identity_op import IdentityOp
 
 from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
+from megatron_mmbert.model import dropout
 from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
@@ -58,29 +60,29 @@ def test_the_norm_is_layer_norm_without_bias(build: Callable[..., Encoder]) -> N
 def test_dropout_is_on_the_attentions_output_only(
     build: Callable[..., Encoder], pack: Callable[..., PackedParams], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[float, bool]] = []
-    original = F.dropout
+    calls: list[float] = []
+    original = dropout.keyed_dropout
 
-    def recorded(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
-        calls.append((p, training))
-        return original(x, p, training, inplace)
+    def recorded(x: torch.Tensor, rate: float, key: int, shards: int = 1) -> torch.Tensor:
+        calls.append(rate)
+        return original(x, rate, key, shards)
 
-    monkeypatch.setattr(torch.nn.functional, "dropout", recorded)
+    monkeypatch.setattr(dropout, "keyed_dropout", recorded)
     encoder = build().train()
-    packed = pack(LENGTHS)
-    assert not torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "training must be noisy"
-    assert {call for call in calls if call[0] > 0} == {(0.1, True)}
-    assert len([call for call in calls if call[0] > 0]) == 2 * 6, "once a layer"
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
+    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "the same pack, the same masks"
+    assert not torch.equal(encoder(tokens(), packed), encoder(tokens(), other)), "another pack, other masks"
+    assert calls == [0.1] * 4 * 6, "once a layer"
     with torch.no_grad():
         for layer in encoder.encoder.layers:
             layer.self_attention.linear_proj.weight.zero_()
-    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "nothing else may be dropped"
+    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other)), "nothing else may be dropped"
 
 
 def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
     encoder = build(attention_output_dropout=0.0).train()
-    packed = pack(LENGTHS)
-    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed))
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
+    assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other))
 
 
 def test_evaluation_is_deterministic(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:

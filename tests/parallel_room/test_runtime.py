@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from megatron_mmbert import parallel
 from megatron_mmbert.errors import UserError
-from megatron_mmbert.parallel.runtime import Runtime, barrier, broadcast_object, seed_dropout, sum_over_data_parallel
+from megatron_mmbert.parallel.runtime import Runtime, barrier, broadcast_object, sum_over_data_parallel
 
 
 @pytest.fixture(autouse=True)
@@ -67,29 +67,3 @@ def test_a_world_that_does_not_divide(
     with pytest.raises(UserError, match=sentence):
         parallel.start(tensor=tensor, pipeline=pipeline)
     assert not dist.is_initialized(), "refused before anything was set up"
-
-
-def draw(seed: int, step: int) -> torch.Tensor:
-    """What dropout outside and inside of tensor-parallel regions would draw."""
-    from megatron.core.tensor_parallel import get_cuda_rng_tracker
-
-    seed_dropout(seed, step)
-    outside = torch.rand(4)
-    with get_cuda_rng_tracker().fork():
-        return torch.cat((outside, torch.rand(4)))
-
-
-def test_dropout_is_a_function_of_seed_and_step() -> None:
-    parallel.start(seed=1)
-    first = draw(1, 7)
-    draw(2, 9)
-    assert torch.equal(draw(1, 7), first)
-    others = [draw(1, 8), draw(2, 7), draw(1, 0)]
-    assert all((other != first).all() for other in others)
-
-
-def test_starting_seeds_the_first_step() -> None:
-    parallel.start(seed=5)
-    drawn = torch.rand(4)
-    seed_dropout(5, 0)
-    assert torch.equal(torch.rand(4), drawn)

@@ -31,7 +31,7 @@ def run(
     counter = itertools.count()
     stop: Callable[[], bool] = (lambda: next(counter) >= steps) if steps is not None else (lambda: False)
     train(session, [MetricsFile(session.folder.metrics, session.step)], stop)
-    state = {name: parameter.detach().clone() for name, parameter in session.training.encoder.named_parameters()}
+    state = {name: parameter.detach().clone() for name, parameter in session.training.encoders[0].named_parameters()}
     inner = session.training.optimizer.optimizer
     for number, group in enumerate(inner.param_groups):
         for index, parameter in enumerate(group["params"]):
@@ -99,11 +99,11 @@ def test_next_phase_starts_from_the_one_before(
     recipe = load_recipe(recipe_path)
     (tmp_path / "first").symlink_to(whole[0] / "first")
     session = Session(recipe, recipe.phase("second"), tmp_path, runtime)
-    for name, parameter in session.training.encoder.named_parameters():
+    for name, parameter in session.training.encoders[0].named_parameters():
         assert torch.equal(parameter, whole[1][name]), name
     assert session.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
     assert session.phase_tokens == 0 and session.tokens_before >= 6000
-    thetas = {layer.self_attention.core_attention.rope_theta for layer in session.training.encoder.encoder.layers}
+    thetas = {layer.self_attention.core_attention.rope_theta for layer in session.training.encoders[0].encoder.layers}
     assert thetas == {160_000}
     assert max(int(pack.max_seqlen) for pack in session.loader.next_packs(8)) > 64  # the longer samples of this phase
 

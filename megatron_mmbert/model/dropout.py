@@ -1,0 +1,53 @@
+"""Dropout by a mask that depends on (pack, layer) alone, not on the parallel layout.
+
+Each rank draws the mask of the whole pack from a generator of its own key and takes its part of the tokens, so tensor,
+sequence, pipeline and data parallelism, micro batches and recomputation all drop the same units, and no random state is
+kept anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from megatron_mmbert.data.permutation import key64
+from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.parallel.runtime import current
+
+
+def output_dropout(x_T1D: Tensor, config: EncoderConfig, pack_key: int, layer_number: int) -> Tensor:
+    """The attention output of one layer after dropout, in training.
+
+    Args:
+        x_T1D: [T, 1, D], T being this rank's tokens under sequence parallelism.
+        pack_key: 64 bits of the pack.
+    """
+    if config.hidden_dropout == 0:
+        return x_T1D
+    shards = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return keyed_dropout(x_T1D, config.hidden_dropout, key64(pack_key, layer_number), shards)
+
+
+def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1) -> Tensor:
+    """Set elements to 0 with probability ``rate`` and scale the others by 1 / (1 - rate).
+
+    Args:
+        x: this rank's rows of a tensor whose rows are spread evenly over ``shards`` tensor-parallel ranks.
+        key: 64 bits that fix the mask of all rows (the CPU's generator reads the lower half of them).
+    """
+    generator = _generator(x.device)
+    generator.manual_seed(key)
+    rows = len(x)
+    dropped = torch.empty((rows * shards, *x.shape[1:]), dtype=torch.float32, device=x.device)
+    dropped.bernoulli_(rate, generator=generator)
+    if shards > 1:
+        dropped = dropped[current().tp_rank * rows : (current().tp_rank + 1) * rows]
+    return x.masked_fill(dropped.bool(), 0) * (1 / (1 - rate))
+
+
+@functools.cache
+def _generator(device: torch.device) -> torch.Generator:
+    """One generator for a device, given a key before each use."""
+    return torch.Generator(device)
