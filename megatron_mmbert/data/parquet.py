@@ -71,7 +71,8 @@ class RowReader:
                 has = ", ".join(map(repr, schema.names))[:60]
                 return f"no column {name!r}{nearest(name, schema.names)}, the file has {has}; check --text-field"
             kind = schema.field(name).type
-            if str(getattr(kind, "value_type", kind)) not in ("string", "large_string", "string_view"):
+            held = kind.value_type if hasattr(kind, "index_type") else kind  # a dictionary's
+            if str(held) not in ("string", "large_string", "string_view"):
                 return f"column {name!r} is {kind}, not a string; check --text-field"
         return None
 

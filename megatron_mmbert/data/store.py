@@ -61,7 +61,10 @@ class Shard:
         self.pointers: npt.NDArray[np.int64] = self._dataset.index.sequence_pointers
         self.document_ends: npt.NDArray[np.int64] = self._dataset.document_indices
         # A plain view: slices of np.memmap objects are slow to make.
-        self.ids: npt.NDArray[Any] = np.memmap(f"{prefix}{BIN_ENDING}", dtype=dtype, mode="r").view(np.ndarray)
+        try:
+            self.ids: npt.NDArray[Any] = np.memmap(f"{prefix}{BIN_ENDING}", dtype=dtype, mode="r").view(np.ndarray)
+        except ValueError as error:
+            raise UserError(f"{prefix}{BIN_ENDING}: no whole number of {dtype} ids in it ({error}); {REMEDY}") from None
 
     def document(self, document: int, start: int, stop: int) -> npt.NDArray[Any]:
         """Ids ``start`` to ``stop`` of one document, a view [stop - start]."""

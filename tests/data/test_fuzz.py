@@ -157,3 +157,45 @@ def test_mutated_stores_are_never_taken_for_whole(tmp_path: Path, corpus: Path, 
                 problems = [str(error)]
         assert bool(problems) == (damaged != content), seed
         path.write_bytes(content)
+
+
+WRONG_COLUMNS = {
+    "integers": pa.array([1, 2, 3]),
+    "floats": pa.array([0.5, 1.5, 2.5]),
+    "bytes": pa.array([b"a", b"\xff", b"c"]),
+    "lists": pa.array([["a"], ["b"], ["c"]]),
+    "structures": pa.array([{"a": 1}, {"a": 2}, {"a": 3}]),
+    "nothing": pa.nulls(3),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_COLUMNS)
+def test_a_column_of_a_wrong_type_is_refused(kind: str, tokenizer_file: Path, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": WRONG_COLUMNS[kind]}), tmp_path / "eng.parquet")
+    with pytest.raises(UserError, match=r"eng\.parquet: column 'text' is .*, not a string"):
+        preprocess(PreprocessJob((tmp_path / "eng.parquet",), tokenizer_file, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_of_a_wrong_dtype_is_never_taken_for_whole(tmp_path: Path, corpus: Path, tokenizer_file: Path) -> None:
+    """The type of the ids is in the manifest and in the index: wrong in either, or in both."""
+    store = tmp_path / "store"
+    preprocess(PreprocessJob((corpus / "ell_Grek.jsonl",), tokenizer_file, store))
+    manifest = (store / "manifest.json").read_text()
+    index = (store / "shard-00000.idx").read_bytes()
+    codes = [bytes([code]) for code in (1, 4, 6, 7, 0, 255)]
+    for wrong_manifest in (False, True):
+        for code in [index[17:18], *codes]:
+            if not wrong_manifest and code == index[17:18]:
+                continue
+            (store / "manifest.json").write_text(
+                manifest.replace('"uint16"', '"int32"') if wrong_manifest else manifest
+            )
+            (store / "shard-00000.idx").write_bytes(index[:17] + code + index[18:])
+            with no_hang():
+                try:
+                    Store.open(store)
+                    problems = list(verify(store))
+                except UserError as error:
+                    problems = [str(error)]
+            assert problems, (wrong_manifest, code)
