@@ -64,9 +64,12 @@ def _block_mask(layout: Layout, window: int | None) -> Any:
     blocks = len(start_N)
     index_NN = (first_N[:, None] + torch.arange(blocks, device=sample.device)[None, :]) % blocks
 
+    # A tensor, not a constant, so that local and global layers share one compiled kernel: PyTorch 2.13's second kernel
+    # for a CPU in one process does not compile.
+    reach = torch.tensor(tokens if window is None else window, device=sample.device)
+
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        together = sample[query] == sample[key]
-        return together if window is None else together & ((query - key).abs() <= window)
+        return (sample[query] == sample[key]) & ((query - key).abs() <= reach)
 
     return BlockMask.from_kv_blocks(
         count_N.int()[None, None],
