@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape small          # 3 minutes
     OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape base4          # 2 minutes
 
-One pack of full-length samples, forward and backward, fp32, best of several. Each part is run alone with the model's own
-code at the model's shapes, and multiplied by how often the step runs it; *rest* is what the parts leave of the whole.
-The ceiling is what plain ``torch.mm`` reaches at the same shapes in the same run; FLOPs are counted by
+One pack of full-length samples, forward and backward, fp32, best of several. Each part is run alone with the model's
+own code at the model's shapes, and multiplied by how often the step runs it; *rest* is what the parts leave of the
+whole. The ceiling is what plain ``torch.mm`` reaches at the same shapes in the same run; FLOPs are counted by
 ``megatron_mmbert/model/flops.py``. Writes docs/results/step_parts-SHAPE.json.
 """
 

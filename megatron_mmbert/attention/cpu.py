@@ -97,24 +97,25 @@ def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, 
 
 def _global_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout) -> tuple[Tensor, list[Tensor]]:
     _, heads, tokens, width = qkv_3HTD.shape
-    qk_2HTD = torch.empty((2, heads, tokens, width), dtype=qkv_3HTD.dtype)
-    rotate_into(qk_2HTD, qkv_3HTD[:2], rotation)
+    kept_3HTD = torch.empty((3, heads, tokens, width), dtype=qkv_3HTD.dtype)
+    rotate_into(kept_3HTD[:2], qkv_3HTD[:2], rotation)
+    kept_3HTD[2].copy_(qkv_3HTD[2])  # a view would keep the whole projection alive until the backward pass
     out_THD = torch.empty((tokens, heads, width), dtype=qkv_3HTD.dtype)
     sums = []
     for start, stop in layout.bounds:
-        q, k, v = (x[None, :, start:stop] for x in (qk_2HTD[0], qk_2HTD[1], qkv_3HTD[2]))
+        q, k, v = (x[None, :, start:stop] for x in kept_3HTD)
         out, log_sum = _flash(q, k, v)
         out_THD[start:stop] = out[0].transpose(0, 1)
         sums.append(log_sum)
-    return out_THD, [qk_2HTD, qkv_3HTD[2], out_THD, *sums]
+    return out_THD, [kept_3HTD, out_THD, *sums]
 
 
 def _global_backward(
     grad_THD: Tensor, saved: tuple[Tensor, ...], rotation: Any, layout: Layout, dqkv_3HTD: Tensor
 ) -> None:
-    qk_2HTD, v_HTD, out_THD, *sums = saved
+    kept_3HTD, out_THD, *sums = saved
     for (start, stop), log_sum in zip(layout.bounds, sums, strict=True):
-        q, k, v = (x[None, :, start:stop] for x in (qk_2HTD[0], qk_2HTD[1], v_HTD))
+        q, k, v = (x[None, :, start:stop] for x in kept_3HTD)
         grad, out = (x[None, start:stop].transpose(1, 2) for x in (grad_THD, out_THD))
         dq, dk, dv = _flash_backward(grad, q, k, v, out, log_sum, 0.0, False)
         own = None if rotation is None else (rotation[0][:, start:stop], rotation[1][:, start:stop])

@@ -69,6 +69,7 @@ def encoder_config(
         gated_linear_unit=True,
         activation_func=F.gelu,
         bias_activation_fusion=False,
+        use_te_activation_func=True,  # "the spec brings the activation": ours, see model/layers.py; TE is not needed
         hidden_dropout=model.attention_output_dropout,
         attention_dropout=0.0,
         init_method_std=model.init_std,

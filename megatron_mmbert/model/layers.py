@@ -16,6 +16,7 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -95,12 +96,14 @@ class PackedSelfAttention(SelfAttention):
         return output, bias
 
 
-class GeGluMLP(MLP):
-    """Megatron-Core's MLP with the exact GeGLU; its own fused one is the tanh form."""
+class GeGlu(MegatronModule):
+    """What Megatron-Core's MLP applies to the whole of fc1's output; its own fused GeGLU is the tanh form."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        inner, _ = self.linear_fc1(hidden_states)
-        return self.linear_fc2(geglu(inner))
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+
+    def forward(self, inner_T1F: Tensor) -> Tensor:
+        return geglu(inner_T1F)
 
 
 def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
@@ -126,7 +129,10 @@ def layer_spec(layer: int) -> ModuleSpec:
             self_attn_bda=_add,
             pre_mlp_layernorm=WeightOnlyLayerNorm,
             mlp=ModuleSpec(
-                module=GeGluMLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=GeGlu
+                ),
             ),
             mlp_bda=_add,
         ),
