@@ -61,8 +61,23 @@ def main() -> int:
 
 
 def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None) -> bool:
-    """Train ``phase`` in this process's place of the parallel world; returns whether it is complete."""
+    """Train ``phase`` in this process's place of the parallel world; returns whether it is complete.
+
+    Ranks that disagree end here, with one sentence; when a rank is lost, the others end with
+    ``lost_ranks.STATUS_LOST_RANK`` and a sentence that names it.
+    """
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
+    from megatron_mmbert import parallel
+    from megatron_mmbert.parallel.agreement import check_agreement, facts
+    from megatron_mmbert.parallel.lost_ranks import watched
+
+    parallel.join(recipe.parallel.timeout_minutes)
+    with watched(recipe.parallel.lost_rank_seconds):
+        check_agreement(facts(recipe, phase.name))
+        return _train(recipe, phase, folder, stop, start_from)
+
+
+def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None) -> bool:
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.folder import resolve
     from megatron_mmbert.parallel.runtime import any_rank
@@ -70,11 +85,13 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.session import Session
 
+    layout = recipe.parallel
     runtime = parallel.start(
-        recipe.parallel.tensor,
-        recipe.parallel.pipeline,
+        layout.tensor,
+        layout.pipeline,
         recipe.seed,
-        virtual_stages=recipe.parallel.virtual_stages,
+        virtual_stages=layout.virtual_stages,
+        timeout_minutes=layout.timeout_minutes,
     )
     hooks: list[Any] = []
     if runtime.is_main:

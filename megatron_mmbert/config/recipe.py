@@ -245,6 +245,10 @@ class ParallelConfig(Section):
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations computed again in backward to save memory: of attention and feed-forward (selective), or of whole
     layers (full)."""
+    lost_rank_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A rank that is silent for so long is taken for lost; the others name it and end."""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """The longest wait for ranks that are alive, in one exchange."""
 
     @property
     def stages(self) -> int:

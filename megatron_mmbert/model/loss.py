@@ -17,9 +17,10 @@ from torch import Tensor
 
 IGNORED = -100
 # Logits of one chunk. Each chunk reads the table twice and adds to the whole of its gradient, so few chunks are fast.
-_LOGITS_PER_CHUNK = 2**27  # fp32: 512 MiB, 524 rows of 256,000
-# fp32 temporaries of the softmax: rows that a CPU's cache holds.
-_CPU_SCRATCH_ELEMENTS = 2**20
+LOGITS_PER_CHUNK = 2**27  # fp32: 512 MiB, 524 rows of 256,000
+# fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
+# wait for each other at every operation, operations are still few.
+_CPU_SCRATCH_ELEMENTS = 2**22
 _GPU_SCRATCH_ELEMENTS = 2**26
 
 
@@ -31,7 +32,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad[:3])
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
         loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
-        rows = max(1, _LOGITS_PER_CHUNK // table_VD.shape[0])
+        rows = max(1, LOGITS_PER_CHUNK // table_VD.shape[0])
         buffer_CV = x_KD.new_empty(min(rows, len(label_K)), table_VD.shape[0])
         for start in range(0, len(label_K), rows):
             chunk = slice(start, start + rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,13 +72,16 @@ def start(
             f"{world_size} processes do not divide by parallel.tensor {tensor} x parallel.pipeline {pipeline}; "
             "change torchrun's --nproc-per-node or the recipe's parallel section"
         )
-    if not dist.is_initialized():
-        _join("gloo" if on_cpu else "nccl", world_size, timedelta(minutes=timeout_minutes))
+    join(timeout_minutes)
     from megatron.core import parallel_state as state
 
     if not state.model_parallel_is_initialized():
         state.initialize_model_parallel(
-            tensor, pipeline, virtual_stages if virtual_stages > 1 else None, create_gloo_process_groups=False
+            tensor,
+            pipeline,
+            virtual_stages if virtual_stages > 1 else None,
+            create_gloo_process_groups=False,
+            distributed_timeout_minutes=math.ceil(timeout_minutes),
         )
     _runtime = Runtime(
         rank=dist.get_rank(),
@@ -94,14 +98,23 @@ def start(
     return _runtime
 
 
-def _join(backend: str, world_size: int, timeout: timedelta) -> None:
+def join(timeout_minutes: float = 30.0) -> None:
+    """Join the process group alone, before any layout of ranks; nothing where that is done already.
+
+    Args:
+        timeout_minutes: the longest wait for another rank, here and in every exchange from now on.
+    """
+    if dist.is_initialized():
+        return
+    backend = "gloo" if cpu_backend.install() else "nccl"
+    timeout = timedelta(minutes=timeout_minutes)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         # One process needs no address, so no port can be taken by somebody else.
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=world_size, timeout=timeout)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
 
 
 def current() -> Runtime:

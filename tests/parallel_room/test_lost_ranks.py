@@ -1,0 +1,111 @@
+"""Who is lost, and who learns it: several watches on one store, and a store that goes away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from megatron_mmbert.parallel.lost_ranks import Watch
+
+SILENCE = 1.6
+
+
+def server() -> dist.TCPStore:
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5))
+
+
+class World:
+    """Watches of several ranks on one store, each with a connection of its own, and what they reported."""
+
+    def __init__(self, ranks: int) -> None:
+        self.store = server()
+        self.said: dict[int, list[str]] = {rank: [] for rank in range(ranks)}
+        self.watches = [Watch(self._client(), rank, ranks, SILENCE, self.said[rank].append) for rank in range(ranks)]
+
+    def _client(self) -> dist.TCPStore:
+        return dist.TCPStore("127.0.0.1", self.store.port, is_master=False, wait_for_workers=False)
+
+    def die(self, rank: int) -> None:
+        """Fall silent, as a killed process does, without a word to the others."""
+        self.watches[rank]._closed.set()
+
+
+def until(is_so: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(3)
+
+
+def close(world: World) -> None:
+    for watch in world.watches:
+        watch.close()
+
+
+def test_nobody_is_lost_while_all_count(world: World) -> None:
+    time.sleep(2 * SILENCE)
+    assert not any(world.said.values())
+    close(world)
+
+
+def test_a_silent_rank_is_named_on_all_others(world: World) -> None:
+    time.sleep(SILENCE / 2)
+    world.die(1)
+    until(lambda: all(world.said[rank] for rank in (0, 2)), 6 * SILENCE)
+    for rank in (0, 2):
+        (sentence,) = world.said[rank]
+        assert sentence.startswith("rank 1 on ") and f"not been heard of for {SILENCE:g} s" in sentence
+    assert not world.said[1]
+    close(world)
+
+
+def test_a_rank_that_leaves_on_its_own_account_is_not_lost(world: World) -> None:
+    time.sleep(SILENCE / 2)
+    world.watches[2].close()
+    time.sleep(2.5 * SILENCE)
+    assert not any(world.said.values())
+    close(world)
+
+
+def test_a_rank_that_fails_is_named_at_once_with_its_error(world: World) -> None:
+    time.sleep(SILENCE / 2)
+    began = time.monotonic()
+    world.watches[2].fail("ValueError: no such thing")
+    until(lambda: all(world.said[rank] for rank in (0, 1)), 6 * SILENCE)
+    assert time.monotonic() - began < SILENCE + 1
+    assert all("rank 2 on " in world.said[rank][0] and "no such thing" in world.said[rank][0] for rank in (0, 1))
+    close(world)
+
+
+class Deaf:
+    """A store that answered once, and whose host is then gone: calls neither return nor fail for a long while."""
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store, self.gone = store, False
+
+    def __getattr__(self, name: str) -> object:
+        if self.gone:
+            time.sleep(30)
+        return getattr(self._store, name)
+
+
+def test_a_store_that_does_not_answer_means_rank_0_is_lost() -> None:
+    store = server()
+    store.set("rank 0", "alive headnode 1")
+    deaf, said = Deaf(store), []
+    watch = Watch(deaf, 1, 2, SILENCE, said.append)
+    time.sleep(SILENCE)
+    assert not said
+    deaf.gone = True
+    until(lambda: bool(said), 5 * SILENCE)
+    assert said and said[0].startswith(f"rank 0 on headnode has not been heard of for {SILENCE:g} s")
+    assert watch.wait() == said[0]
+    watch._closed.set()
