@@ -142,7 +142,7 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
 
 
 def problems(path: Path) -> Iterator[str]:
-    """One sentence for each file of a checkpoint that is missing, of another size or of other content."""
+    """One sentence for each file of a checkpoint that is missing, of other content, or none of its files."""
     known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
     if not isinstance(known, dict):
         raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
@@ -152,6 +152,9 @@ def problems(path: Path) -> Iterator[str]:
             yield f"{file}: missing; take another checkpoint"
         elif _checksum(file) != expected:
             yield f"{file}: content differs from its checksum; take another checkpoint"
+    for name in _payload(path):
+        if name not in known and name != CHECKSUM_FILE:
+            yield f"{path / name}: not in the checkpoint's list of files; take another checkpoint"
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
