@@ -61,6 +61,7 @@ class CheckpointMeta(BaseModel):
         history: the phases behind this one, in order: where its data goes on follows from them.
         has_optimizer: whether the optimizer's state is inside.
         finished: whether the phase had seen all its tokens.
+        recent_losses: what the rule for loss spikes looks back on.
         recipe: the resolved recipe; empty for weights from elsewhere.
         origin: where the weights came from (a path or a sentence).
     """
@@ -80,6 +81,7 @@ class CheckpointMeta(BaseModel):
     history: list[TrainedSection] = []
     has_optimizer: bool = False
     finished: bool = False
+    recent_losses: list[float] = []
     recipe: dict[str, Any] = {}
     tokenizer_fingerprint: str = ""
     origin: str = ""

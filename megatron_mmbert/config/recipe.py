@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from megatron_mmbert.config.languages import expand
+from megatron_mmbert.config.numbers import NumbersConfig
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
+from megatron_mmbert.config.section import Section
 from megatron_mmbert.errors import nearest
 
 SPECIAL_TOKENS_PER_SAMPLE = 2  # <bos> and <eos>
@@ -29,12 +31,6 @@ class PlacedError(ValueError):
     def __init__(self, message: str, *place: str) -> None:
         super().__init__(message)
         self.place = place
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values cannot change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -332,6 +328,7 @@ class Recipe(Section):
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    numbers: NumbersConfig = NumbersConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     merge: MergeConfig | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -168,11 +169,34 @@ def from_last_stage(values: torch.Tensor) -> torch.Tensor:
 
 def any_rank(flag: bool) -> bool:
     """Whether ``flag`` is true on at least one rank; the same answer on all, so that they act together."""
+    return any_ranks([flag])[0]
+
+
+def any_ranks(flags: Sequence[bool]) -> list[bool]:
+    """:func:`any_rank` of each flag, in one message."""
     if current().world_size == 1:
-        return flag
-    box = torch.tensor([int(flag)], dtype=torch.int32, device=current().device)
+        return list(flags)
+    box = torch.tensor([int(flag) for flag in flags], dtype=torch.int32, device=current().device)
     dist.all_reduce(box, dist.ReduceOp.MAX)
-    return bool(box.item())
+    return [bool(value) for value in box.tolist()]
+
+
+def all_ranks(value: Any) -> list[Any]:
+    """Every rank's ``value``, by rank, on all; slow, for rare events."""
+    found: list[Any] = [value] * current().world_size
+    if current().world_size > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def number_of_each_rank(value: float) -> list[float]:
+    """Every rank's number, by rank, on all."""
+    if current().world_size == 1:
+        return [value]
+    mine = torch.tensor([value], dtype=torch.float64, device=current().device)
+    found = [torch.empty_like(mine) for _ in range(current().world_size)]
+    dist.all_gather(found, mine)
+    return torch.cat(found).tolist()
 
 
 def to_next_stage(values: torch.Tensor) -> None:

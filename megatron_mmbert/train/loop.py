@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from megatron_mmbert.config.quantities import value_at
 from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import batch_at, lr_at
+from megatron_mmbert.train.guard import place_in_data
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.progress import Progress
 from megatron_mmbert.train.session import Session
@@ -32,7 +35,8 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
         lr = lr_at(session.phase_tokens, session.lr_schedule)
         packs = loader.next_packs(batch_at(session.phase_tokens, session.batch_ramp) // session.runtime.dp_size)
         waited = time.perf_counter() - started
-        loss = training_step(session.training, packs, lr, phase, session.weight_decay, session.recipe.seed)
+        accept = partial(session.guard.accept, step=session.step + 1, training=session.training)
+        loss = training_step(session.training, packs, lr, phase, session.weight_decay, session.recipe.seed, accept)
         seen = loader.state.tokens - session.phase_tokens
         progress = Progress(
             phase=phase.name,
@@ -48,7 +52,9 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
             seconds=time.perf_counter() - started,
             data_seconds=waited,
             peak_share=_flops(session, packs) / (time.perf_counter() - started) / session.peak_flops,
+            skipped=session.guard.verdict.action != "step",
         )
+        _act_on_numbers(session, hooks)
         session.step, session.phase_tokens = progress.step, progress.phase_tokens
         for hook in hooks:
             hook.on_step(progress)
@@ -58,6 +64,20 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
     return session.save(hooks)
+
+
+def _act_on_numbers(session: Session, hooks: Sequence[Hook]) -> None:
+    """Report a bad step and a slow rank; take the weights back or end the run where the recipe says so."""
+    verdict, slow = session.guard.verdict, session.slow_ranks.look(session.training.watch.seconds())
+    events = [(verdict.kind, f"{verdict.text}; {verdict.action}")] if verdict.kind else []
+    for kind, text in [*events, *([("slow rank", slow)] if slow else [])]:
+        for hook in hooks:
+            hook.on_event(kind, text)
+    if verdict.action == "stop":
+        place = place_in_data(session.recipe.name, session.phase.name, session.phase_tokens)
+        raise UserError(f"{verdict.text}; {place}; mend the cause, or change the recipe's numbers section")
+    if verdict.action == "rewind":
+        session.rewind()
 
 
 def _flops(session: Session, packs: Sequence[PackedBatch]) -> float:

@@ -16,6 +16,7 @@ class Progress:
         step_tokens: real tokens of this step on all ranks; ``seconds`` it took.
         peak_share: achieved FLOP/s over the device's matrix-product ceiling.
         data_seconds: how long the step waited for data.
+        skipped: the weights were not updated, because of bad numbers.
     """
 
     phase: str
@@ -31,6 +32,7 @@ class Progress:
     seconds: float
     data_seconds: float
     peak_share: float
+    skipped: bool = False
 
     @property
     def tokens_per_second(self) -> float:

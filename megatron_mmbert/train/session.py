@@ -15,12 +15,15 @@ from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
 from megatron_mmbert.files import write_json
+from megatron_mmbert.model.init import initialize
 from megatron_mmbert.parallel.ceiling import measured_tflops
-from megatron_mmbert.parallel.runtime import Runtime
+from megatron_mmbert.parallel.runtime import Runtime, broadcast_object
 from megatron_mmbert.train.clocks import batch_ramp, lr_schedule
 from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of, trained_places
+from megatron_mmbert.train.guard import Guard
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.run_folder import PhaseFolder
+from megatron_mmbert.train.slow_ranks import SlowRanks
 from megatron_mmbert.train.step import Training, build, weight_decay_of
 
 
@@ -74,6 +77,9 @@ class Session:
         self.batch_ramp = batch_ramp(phase, runtime.dp_size, recipe.parallel)
         self.weight_decay = weight_decay_of(recipe, phase)
         self.training: Training = build(recipe, phase)
+        self.guard = Guard(recipe.numbers, meta.recent_losses)
+        self.slow_ranks = SlowRanks(recipe.numbers.slow_rank)
+        self._start: tuple[Path | None, CheckpointMeta] = (path, meta)
         self._take_up(path, meta)
         self.peak_flops = 1e12 * (
             recipe.logging.peak_tflops or measured_tflops(runtime.device, self.training.config.params_dtype)
@@ -81,7 +87,8 @@ class Session:
 
     def _starting_point(self, output: Path, start_from: Path | None) -> tuple[Path | None, CheckpointMeta]:
         """The checkpoint to load and what this phase's state is when it starts from it."""
-        own = newest_sound(self.folder.checkpoints, self._say)
+        # One rank reads and checks all files: a disk should not have to deliver them to a thousand ranks.
+        own = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
         if own is not None:
             meta = checkpoints.check_shape(own, self.recipe.model)
             if not meta.finished:
@@ -114,6 +121,21 @@ class Session:
         if meta.loader:
             self.loader.load_state_dict(meta.loader)
 
+    def rewind(self) -> None:
+        """Weights and optimizer of the newest sound checkpoint, or of the start; clocks and data go on, so that the
+        samples in between are not seen again."""
+        path = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
+        path = path or self._start[0]
+        if path is None:
+            for encoder in self.training.encoders:
+                initialize(encoder, self.recipe.seed)
+            self.training.optimizer.reload_model_params()
+            self._say("no checkpoint to go back to: the weights are the initial ones again")
+            return
+        has_optimizer = checkpoints.check_shape(path, self.recipe.model).has_optimizer
+        checkpoints.load(path, self.training.encoders, self.training.optimizer if has_optimizer else None)
+        self._say(f"the weights are those of {path} again")
+
     def save(self, hooks: Sequence[Hook] = ()) -> Path:
         """Write a checkpoint of this moment, unless this process has just done so; returns its folder."""
         path = step_folder(self.folder.checkpoints, self.step)
@@ -139,6 +161,7 @@ class Session:
                 "finished": self.phase_tokens >= self.phase.tokens,
                 "tokenizer_fingerprint": self._fingerprint,
                 "origin": self._origin,
+                "recent_losses": self.guard.rule.losses,
             }
         )
 

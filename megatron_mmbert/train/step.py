@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
+from megatron_mmbert.train.gradient_watch import GradientWatch
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Training:
     encoders: list[Encoder]
     wrapped: list[DistributedDataParallel]
     optimizer: Any
+    watch: GradientWatch = field(default_factory=GradientWatch)
 
     def gather_parameters(self) -> None:
         """Have every rank hold all updated weights now: with overlap they come during the next forward pass."""
@@ -58,7 +60,6 @@ def build(recipe: Recipe, phase: Phase) -> Training:
         DistributedDataParallel(config, _reduction(layout), encoder, disable_bucketing=number > 0)
         for number, encoder in enumerate(encoders)
     ]
-    config.finalize_model_grads_func = finalize_model_grads
     if layout.overlap:
         no_sync = [chunk.no_sync for chunk in wrapped]
         config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
@@ -71,7 +72,15 @@ def build(recipe: Recipe, phase: Phase) -> Training:
         distributed=layout.distributed_optimizer,
     )
     named = [pair for encoder in encoders for pair in logical_parameters(encoder)]
-    return Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named))
+    training = Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named))
+    config.finalize_model_grads_func = partial(_finalize, training.watch)
+    return training
+
+
+def _finalize(watch: GradientWatch, chunks: Any, *arguments: Any, **options: Any) -> None:
+    """Sum the gradients over ranks, after a look at this rank's own."""
+    watch.look(chunks)
+    finalize_model_grads(chunks, *arguments, **options)
 
 
 def _reduction(layout: ParallelConfig) -> DistributedDataParallelConfig:
@@ -96,13 +105,22 @@ def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedParams:
 
 
 def training_step(
-    training: Training, packs: Sequence[PackedBatch], lr: float, phase: Phase, weight_decay: float, seed: int
+    training: Training,
+    packs: Sequence[PackedBatch],
+    lr: float,
+    phase: Phase,
+    weight_decay: float,
+    seed: int,
+    accept: Callable[[float], bool] = lambda loss: True,
 ) -> float:
     """Update the weights once from this rank's packs of the step; returns the mean loss per scored token, in nats.
+
+    ``accept`` is asked with that loss when the gradients are there: if it says no, nothing is updated.
 
     The loss is one global sum over one global count of scored tokens, so it does not depend on how the packs of the
     step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
+    training.watch.start()
     for chunk in training.wrapped:
         chunk.train()
         chunk.zero_grad_buffer()
@@ -116,9 +134,11 @@ def training_step(
         seq_length=len(packs[0].tokens_T),
         micro_batch_size=1,
     )
-    set_hyperparameters(training.optimizer, lr, phase.lr, weight_decay)
-    training.optimizer.step()
-    return _mean_loss(reports)
+    loss = _mean_loss(reports)
+    if accept(loss):
+        set_hyperparameters(training.optimizer, lr, phase.lr, weight_decay)
+        training.optimizer.step()
+    return loss
 
 
 def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:

@@ -1,0 +1,63 @@
+"""What a rank sees of its own work before gradients are summed over ranks: whether they are finite, how long it took.
+
+Afterwards it is too late for both: a NaN of one rank is then on all, and every rank has waited for the slowest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class GradientWatch:
+    """Looks once a step; what it finds is read later, so that a GPU need not be waited for in between."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self._started = self._ended = 0.0
+        self._events: tuple[Any, Any] | None = None
+
+    def start(self) -> None:
+        """A step begins."""
+        self._sums = None
+        self._started = self._ended = time.perf_counter()
+        if torch.cuda.is_available():
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            self._events[0].record()
+
+    def look(self, chunks: Sequence[Any]) -> None:
+        """The backward pass is over and the gradients in the data-parallel wrappers ``chunks`` are this rank's own.
+
+        The sum over a buffer is finite if all in it are, and costs one read of it. With overlapped reduction parts are
+        summed over ranks already: a fault is then still seen, but may be seen on several ranks.
+        """
+        self._sums = torch.stack([buffer.grad_data.sum(dtype=torch.float32) for c in chunks for buffer in c.buffers])
+        self._ended = time.perf_counter()
+        if self._events is not None:
+            self._events[1].record()
+
+    def finite(self) -> bool:
+        """Whether the gradients that were looked at are."""
+        return self._sums is None or bool(torch.isfinite(self._sums).all())
+
+    def seconds(self) -> float:
+        """How long this rank was at work for the step."""
+        if self._events is None:
+            return self._ended - self._started
+        self._events[1].synchronize()
+        return float(self._events[0].elapsed_time(self._events[1])) / 1000
+
+
+def first_fault(chunks: Sequence[Any]) -> str | None:
+    """Name of the first parameter whose gradient has an infinity or a NaN; slow, for when there is one."""
+    for chunk in chunks:
+        for name, parameter in chunk.module.named_parameters():
+            gradient = getattr(parameter, "main_grad", None)
+            if gradient is not None and not math.isfinite(float(gradient.sum())):
+                return str(name)
+    return None
