@@ -118,17 +118,22 @@ def peer_pass(model: Any, batch: Sequence[Sample]) -> float:
 def timed(
     model: torch.nn.Module, batches: Sequence[Sequence[Sample]], step: Callable[..., float], most_seconds: float
 ) -> Iterator[tuple[int, float]]:
-    """(real tokens, seconds) of each batch after a first one to warm up, until ``most_seconds`` have passed."""
+    """(real tokens, seconds) of batches in random order, after the smallest to warm up, for ``most_seconds`` or so."""
     model.zero_grad(set_to_none=True)
-    step(model, batches[0])
+    step(model, min(batches, key=lambda batch: sum(map(len, batch))))
     started = time.perf_counter()
-    for batch in batches:
+    for batch in in_random_order(batches):
         model.zero_grad(set_to_none=True)
         start = time.perf_counter()
         step(model, batch)
         yield sum(map(len, batch)), time.perf_counter() - start
         if time.perf_counter() - started > most_seconds:
             return
+
+
+def in_random_order(batches: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:
+    """The same order every time; batches grouped by length would else be measured from the short end."""
+    return [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
 
 
 def deviations(shape: str, folder: Path, batch: Sequence[Sample]) -> dict[str, float]:
