@@ -144,6 +144,8 @@ def loggers(recipe: Recipe, folder: PhaseFolder, step: int) -> list[Any]:
 
 def _describe(session: Any) -> None:
     """What this phase is about to do, and its mixture by language beside the checkpoints."""
+    from megatron_mmbert.model.layers import engines_of
+
     phase = session.phase
     plan = session.loader.mixture.expected()
     write_json(session.folder.path / "mixture.json", [vars(group) for group in plan])
@@ -151,7 +153,7 @@ def _describe(session: Any) -> None:
     print(
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
         f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {session.runtime.describe()}, "
-        f"peak {session.peak_flops / 1e12:.2f} TFLOP/s"
+        f"peak {session.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(session.training.encoders[0])}"
     )
     most = max(plan, key=lambda group: group.epochs)
     if most.epochs > 4:

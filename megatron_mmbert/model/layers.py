@@ -71,6 +71,16 @@ class PackedAttention(torch.nn.Module):
         return self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side).flatten(1).unsqueeze(1)
 
 
+def engines_of(module: torch.nn.Module) -> str:
+    """``cpu (local), cpu (global)``: the attention engines in use, for the log."""
+    found = {"global" if each.window_each_side is None else "local": each.engine.name for each in _attentions(module)}
+    return ", ".join(f"{found[kind]} ({kind})" for kind in ("local", "global") if kind in found)
+
+
+def _attentions(module: torch.nn.Module) -> list[PackedAttention]:
+    return [each for each in module.modules() if isinstance(each, PackedAttention)]
+
+
 def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     width = config.kv_channels or config.hidden_size // config.num_attention_heads

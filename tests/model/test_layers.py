@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.identity_op import IdentityOp
 
+from megatron_mmbert.attention import ENGINES
 from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
+from megatron_mmbert.errors import UserError
 from megatron_mmbert.model import dropout
 from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
 
@@ -43,6 +46,35 @@ def test_every_third_layer_is_global(build: Callable[..., Encoder]) -> None:
 def test_the_pattern_follows_the_recipe(build: Callable[..., Encoder]) -> None:
     layers = build(global_attention_every=2, window_each_side=8).encoder.layers
     assert [each.self_attention.core_attention.window_each_side for each in layers] == [None, 8, None, 8, None, 8]
+
+
+def test_engines_are_chosen_for_local_and_global_layers_apart(build: Callable[..., Encoder]) -> None:
+    assert engines_of(build()) == "cpu (local), cpu (global)"
+    wanted = PrecisionConfig(attention_local="torch", attention_global="eager")
+    model = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=2, vocab_size=512)
+    encoder = Encoder(encoder_config(model, 1e4, 1e4, precision=wanted), 512)
+    assert engines_of(encoder) == "torch (local), eager (global)"
+    with pytest.raises(UserError, match="'varlen': runs on CUDA devices only"):
+        Encoder(encoder_config(model, 1e4, 1e4, precision=PrecisionConfig(attention_local="varlen")), 512)
+
+
+@pytest.mark.parametrize("engine", ["torch", "eager"])
+def test_engines_agree_within_the_model(
+    build: Callable[..., Encoder], pack: Callable[..., PackedParams], engine: str
+) -> None:
+    """The one-piece path of the CPU engine, and the path through Megatron-Core's own split, gradients included."""
+    encoder = build()
+    packed, places = pack(LENGTHS), torch.arange(3, 120, 4)
+    results = []
+    for name in ("cpu", engine):
+        for layer in encoder.encoder.layers:
+            layer.self_attention.core_attention.engine = ENGINES[name]
+        encoder.zero_grad()
+        loss = encoder(tokens(), packed, places, tokens()[places])
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad.clone() for parameter in encoder.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 def test_there_is_no_bias_but_the_decoders(build: Callable[..., Encoder]) -> None:
