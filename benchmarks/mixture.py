@@ -14,12 +14,11 @@ measurement runs in a process of its own, so that its memory is its own.
 
 The corpus is synthetic: lengths are log-normal, and all counts are divided by one factor so that there are about
 ``--documents`` documents (shares depend on the ratios of the counts alone; the phase makes more epochs instead).
-Memory grows by about 4.5 bytes per document, time per sample does not.
+Memory grows by about 5.5 bytes per document, time per sample does not.
 
 *Shares* compares the tokens that each language gives in windows of 2^30 tokens at random places with p_i, for all
 languages that give 1,000 samples or more there: *expected*, samples times the language's mean length, from the table's
-own counts; and *drawn*, with the actual length of every sample, from the synthetic corpus. The latter differs by the
-chance of which documents come, as a standard deviation of about half a mean length over the square root of samples.
+own counts; and *drawn*, with the actual length of every sample, from the synthetic corpus.
 
 Megatron-Core's ``build_blending_indices`` runs on as many samples as take about ``--seconds``. Its cost is linear in
 samples, so its time at 10^9 is that rate times 10^9: an extrapolation, and marked as one.

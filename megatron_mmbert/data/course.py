@@ -4,7 +4,8 @@ With U_i(m) the tokens that group i is to give before block m, and phi_i in [0, 
 S_i(m) = floor(samples(U_i(m)) + phi_i) samples. A phase counts a group's samples from 0 at its own start. Where an
 earlier phase stopped in the middle of a class and the order of pieces has changed since (another ``max_length``), the
 first R samples are the rest of that class in the earlier phase's cut, whose mean length counts for them; then comes the
-next class, in this phase's own cut. A piece of the rest that is too long for this phase gives as many samples as the
+next class, in this phase's own cut. Within a class samples have the class's mean length, so that U_i is met exactly
+wherever a class ends. A piece of the rest that is too long for this phase gives as many samples as the
 longest may need, so that R is known without looking at the pieces; those that a shorter one does not need are left out
 later.
 
@@ -27,7 +28,7 @@ from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE, room_for_ids
 from megatron_mmbert.data.shares import Float64s, Int64s, ShareTable, share_table
 
 _OFFSET = 1  # separates this use of a group's key from the mixture's
-_ORDER_VERSION = 3  # raise it with any change that gives another order: checkpoints of the old one are then refused
+_ORDER_VERSION = 4  # raise it with any change that gives another order: checkpoints of the old one are then refused
 
 
 class Runs(NamedTuple):
@@ -69,12 +70,21 @@ class Course:
         """
         self._division, self._phase = division, phase
         self._pieces, self._first_piece = division.pieces, division.first_piece
+        with_specials = (division.class_tokens + SPECIALS_PER_SAMPLE * division.class_pieces).astype(np.float64)
+        self._class_begin = np.cumsum(with_specials) - with_specials  # tokens of all classes before
+        self._class_mean = with_specials / np.maximum(division.class_pieces, 1)
+        self._group_begin = self._class_begin[division.first_class]
+        self._epoch_tokens = np.add.reduceat(with_specials, division.first_class)
+        self._last_class = division.first_class + division.classes - 1
+        self._of_many_classes = np.flatnonzero(division.classes > 1)
         self.mean = (division.tokens + SPECIALS_PER_SAMPLE * self._pieces) / self._pieces
         self._take_up()
         whole = np.inf if phase.max_epochs is None else phase.max_epochs
         cap_tokens = np.floor(whole * self._pieces) * self.mean
         self.shares: ShareTable = share_table(division.names, division.tokens, cap_tokens, phase)
-        self._last = np.floor(self.samples_in(cap_tokens))
+        self._last = np.floor(whole * self._pieces)
+        if self._has_rest and phase.max_epochs is not None:
+            self._last = np.where(self.rest_samples > 0, np.floor(self.samples_in(cap_tokens)), self._last)
         # Behind the phase's end the groups under their cap go on, so that packs never run out.
         self._last_behind = np.where(self.shares.capped, self._last, np.inf)
         self._whole_blocks = phase.tokens // phase.tokens_per_block
@@ -97,6 +107,7 @@ class Course:
         in_epoch = division.class_start[row] - self._first_piece
         in_class = np.where(division.rest_pieces > 0, division.class_pieces[row], read)
         self._start = epoch * self._pieces + in_epoch + in_class
+        self._start_tokens = self._tokens_at(self._start)
         # Mean tokens of the rest's samples. Cut once more they have more specials: as many as this phase's own cut.
         cut = np.where(self.rest_slots > 1, division.class_pieces[row], division.rest_pieces)
         tokens = division.class_tokens[row] + SPECIALS_PER_SAMPLE * np.maximum(cut, division.rest_pieces)
@@ -116,14 +127,36 @@ class Course:
     def samples_in(self, tokens: Float64s) -> Float64s:
         """Samples that make up so many tokens of each group, from the phase's start, float64 [groups]."""
         if not self._has_rest:
-            return tokens / self.mean
+            return self._position(self._start_tokens + tokens) - self._start
         rest = np.minimum(tokens / self._rest_mean, self.rest_samples)
-        return np.where(tokens < self._rest_tokens, rest, self.rest_samples + (tokens - self._rest_tokens) / self.mean)
+        behind = self._position(self._start_tokens + np.maximum(tokens - self._rest_tokens, 0.0)) - self._start
+        return np.where(tokens < self._rest_tokens, rest, self.rest_samples + behind)
+
+    def _position(self, tokens: Float64s) -> Float64s:
+        """How many pieces of each group's endless row hold so many tokens, float64 [groups]; never falls with more."""
+        epoch = np.floor(tokens / self._epoch_tokens)
+        within = np.maximum(tokens - epoch * self._epoch_tokens, 0.0)
+        row = self._division.first_class.copy()
+        many = self._of_many_classes
+        found = np.searchsorted(self._class_begin, self._group_begin[many] + within[many], side="right") - 1
+        row[many] = np.minimum(found, self._last_class[many])
+        within = np.maximum(within - (self._class_begin[row] - self._group_begin), 0.0)
+        piece = np.minimum(within / self._class_mean[row], self._division.class_pieces[row])
+        return epoch * self._pieces + (self._division.class_start[row] - self._first_piece) + piece
+
+    def _tokens_at(self, position: Int64s) -> Float64s:
+        """Tokens of the first ``position`` pieces of each group's endless row, float64 [groups]."""
+        epoch, number = self._locate(np.arange(len(position)), position)
+        row = self._division.first_class + number
+        piece = position - epoch * self._pieces - (self._division.class_start[row] - self._first_piece)
+        begin = epoch * self._epoch_tokens + (self._class_begin[row] - self._group_begin)
+        return begin + piece * self._class_mean[row]
 
     def tokens_of(self, samples: Int64s) -> Float64s:
         """Tokens that the first ``samples`` int64 [groups] hold on average, float64 [groups]."""
         rest = np.minimum(samples, self.rest_samples)
-        return rest * self._rest_mean + (samples - rest) * self.mean
+        behind = self._tokens_at(self._start + samples - rest) - self._start_tokens
+        return rest * self._rest_mean + behind
 
     def samples_before(self, block: int) -> Int64s:
         """Samples of each group before ``block``, int64 [groups]."""

@@ -4,7 +4,8 @@ A *block* is the unit of mixture, shuffling and packing. With S_i(m) the number 
 before m (``course``), block m holds the samples S_i(m) ... S_i(m + 1) - 1 of every group. The counts telescope, so
 shares are exact to one sample over any range, every block is reached in O(groups), and keyed offsets spread languages
 rarer than one sample per block evenly over the blocks. Consecutive samples of a group lie in one class of its documents
-(``classes``), in the order of a permutation keyed by (seed, source, language, epoch, class): each piece once per epoch.
+(``classes``), in an order keyed by (seed, source, language, epoch, class) that mixes lengths evenly (``strata``): each
+piece once per epoch.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import numpy.typing as npt
 
 from megatron_mmbert.data.classes import divide
 from megatron_mmbert.data.course import Course, group_key
-from megatron_mmbert.data.permutation import U64, hash64, hash_on, keyed_order, permute
+from megatron_mmbert.data.permutation import U64, hash64, hash_on, keyed_order
 from megatron_mmbert.data.phase import DataPhase, Place, TokenSource
-from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE, PieceTable
+from megatron_mmbert.data.pieces import SPECIALS_PER_SAMPLE
 from megatron_mmbert.data.rest import Rest, Samples
 from megatron_mmbert.data.shares import Float64s, Int64s
+from megatron_mmbert.data.strata import LaidOut, spread
 
 _EPOCH, _SAMPLE = 2, 3  # separate the uses of a group's key
 
@@ -125,14 +127,14 @@ class Mixture(Outline):
     """The samples of a phase, by block."""
 
     def __init__(self, source: TokenSource, phase: DataPhase) -> None:
-        """As :class:`Outline`; takes about 4.5 bytes per document."""
+        """As :class:`Outline`; takes about 5.5 bytes per document."""
         super().__init__(source, phase)
         key = np.array([group_key(name, phase.seed) for name in self.names], dtype=np.uint64)
         self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
         self._first_document = self._division.first_document
         self._rests = list(self._read_rests())
         # One table over all groups: a block then needs one search, not one for each of a thousand languages.
-        self._table = PieceTable(self._lengths, phase.max_length)
+        self._table = LaidOut(self._lengths, self._first_document, phase.max_length)
 
     def _read_rests(self) -> Iterator[Rest]:
         """What earlier phases left of classes, by the length of samples that they are cut to."""
@@ -172,13 +174,13 @@ class Mixture(Outline):
         key = hash_on(hash_on(self._epoch_state[runs.group], runs.epoch), of_class)
         place = np.arange(int(counts.sum()))
         before = np.cumsum(counts) - counts
-        piece = permute(place - np.repeat(before - runs.piece, counts), division.class_pieces[runs.row], key, counts)
+        piece = spread(place - np.repeat(before - runs.piece, counts), division.class_pieces[runs.row], key, counts)
         piece += np.repeat(division.class_start[runs.row], counts)
-        document, start, end = self._table.locate(piece)
+        document, start, end = self._table.locate(piece, runs.row, counts)
         # Document j of class c of C is number c + C j of the group.
         stride = division.classes[runs.group]
         document *= np.repeat(stride, counts)
-        document += np.repeat(of_class - stride * self._first_document[runs.row], counts)
+        document += np.repeat(of_class, counts)
         sample_key = hash_on(
             np.repeat(self._sample_state[runs.group], counts), place - np.repeat(before - runs.sample, counts)
         )

@@ -21,10 +21,10 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
 _SHIFT_1, _FACTOR_1 = np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
-_FACTOR_3 = np.uint32(0xC2B2AE35)  # of MurmurHash3's finaliser
+_FACTOR_3, _FACTOR_4 = np.uint32(0xC2B2AE35), np.uint32(0x85EBCA6B)  # of MurmurHash3's finaliser
 _HALF = np.uint32(16)
 _ROUNDS = 8  # of the permutation; even, so that rows and columns end where they began
-_SMALL = 16
+_SMALL = 10
 MOST_PERMUTED = 2**32 - 2**16
 _CHUNK = 8192  # elements permuted at a time: their arrays stay in a core's cache
 
@@ -106,7 +106,11 @@ def sides(size: Integers) -> tuple[U32, U32]:
 
 
 def permute(
-    index: npt.NDArray[np.int64], size: Integers, key: U64, counts: npt.NDArray[np.int64] | None = None
+    index: npt.NDArray[np.int64],
+    size: Integers,
+    key: U64,
+    counts: npt.NDArray[np.int64] | None = None,
+    variant: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Image of ``index`` under the permutation of [0, size) that ``key`` selects.
 
@@ -122,6 +126,7 @@ def permute(
         size: one size or int64 [R], at most 2^32 - 2^16.
         key: uint64 scalar array or [R].
         counts: int64 [R], elements that each size and key is for, in order; None: R is N.
+        variant: int64 [N], small numbers; each selects another permutation of the key.
 
     Raises:
         ValueError: a larger size.
@@ -131,6 +136,8 @@ def permute(
     low, high = (key & np.uint64(2**32 - 1)).astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
     runs = (np.asarray(size, np.int64).astype(np.uint32), low, high, *sides(size))
     each = [np.broadcast_to(r, index.shape) if counts is None else np.repeat(r, counts) for r in runs]
+    if variant is not None:
+        each[1] = each[1] + variant.astype(np.uint32) * _FACTOR_4
     n = each[0]
     x = index.astype(np.uint32)
     for first in range(0, len(x), _CHUNK):
@@ -153,7 +160,7 @@ def _rank(x: npt.NDArray[np.int64], size: U32, low: U32, high: U32) -> U32:
     key = (high.astype(np.uint64) << np.uint64(32)) | low
     others = np.arange(_SMALL)
     # The element's number takes the place of the lowest bits, so that no two are equal.
-    hashes = (stream64(key[:, None], others) & ~np.uint64(_SMALL - 1)) | others.astype(np.uint64)
+    hashes = (stream64(key[:, None], others) & ~np.uint64(15)) | others.astype(np.uint64)
     mine = np.take_along_axis(hashes, x[:, None], axis=1)
     rank: U32 = ((hashes < mine) & (others < size[:, None])).sum(axis=1, dtype=np.uint32)
     return rank

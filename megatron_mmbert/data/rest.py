@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.permutation import U64, permute
+from megatron_mmbert.data.permutation import U64
 from megatron_mmbert.data.phase import Place
-from megatron_mmbert.data.pieces import Int64s, PieceTable, room_for_ids
+from megatron_mmbert.data.pieces import Int64s, count_pieces, room_for_ids
+from megatron_mmbert.data.strata import LaidOut, spread
 
 
 class Samples(NamedTuple):
@@ -40,12 +41,11 @@ class Rest:
         """
         self._room = room_for_ids(max_length)
         self._slots = -(-room_for_ids(places[0].max_length) // self._room)
-        tables = [PieceTable(each, places[0].max_length) for each in lengths]
-        self._pieces = np.array([table.pieces for table in tables], dtype=np.int64)
+        room = places[0].max_length
+        self._pieces = np.array([count_pieces(each, room) for each in lengths], dtype=np.int64)
         self._first_piece = np.cumsum(self._pieces) - self._pieces
         documents = np.array([len(each) for each in lengths], dtype=np.int64)
-        self._first_document = np.cumsum(documents) - documents
-        self._table = PieceTable(np.concatenate(lengths), places[0].max_length)
+        self._table = LaidOut(np.concatenate(lengths), np.cumsum(documents) - documents, room)
         self._groups = np.array(groups, dtype=np.int64)
         self._read = np.array([place.piece for place in places], dtype=np.int64)
         self._keys: U64 = np.array(keys, dtype=np.uint64)
@@ -58,12 +58,12 @@ class Rest:
         of = np.repeat(np.arange(len(counts)), counts)
         sample = np.arange(len(of)) - (np.cumsum(counts) - counts - low)[of]
         place, slot = sample // self._slots, sample % self._slots
-        piece = permute(self._read[of] + place, self._pieces, self._keys, counts)
-        document, start, stop_ = self._table.locate(self._first_piece[of] + piece)
+        piece = spread(self._read[of] + place, self._pieces, self._keys, counts)
+        classes = np.arange(len(counts))
+        document, start, stop_ = self._table.locate(self._first_piece[of] + piece, classes, counts)
         # Too long a piece is cut once more; it takes the first of its slots.
         ids = stop_ - start
         parts = -(-ids // self._room)
         used = slot < parts
         start, stop_ = start + slot * ids // parts, start + (slot + 1) * ids // parts
-        document = document - self._first_document[of]
         return Samples(*(array[used] for array in (self._groups[of], sample, document, start, stop_)))

@@ -70,7 +70,7 @@ def test_samples_and_tokens_are_each_others_inverse() -> None:
     places = {("w", "a"): Place(0, 1, 1, 9, 0), ("w", "b"): Place(0, 1, 1, 100, 0)}
     of = course(places=places)
     assert (of.rest_samples[:2] > 0).all() and of.rest_slots.tolist() == [1, 4, 1, 1]
-    for samples in (np.zeros(4), of.rest_samples, np.array([1, 1, 0, 1]), np.array([100, 200, 300, 400])):
+    for samples in (np.zeros(4), of.rest_samples, np.array([1, 1, 0, 1]), np.array([100, 200, 300, 401])):
         np.testing.assert_allclose(of.samples_in(of.tokens_of(samples)), samples, atol=1e-9)
     many = np.stack([of.samples_in(np.full(4, tokens)) for tokens in np.linspace(0, 3000, 500)])
     assert (np.diff(many, axis=0) >= 0).all()

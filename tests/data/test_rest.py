@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from synthetic_source import lognormal_lengths
 
-from megatron_mmbert.data.permutation import key64, permute
+from megatron_mmbert.data.permutation import key64
 from megatron_mmbert.data.phase import Place
-from megatron_mmbert.data.pieces import PieceTable
 from megatron_mmbert.data.rest import Rest
+from megatron_mmbert.data.strata import LaidOut, spread
 
 
 @pytest.mark.parametrize("max_length", [64, 200, 20])
@@ -17,7 +17,7 @@ def test_what_is_left_of_two_classes(max_length: int) -> None:
     places = [Place(0, 0, 11, 64, 0), Place(3, 2, 25, 64, 0)]
     keys = [key64(1), key64(2)]
     rest = Rest([4, 1], places, keys, lengths, max_length)
-    whole = [PieceTable(each, 64) for each in lengths]
+    whole = [LaidOut(each.copy(), np.zeros(1, dtype=int), 64) for each in lengths]
     slots = -(-62 // (max_length - 2))
     stop = np.full(6, 9)
     stop[4], stop[1] = (slots * (table.pieces - place.piece) for table, place in zip(whole, places, strict=True))
@@ -25,8 +25,10 @@ def test_what_is_left_of_two_classes(max_length: int) -> None:
     parts = [rest.samples(np.zeros(6, dtype=np.int64), middle), rest.samples(middle, stop + 50)]
     for which, group in enumerate((4, 1)):
         times = [np.zeros(n, dtype=int) for n in lengths[which]]
-        early = permute(np.arange(places[which].piece), whole[which].pieces, np.array(keys[which], dtype=np.uint64))
-        for document, start, end in zip(*(c.tolist() for c in whole[which].locate(early)), strict=True):
+        counts = np.array([places[which].piece])
+        pieces, key = np.array([whole[which].pieces]), np.array([keys[which]], dtype=np.uint64)
+        early = whole[which].locate(spread(np.arange(counts[0]), pieces, key, counts), np.zeros(1, int), counts)
+        for document, start, end in zip(*(c.tolist() for c in early), strict=True):
             times[document][start:end] += 1
         for found in parts:
             mine = found.group == group
