@@ -29,8 +29,10 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.model.init import TIED_TABLE, logical_parameters
+from megatron_mmbert.optim.schedule import lr_at
 from megatron_mmbert.parallel.logical_rms import LogicalRms
 from megatron_mmbert.parallel.shards import join_shards
+from megatron_mmbert.train.clocks import lr_schedule
 from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of
 from megatron_mmbert.train.session import fresh_meta
 from megatron_mmbert.train.step import Training, build, training_step
@@ -77,14 +79,27 @@ def _steps(
     training: Training, recipe: Recipe, loader: PackLoader, layout: Layout, steps: int, recorded: dict[str, list[float]]
 ) -> None:
     phase = recipe.phases[0]
+    schedule = lr_schedule(phase)
     count = phase.batch.tokens_per_step // phase.batch.tokens_per_micro_batch // layout.dp
     for _ in range(steps):
+        lr = lr_at(loader.state.tokens, schedule)
         packs = list(_merged(loader.next_packs(count), layout.packs))
         decay = recipe.optimizer.weight_decay
-        recorded["losses"].append(training_step(training, packs, phase.lr, phase, decay, recipe.seed))
-        recorded["grad_norms"].append(float(training.optimizer.get_grad_norm()))
+        recorded["losses"].append(training_step(training, packs, lr, phase, decay, recipe.seed))
+        recorded["grad_norms"].append(_grad_norm(training))
         rms_P = training.optimizer.optimizer.last_rms_P
         recorded["rms"].append(rms_P.max().item() if len(rms_P) else 0.0)
+
+
+def _grad_norm(training: Training) -> float:
+    """Of the whole model, in fp64 (Megatron-Core's own adds up in fp32, and differs by more than the gradients do)."""
+    shards = [shard for shard in training.optimizer.shards if shard.counts]
+    total = torch.stack(
+        [torch.zeros((), dtype=torch.float64), *(s.tensor.grad.double().square().sum() for s in shards)]
+    )
+    square = total.sum()
+    torch.distributed.all_reduce(square)
+    return float(square.sqrt())
 
 
 def _merged(packs: list[PackedBatch], count: int) -> Iterator[PackedBatch]:
