@@ -23,6 +23,7 @@ from megatron_mmbert.config.quantities import parse_count
 from megatron_mmbert.errors import UserError, run_command
 from megatron_mmbert.files import write_json
 from megatron_mmbert.plan.forecast import Machine
+from megatron_mmbert.plan.memory_text import memory_text
 from megatron_mmbert.plan.plan import Plan, as_json, make_plan
 from megatron_mmbert.plan.text import plan_text
 
@@ -61,6 +62,7 @@ def main() -> None:
     for path in arguments.output:
         _write(plan, path)
     print(plan_text(plan, arguments.all))
+    print(f"\n{memory_text(recipe, arguments.gpus)}")
     for path in arguments.output:
         print(f"wrote {path}")
 

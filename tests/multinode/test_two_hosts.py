@@ -115,18 +115,20 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(
         (sentence,) = sentences(job.said(name))
         assert f"rank {ranks[other]} on {other} has not been heard of for {SILENCE:g} s" in sentence
         assert "goes on from the last checkpoint" in sentence
-    job.wait_for(left, "(exitcode: 76)", 30)
-    hosts.kill(lost)  # torchrun itself, on a host cut off, waits for its peers for a minute more
-    assert job.wait_for_end(left, 90) != 0
+    if not power:  # torchrun on a host without its store waits for it for a minute or more before it says anything
+        job.wait_for(left, "(exitcode: 76)", 60)
+    for name in hosts.names:
+        hosts.kill(name)
 
     saved = complete_checkpoints(tmp_path / "run/first/checkpoints")
     resumed_at = int(saved[-1].name.removeprefix("step-"))
-    hosts.join(lost)
-    goal = f"phases.first.tokens={(resumed_at + 5) * 500}"
-    again = Job(hosts, tmp_path, [*arguments, goal], {}, "again")
     for name in hosts.names:
-        assert again.wait_for_end(name, 180) == 0, again.said(name)[-3000:]
-    said = "".join(again.said(name) for name in hosts.names)
-    assert f"at step {resumed_at}" in said and "phase first complete" in said
+        hosts.join(name)
+    again = Job(hosts, tmp_path, [*arguments, endless], {}, "again")
+    further = f"saved {saved[-1].parent}"
+    again.until(lambda: any(further in again.said(name) for name in hosts.names), 180, "no further checkpoint")
+    assert f"at step {resumed_at}, " in "".join(again.said(name) for name in hosts.names)
+    for name in hosts.names:
+        hosts.kill(name)
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/first/metrics.jsonl").open()]
-    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > resumed_at
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > resumed_at + 1

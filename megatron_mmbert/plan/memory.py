@@ -1,0 +1,143 @@
+"""Memory of one rank, by formula: weights, gradients, optimizer, activations, head; and the peak of a step.
+
+Activations are what autograd keeps of one micro batch, counted tensor by tensor from the layers' code; the table is in
+docs/parallelism.md. A step has three moments that can be its peak: the head's forward pass, with all activations alive;
+the end of the backward pass, when the two gradients of the tied table meet; and the optimizer's update of the largest
+tensor. What the allocator, CUDA and the libraries hold beside that is not in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.model.loss import LOGITS_PER_CHUNK
+from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
+
+_FP32 = 4
+_BLOCK = 64  # queries per block of local attention
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank.
+
+    Attributes:
+        weights, gradients, optimizer: held throughout.
+        activations: kept for backward, of all micro batches in flight.
+        head: what the head needs beside them while it runs.
+        peak: the most at any moment of a step.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    head: float
+    peak: float
+
+
+def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
+    """Of pipeline rank ``rank``, on each of its tensor- and data-parallel ranks."""
+    part = parts(model, layout)[rank]
+    parameters = rank_parameters(model, layout, part)
+    shared_out = layout.data if layout.distributed_optimizer else 1
+    weights = layout.weight_bytes * parameters
+    gradients = _FP32 * parameters
+    optimizer = _FP32 * (3 if layout.precision == "bf16" else 2) * parameters / shared_out
+    flying = in_flight(layout, rank)
+    activations = flying * micro_batch_bytes(model, layout, part)
+    head = head_bytes(model, layout) if part.last else 0.0
+    moments = (
+        activations + max(head, _table_gradient(model, layout, part) + _layer_scratch(model, layout)),
+        _table_gradients_meeting(model, layout, part),
+        _update_scratch(model, layout, part, parameters / shared_out),
+    )
+    return Memory(weights, gradients, optimizer, activations, head, weights + gradients + optimizer + max(moments))
+
+
+def most_loaded(model: ModelConfig, layout: Layout) -> Memory:
+    """The pipeline rank with the highest peak."""
+    return max((rank_memory(model, layout, rank) for rank in range(layout.pipeline)), key=lambda found: found.peak)
+
+
+def in_flight(layout: Layout, rank: int) -> float:
+    """Micro batches whose activations pipeline rank ``rank`` holds at once; under interleaving, in parts of them."""
+    behind = layout.pipeline - rank - 1
+    if layout.virtual == 1:
+        return min(layout.micro_batches, behind + 1)
+    chunks = min(layout.micro_batches * layout.virtual, 2 * behind + (layout.virtual - 1) * layout.pipeline + 1)
+    return chunks / layout.virtual
+
+
+def micro_batch_bytes(model: ModelConfig, layout: Layout, part: Part) -> float:
+    """What autograd keeps of one micro batch on a rank."""
+    width, kept = model.hidden_size, layout.micro_tokens * layout.weight_bytes
+    shared = width / (layout.tensor if layout.sequence else 1)
+    per_token = sum(_layer_elements(model, layout, layer) for layer in part.layers)
+    per_token += shared  # what the stage hands on: the final norm's input, or the next stage's
+    if part.first:
+        per_token += 2 * shared  # the embedding before and after its norm
+    return per_token * kept + 2 * 2 * layout.micro_tokens * model.head_dim * _FP32  # rotation tables of two bases
+
+
+def _layer_elements(model: ModelConfig, layout: Layout, layer: int) -> float:
+    """Elements per token that autograd keeps of one layer."""
+    width, feed, tensor = model.hidden_size, model.ffn_hidden_size, layout.tensor
+    shared = width / (tensor if layout.sequence else 1)
+    if layout.recompute == "full":
+        return shared
+    norms = 2 if layer == 0 else 4  # input and output of each norm; layer 0 has only one
+    dropout = shared / layout.weight_bytes if model.attention_output_dropout else 0  # a mask of one byte
+    outer = norms * shared + dropout
+    if layout.recompute == "selective":
+        return outer + 4 * width / tensor  # queries, keys and values; the attention's output
+    inner = 4 * width + 3 * feed  # the feed-forward part before and after its gate
+    return outer + (inner + (0 if model.is_global(layer) else _probabilities(model, layout))) / tensor
+
+
+def _probabilities(model: ModelConfig, layout: Layout) -> float:
+    """Elements per token that a local layer keeps of its probabilities: blocks of queries by three blocks of keys."""
+    blocks = -(-model.window_each_side // _BLOCK)
+    return model.num_attention_heads * 3 * _BLOCK * blocks if layout.on_cpu else 0
+
+
+def _layer_scratch(model: ModelConfig, layout: Layout) -> float:
+    """Gradients that live at once in the backward pass of the feed-forward part, and what is computed again."""
+    tensor = layout.tensor
+    elements = 2 * model.hidden_size + max(3 * model.ffn_hidden_size, 2 * _probabilities(model, layout)) / tensor
+    if layout.recompute != "none":
+        elements += 3 * model.ffn_hidden_size / tensor
+    if layout.recompute == "full":
+        elements += (4 * model.hidden_size + _probabilities(model, layout)) / tensor + 4 * model.hidden_size
+    return elements * layout.micro_tokens * layout.weight_bytes
+
+
+def _rows(layout: Layout) -> float:
+    return layout.scored * layout.micro_tokens
+
+
+def head_bytes(model: ModelConfig, layout: Layout) -> float:
+    """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
+    vocabulary = model.vocab_size / layout.tensor
+    chunk_rows = min(_rows(layout), max(1, LOGITS_PER_CHUNK // vocabulary))
+    rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
+    scratch = layout.weight_bytes * table_parameters(model, layout.tensor) if layout.precision == "bf16" else 0.0
+    return (
+        rows + chunk_rows * vocabulary * layout.weight_bytes + _FP32 * table_parameters(model, layout.tensor) + scratch
+    )
+
+
+def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:
+    """The head's, in fp32, that waits for the lookup's."""
+    return _FP32 * table_parameters(model, layout.tensor) if part.last else 0.0
+
+
+def _table_gradients_meeting(model: ModelConfig, layout: Layout, part: Part) -> float:
+    return (part.first + part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
+
+
+def _update_scratch(model: ModelConfig, layout: Layout, part: Part, parameters: float) -> float:
+    """Two temporaries of the largest tensor, of which the distributed optimizer has a share."""
+    table = table_parameters(model, layout.tensor) if part.first or part.last else 0.0
+    return 2 * _FP32 * min(parameters, table)
