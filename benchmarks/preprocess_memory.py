@@ -2,8 +2,8 @@
 
     python benchmarks/preprocess_memory.py CORPUS --tokenizer DIR [--workers 2]
 
-The inputs are the documents of CORPUS in random order, over and over. About 4 minutes on two cores; 7 GB of disk. *RSS*
-counts a page that two processes share twice, *PSS* once.
+The inputs are the documents of CORPUS in random order, over and over. About 6 minutes on two quiet cores, and 7 GB of
+disk. *RSS* counts a page that two processes share twice, *PSS* once.
 """
 
 from __future__ import annotations
