@@ -72,14 +72,17 @@ class PieceTable:
         bits, documents_before, began = np.take(self._words, piece >> 6, axis=0).T
         seen = bits.view(np.uint64) & (~np.uint64(0) >> (~piece & 63).astype(np.uint64))
         document = documents_before + np.bitwise_count(seen) - 1
-        first = np.where(seen != 0, (piece & ~63) + _highest_bit(seen), began)
-        length = self._lengths.take(document)
+        stop = self._lengths.take(document)
+        start = np.zeros_like(stop)
+        cut = np.flatnonzero(stop > self._room)  # most documents are one piece: the arithmetic is for the others
+        seen, piece, length = seen[cut], piece[cut], stop[cut]
+        first = np.where(seen != 0, (piece & ~63) + _highest_bit(seen), began[cut])
         count = _counts(length, self._room)
         least = length // count
         longer = length - least * count  # so many pieces, the first ones, have one id more
         number = (piece - first).astype(length.dtype)
-        start = number * least + np.minimum(number, longer)
-        stop = start + least + (number < longer)
+        start[cut] = number * least + np.minimum(number, longer)
+        stop[cut] = start[cut] + least + (number < longer)
         return document if self._numbers is None else self._numbers[document], start, stop
 
 
