@@ -10,7 +10,6 @@ same everywhere; the second names the nodes that differ. Both end with status 2 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import os
 import shutil
@@ -24,30 +23,19 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.manifest import load_manifest
 from megatron_mmbert.errors import EXIT_BAD_INPUT, UserError, run_command
 from megatron_mmbert.files import read_json, write_json
+from megatron_mmbert.parallel.agreement import facts as rank_facts
 
-PACKAGES = ("torch", "megatron-core", "transformer-engine", "numpy", "sentencepiece", "tokenizers", "safetensors")
-
-
-def code_digest() -> str:
-    """Of all source files of this package: nodes with another checkout are seen though the version is the same."""
-    digest, root = hashlib.blake2b(digest_size=8), Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+PACKAGES = ("transformer-engine", "flash-attn", "numpy", "sentencepiece", "tokenizers", "safetensors")
 
 
 def facts(recipe: Recipe) -> dict[str, str]:
-    """What must be the same on all nodes, by name."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "code": code_digest()}
+    """What must be the same on all nodes, by name: what ranks agree on before they train, and the packages."""
+    found = {f"{kind} {name}": value for kind, facts in rank_facts(recipe, "").items() for name, value in facts.items()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            found[f"package {package}"] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    found["recipe"] = hashlib.blake2b(repr(recipe.to_dict()).encode(), digest_size=8).hexdigest()
-    for path in recipe.data.stores:
-        manifest = load_manifest(path)
-        found[f"store {path}"] = hashlib.blake2b(repr(manifest).encode(), digest_size=8).hexdigest()
+            found[f"package {package}"] = "absent"
     return found
 
 
