@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 setup(
     name="megatron-mmbert",
@@ -13,7 +13,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_mmbert", "megatron_mmbert.*"]),
-    package_data={"megatron_mmbert.config": ["presets/*.yaml"]},
+    package_data={"megatron_mmbert.config": ["presets/*.yaml"], "megatron_mmbert.tokenizer": ["*.cpp"]},
+    # Optional: without a C++ compiler the package installs all the same, and preprocessing is slower.
+    ext_modules=[
+        Extension(
+            "megatron_mmbert.tokenizer._bpe",
+            ["megatron_mmbert/tokenizer/_bpe.cpp"],
+            language="c++",
+            extra_compile_args=["-O3", "-std=c++17"],
+            optional=True,
+        )
+    ],
     install_requires=[
         "torch>=2.11",
         "megatron-core>=0.16.1,<0.17",

@@ -25,6 +25,7 @@ from megatron_mmbert.files import read_json, replace_folder, sync_folder, write_
 
 META_FILE = "checkpoint.json"
 CHECKSUM_FILE = "checksums.json"
+_READ = (META_FILE, ".metadata", "metadata.json")  # beside tensors, what loading reads; a report may lie there too
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _NAME_ANOTHER = "name a folder that holds checkpoint.json, such as RUN/PHASE/checkpoints/step-00000100"
 
@@ -144,7 +145,7 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
 
 
 def problems(path: Path) -> Iterator[str]:
-    """One sentence for each file of a checkpoint that is missing, of other content, or none of its files."""
+    """One sentence for each file of a checkpoint that is missing, of other content, or read though not listed."""
     known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
     if not isinstance(known, dict):
         raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
@@ -155,7 +156,7 @@ def problems(path: Path) -> Iterator[str]:
         elif _checksum(file) != expected:
             yield f"{file}: content differs from its checksum; take another checkpoint"
     for name in _payload(path):
-        if name not in known and name != CHECKSUM_FILE:
+        if name not in known and (name in _READ or name.endswith((".distcp", ".pt"))):
             yield f"{path / name}: not in the checkpoint's list of files; take another checkpoint"
 
 

@@ -21,6 +21,7 @@ import tokenizers
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.files import atomic_file
 from megatron_mmbert.tokenizer import export
+from megatron_mmbert.tokenizer.compiled import CompiledEncoder, compiled_encoder
 from megatron_mmbert.tokenizer.layout import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.proto import Kind, parse_model
 from megatron_mmbert.tokenizer.words import WordEncoder, has_separate_words
@@ -89,7 +90,9 @@ class SentencePieceEngine(Engine):
         kinds = (Kind.CONTROL, Kind.UNKNOWN)
         control = {i for i, piece in enumerate(self._proto.pieces) if piece.type in kinds}
         self.special_ids = frozenset(control | set(self.specials.values()))
-        self._words = WordEncoder(self._processor.encode) if has_separate_words(self._proto) else None
+        self._words: CompiledEncoder | WordEncoder | None = compiled_encoder(self._proto)
+        if self._words is None and has_separate_words(self._proto):
+            self._words = WordEncoder(self._processor.encode)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)

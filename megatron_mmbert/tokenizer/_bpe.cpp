@@ -1,0 +1,300 @@
+// SentencePiece's BPE for models whose words are separate (words.py), with a memory for words: the same ids, several times
+// faster. Optional: where it is not built, words.py does the same with SentencePiece itself.
+//
+// Neighbouring symbols are merged by the highest score of the piece they make, the leftmost first among equals, until no
+// piece of the vocabulary is left to make; a character that is no piece becomes its bytes. A word is encoded once and then
+// remembered; words are cut where a letter is followed by a space or a line end.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <cstdint>
+#include <cstring>
+#include <queue>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr const char* kCapsule = "megatron_mmbert.tokenizer._bpe.Encoder";
+constexpr size_t kMostWords = size_t{1} << 20;  // then all are forgotten: about 60 MB
+constexpr size_t kLongest = 64;                 // bytes; longer words are too rare to be remembered
+
+uint64_t hash_of(const char* bytes, size_t size) {
+    uint64_t hash = size * 0x9e3779b97f4a7c15ULL;
+    while (size >= 8) {
+        uint64_t word;
+        std::memcpy(&word, bytes, 8);
+        hash = (hash ^ word) * 0xff51afd7ed558ccdULL;
+        hash ^= hash >> 32;
+        bytes += 8, size -= 8;
+    }
+    uint64_t rest = 0;
+    std::memcpy(&rest, bytes, size);
+    hash = (hash ^ rest) * 0xc4ceb9fe1a85ec53ULL;
+    return hash ^ (hash >> 29);
+}
+
+// Strings to numbers or to places in another buffer: open addressing in entries of 16 bytes, so that four share a cache
+// line; keys in one buffer, compared byte by byte.
+class Table {
+  public:
+    struct Entry {
+        uint32_t tag = 0, key = 0, value = 0;
+        uint16_t key_size = 0, value_size = 0;  // a key is never empty: 0 marks a free entry
+    };
+
+    Table() : entries_(1024) {}
+
+    void prefetch(uint64_t hash) const { __builtin_prefetch(&entries_[hash & (entries_.size() - 1)]); }
+
+    const Entry* find(const char* bytes, size_t size, uint64_t hash) const {
+        const uint32_t tag = static_cast<uint32_t>(hash >> 32);
+        for (size_t at = hash & (entries_.size() - 1);; at = (at + 1) & (entries_.size() - 1)) {
+            const Entry& entry = entries_[at];
+            if (!entry.key_size) return nullptr;
+            if (entry.tag == tag && entry.key_size == size && !std::memcmp(keys_.data() + entry.key, bytes, size))
+                return &entry;
+        }
+    }
+
+    void insert(const char* bytes, size_t size, uint64_t hash, uint32_t value, size_t value_size) {
+        if (2 * ++count_ > entries_.size()) grow();
+        Entry entry;
+        entry.tag = static_cast<uint32_t>(hash >> 32);
+        entry.key = static_cast<uint32_t>(keys_.size());
+        entry.value = value;
+        entry.key_size = static_cast<uint16_t>(size);
+        entry.value_size = static_cast<uint16_t>(value_size);
+        keys_.append(bytes, size);
+        place(entry, hash);
+    }
+
+    void clear() { *this = Table(); }
+    size_t count() const { return count_; }
+
+  private:
+    void place(const Entry& entry, uint64_t hash) {
+        size_t at = hash & (entries_.size() - 1);
+        while (entries_[at].key_size) at = (at + 1) & (entries_.size() - 1);
+        entries_[at] = entry;
+    }
+    void grow() {
+        std::vector<Entry> old(entries_.size() * 2);
+        old.swap(entries_);
+        for (const Entry& entry : old)
+            if (entry.key_size) place(entry, hash_of(keys_.data() + entry.key, entry.key_size));
+    }
+
+    std::vector<Entry> entries_;
+    std::string keys_;
+    size_t count_ = 0;
+};
+
+size_t character_size(unsigned char lead) { return lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4; }
+
+struct Symbol {
+    int32_t start, size, before, after;
+};
+
+struct Pair {
+    float score;
+    int32_t left, right, size;
+    bool operator<(const Pair& other) const {
+        return score < other.score || (score == other.score && left > other.left);
+    }
+};
+
+class Encoder {
+  public:
+    std::vector<float> scores;
+    int32_t byte_ids[256];
+    std::string mark_becomes;  // what a U+2581 of the text becomes
+
+    Encoder() : may_be_piece_(kFilterBits / 64) {}
+
+    void add_piece(const char* bytes, size_t size, uint32_t id) {
+        const uint64_t hash = hash_of(bytes, size);
+        pieces_.insert(bytes, size, hash, id, 1);
+        may_be_piece_[hash % kFilterBits / 64] |= uint64_t{1} << (hash % 64);
+    }
+
+    void encode(const char* text, size_t size, std::vector<int32_t>& out) {
+        found_.clear();
+        for (size_t at = 0; at < size;) {
+            const size_t start = at;
+            while (at < size && (text[at] == ' ' || text[at] == '\n')) ++at;
+            while (at < size && text[at] != ' ' && text[at] != '\n') ++at;
+            found_.push_back({text + start, at - start, hash_of(text + start, at - start)});
+        }
+        // The table of words is far larger than the caches: ask for an entry some words before it is needed.
+        constexpr size_t kAhead = 12;
+        for (size_t number = 0; number < found_.size(); ++number) {
+            if (number + kAhead < found_.size()) words_.prefetch(found_[number + kAhead].hash);
+            word(found_[number].bytes, found_[number].size, found_[number].hash, out);
+        }
+    }
+
+  private:
+    static constexpr size_t kFilterBits = size_t{1} << 21;
+    struct Word {
+        const char* bytes;
+        size_t size;
+        uint64_t hash;
+    };
+
+    void word(const char* bytes, size_t size, uint64_t hash, std::vector<int32_t>& out) {
+        if (const Table::Entry* known = words_.find(bytes, size, hash)) {
+            out.insert(out.end(), ids_.begin() + known->value, ids_.begin() + known->value + known->value_size);
+            return;
+        }
+        const size_t before = out.size();
+        merge(bytes, size, out);
+        if (size > kLongest) return;  // then it has at most 3 * 64 ids
+        if (words_.count() >= kMostWords) words_.clear(), ids_.clear();
+        words_.insert(bytes, size, hash, static_cast<uint32_t>(ids_.size()), out.size() - before);
+        ids_.insert(ids_.end(), out.begin() + before, out.end());
+    }
+
+    int32_t id_of(size_t start, size_t size) const {
+        const char* bytes = normal_.data() + start;
+        const uint64_t hash = hash_of(bytes, size);
+        if (!(may_be_piece_[hash % kFilterBits / 64] >> (hash % 64) & 1)) return -1;  // most are none
+        const Table::Entry* found = pieces_.find(bytes, size, hash);
+        return found ? static_cast<int32_t>(found->value) : -1;
+    }
+
+    void offer(int32_t left, int32_t right) {
+        if (left < 0 || right < 0) return;
+        const int32_t size = symbols_[left].size + symbols_[right].size;
+        const int32_t id = id_of(symbols_[left].start, size);
+        if (id >= 0) agenda_.push({scores[id], left, right, size});
+    }
+
+    void merge(const char* bytes, size_t size, std::vector<int32_t>& out) {
+        normal_.clear();
+        for (size_t at = 0; at < size; ++at) {
+            if (bytes[at] == ' ') {
+                normal_ += "\xe2\x96\x81";
+            } else if (at + 3 <= size && !std::memcmp(bytes + at, "\xe2\x96\x81", 3)) {
+                normal_ += mark_becomes;
+                at += 2;
+            } else {
+                normal_ += bytes[at];
+            }
+        }
+        symbols_.clear();
+        for (size_t at = 0; at < normal_.size();) {
+            size_t length = character_size(static_cast<unsigned char>(normal_[at]));
+            if (at + length > normal_.size()) length = normal_.size() - at;
+            const int32_t number = static_cast<int32_t>(symbols_.size());
+            symbols_.push_back({static_cast<int32_t>(at), static_cast<int32_t>(length), number - 1, number + 1});
+            at += length;
+        }
+        symbols_.back().after = -1;
+        for (size_t right = 1; right < symbols_.size(); ++right) offer(right - 1, right);
+        while (!agenda_.empty()) {
+            const Pair top = agenda_.top();
+            agenda_.pop();
+            Symbol& left = symbols_[top.left];
+            Symbol& right = symbols_[top.right];
+            if (!left.size || !right.size || left.size + right.size != top.size) continue;  // merged otherwise since
+            left.size += right.size;
+            left.after = right.after;
+            if (right.after >= 0) symbols_[right.after].before = top.left;
+            right.size = 0;
+            offer(left.before, top.left);
+            offer(top.left, left.after);
+        }
+        for (int32_t at = 0; at >= 0; at = symbols_[at].after) {
+            const Symbol& symbol = symbols_[at];
+            const int32_t id = id_of(symbol.start, symbol.size);
+            if (id >= 0) {
+                out.push_back(id);
+            } else {
+                for (int32_t byte = 0; byte < symbol.size; ++byte)
+                    out.push_back(byte_ids[static_cast<unsigned char>(normal_[symbol.start + byte])]);
+            }
+        }
+    }
+
+    Table pieces_, words_;
+    std::vector<uint64_t> may_be_piece_;  // a bit for each piece's hash: a look at it saves most look-ups
+    std::vector<Word> found_;
+    std::vector<int32_t> ids_;
+    std::string normal_;
+    std::vector<Symbol> symbols_;
+    std::priority_queue<Pair> agenda_;
+};
+
+Encoder* encoder_of(PyObject* capsule) { return static_cast<Encoder*>(PyCapsule_GetPointer(capsule, kCapsule)); }
+
+// new(pieces: list[bytes | None], scores: list[float], byte_ids: list[int], mark_becomes: bytes) -> capsule
+PyObject* make(PyObject*, PyObject* arguments) {
+    PyObject *pieces, *scores, *byte_ids;
+    const char* mark;
+    Py_ssize_t mark_size;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!y#", &PyList_Type, &pieces, &PyList_Type, &scores, &PyList_Type, &byte_ids,
+                          &mark, &mark_size))
+        return nullptr;
+    if (PyList_GET_SIZE(pieces) != PyList_GET_SIZE(scores) || PyList_GET_SIZE(byte_ids) != 256) {
+        PyErr_SetString(PyExc_ValueError, "pieces and scores must be of one length, and byte_ids of 256");
+        return nullptr;
+    }
+    auto* encoder = new Encoder;
+    encoder->mark_becomes.assign(mark, mark_size);
+    for (Py_ssize_t id = 0; id < PyList_GET_SIZE(pieces); ++id) {
+        encoder->scores.push_back(static_cast<float>(PyFloat_AsDouble(PyList_GET_ITEM(scores, id))));
+        PyObject* piece = PyList_GET_ITEM(pieces, id);
+        if (piece == Py_None) continue;  // a piece that text does not give
+        char* bytes;
+        Py_ssize_t size;
+        if (PyBytes_AsStringAndSize(piece, &bytes, &size) < 0) break;
+        if (size > 0 && size <= UINT16_MAX) encoder->add_piece(bytes, size, static_cast<uint32_t>(id));
+    }
+    for (int byte = 0; byte < 256; ++byte)
+        encoder->byte_ids[byte] = static_cast<int32_t>(PyLong_AsLong(PyList_GET_ITEM(byte_ids, byte)));
+    if (PyErr_Occurred()) {
+        delete encoder;
+        return nullptr;
+    }
+    return PyCapsule_New(encoder, kCapsule, [](PyObject* capsule) { delete encoder_of(capsule); });
+}
+
+template <typename Number>
+PyObject* bytes_of(const std::vector<Number>& numbers) {
+    const auto size = static_cast<Py_ssize_t>(numbers.size() * sizeof(Number));
+    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers.data()), size);
+}
+
+// encode(capsule, texts: list[str]) -> (ids: bytes of int32, ends: bytes of int64)
+PyObject* encode(PyObject*, PyObject* arguments) {
+    PyObject *capsule, *texts;
+    if (!PyArg_ParseTuple(arguments, "OO!", &capsule, &PyList_Type, &texts)) return nullptr;
+    Encoder* encoder = encoder_of(capsule);
+    if (!encoder) return nullptr;
+    std::vector<int32_t> ids;
+    std::vector<int64_t> ends;
+    for (Py_ssize_t number = 0; number < PyList_GET_SIZE(texts); ++number) {
+        Py_ssize_t size;
+        const char* text = PyUnicode_AsUTF8AndSize(PyList_GET_ITEM(texts, number), &size);
+        if (!text) return nullptr;
+        if (size >= INT32_MAX / 4) {  // offsets in a word are of 32 bits, and a space takes three bytes
+            PyErr_SetString(PyExc_ValueError, "a text of half a gigabyte or more");
+            return nullptr;
+        }
+        encoder->encode(text, size, ids);
+        ends.push_back(static_cast<int64_t>(ids.size()));
+    }
+    return Py_BuildValue("NN", bytes_of(ids), bytes_of(ends));
+}
+
+PyMethodDef methods[] = {{"new", make, METH_VARARGS, "An encoder of a vocabulary."},
+                         {"encode", encode, METH_VARARGS, "The ids of texts, end to end, and where each ends."},
+                         {nullptr, nullptr, 0, nullptr}};
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_bpe", "SentencePiece's BPE with a memory for words.", -1, methods,
+                      nullptr,               nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__bpe() { return PyModule_Create(&module); }

@@ -1,0 +1,54 @@
+"""The compiled BPE encoder (``_bpe.cpp``), where it is built and the model is one whose ids it reproduces.
+
+It is built when the package is installed on a machine with a C++ compiler, and nothing needs it: without it, or with
+``MMBERT_NO_COMPILED=1``, :mod:`.words` gives the same ids.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_mmbert.tokenizer.proto import Kind
+from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
+from megatron_mmbert.tokenizer.words import has_separate_words
+
+OFF = "MMBERT_NO_COMPILED"
+
+
+class CompiledEncoder:
+    """Texts to ids for a model that :func:`compiled_encoder` accepts."""
+
+    def __init__(self, module: Any, proto: Any) -> None:
+        self._module = module
+        texts = [piece.piece.encode() if piece.type == Kind.NORMAL else None for piece in proto.pieces]
+        ids = {piece.piece: number for number, piece in enumerate(proto.pieces) if piece.type == Kind.BYTE}
+        bytes_of = [ids[f"<0x{byte:02X}>"] for byte in range(256)]
+        mark = ESCAPE if proto.normalizer_spec.name == RULE_NAME else SPACE
+        self._encoder = module.new(texts, [float(piece.score) for piece in proto.pieces], bytes_of, mark.encode())
+
+    def encode(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
+        """Ids of each text, int32 [tokens], read-only.
+
+        Raises:
+            UnicodeEncodeError: a text holds half of a surrogate pair, which is no character.
+        """
+        ids, ends = self._module.encode(self._encoder, texts)
+        return np.split(np.frombuffer(ids, np.int32), np.frombuffer(ends, np.int64)[:-1]) if texts else []
+
+
+def compiled_encoder(proto: Any) -> CompiledEncoder | None:
+    """The encoder of a SentencePiece model; None where it is not built, or the model has pieces of other kinds."""
+    if os.environ.get(OFF) or not has_separate_words(proto):
+        return None
+    kinds = {piece.type for piece in proto.pieces}
+    if not kinds <= {Kind.NORMAL, Kind.UNKNOWN, Kind.CONTROL, Kind.BYTE} or Kind.BYTE not in kinds:
+        return None
+    try:
+        return CompiledEncoder(importlib.import_module("megatron_mmbert.tokenizer._bpe"), proto)
+    except ImportError:
+        return None
