@@ -20,19 +20,36 @@ constexpr const char* kCapsule = "megatron_mmbert.tokenizer._bpe.Encoder";
 constexpr size_t kMostWords = size_t{1} << 20;  // then all are forgotten: about 60 MB
 constexpr size_t kLongest = 64;                 // bytes; longer words are too rare to be remembered
 
-uint64_t hash_of(const char* bytes, size_t size) {
+// Where kPadding bytes behind a string may be read, its end is loaded as a whole word and masked: a call of memcpy or memcmp
+// for a few bytes costs more than all the rest of a look-up.
+constexpr size_t kPadding = 8;
+
+uint64_t last_bytes(const char* bytes, size_t size, bool padded) {  // of fewer than 8
+    uint64_t word = 0;
+    if (!padded) {
+        std::memcpy(&word, bytes, size);
+        return word;
+    }
+    std::memcpy(&word, bytes, 8);
+    return word & ((uint64_t{1} << (8 * size)) - 1);
+}
+
+uint64_t hash_of(const char* bytes, size_t size, bool padded) {
     uint64_t hash = size * 0x9e3779b97f4a7c15ULL;
-    while (size >= 8) {
+    for (; size >= 8; bytes += 8, size -= 8) {
         uint64_t word;
         std::memcpy(&word, bytes, 8);
         hash = (hash ^ word) * 0xff51afd7ed558ccdULL;
         hash ^= hash >> 32;
-        bytes += 8, size -= 8;
     }
-    uint64_t rest = 0;
-    std::memcpy(&rest, bytes, size);
-    hash = (hash ^ rest) * 0xc4ceb9fe1a85ec53ULL;
+    hash = (hash ^ last_bytes(bytes, size, padded)) * 0xc4ceb9fe1a85ec53ULL;
     return hash ^ (hash >> 29);
+}
+
+bool same(const char* one, const char* other, size_t size, bool padded) {  // `other` is always padded
+    for (; size >= 8; one += 8, other += 8, size -= 8)
+        if (std::memcmp(one, other, 8)) return false;
+    return last_bytes(one, size, padded) == last_bytes(other, size, true);
 }
 
 // Strings to numbers or to places in another buffer: open addressing in entries of 16 bytes, so that four share a cache
@@ -44,16 +61,16 @@ class Table {
         uint16_t key_size = 0, value_size = 0;  // a key is never empty: 0 marks a free entry
     };
 
-    Table() : entries_(1024) {}
+    Table() : entries_(1024), keys_(kPadding, 0) {}
 
     void prefetch(uint64_t hash) const { __builtin_prefetch(&entries_[hash & (entries_.size() - 1)]); }
 
-    const Entry* find(const char* bytes, size_t size, uint64_t hash) const {
+    const Entry* find(const char* bytes, size_t size, uint64_t hash, bool padded) const {
         const uint32_t tag = static_cast<uint32_t>(hash >> 32);
         for (size_t at = hash & (entries_.size() - 1);; at = (at + 1) & (entries_.size() - 1)) {
             const Entry& entry = entries_[at];
             if (!entry.key_size) return nullptr;
-            if (entry.tag == tag && entry.key_size == size && !std::memcmp(keys_.data() + entry.key, bytes, size))
+            if (entry.tag == tag && entry.key_size == size && same(bytes, keys_.data() + entry.key, size, padded))
                 return &entry;
         }
     }
@@ -62,11 +79,12 @@ class Table {
         if (2 * ++count_ > entries_.size()) grow();
         Entry entry;
         entry.tag = static_cast<uint32_t>(hash >> 32);
-        entry.key = static_cast<uint32_t>(keys_.size());
+        entry.key = static_cast<uint32_t>(keys_.size() - kPadding);
         entry.value = value;
         entry.key_size = static_cast<uint16_t>(size);
         entry.value_size = static_cast<uint16_t>(value_size);
-        keys_.append(bytes, size);
+        keys_.resize(keys_.size() - kPadding);
+        keys_.append(bytes, size).append(kPadding, 0);
         place(entry, hash);
     }
 
@@ -83,7 +101,7 @@ class Table {
         std::vector<Entry> old(entries_.size() * 2);
         old.swap(entries_);
         for (const Entry& entry : old)
-            if (entry.key_size) place(entry, hash_of(keys_.data() + entry.key, entry.key_size));
+            if (entry.key_size) place(entry, hash_of(keys_.data() + entry.key, entry.key_size, true));
     }
 
     std::vector<Entry> entries_;
@@ -95,11 +113,12 @@ size_t character_size(unsigned char lead) { return lead < 0x80 ? 1 : lead < 0xe0
 
 struct Symbol {
     int32_t start, size, before, after;
+    int32_t id;  // once merged
 };
 
 struct Pair {
     float score;
-    int32_t left, right, size;
+    int32_t left, right, size, id;
     bool operator<(const Pair& other) const {
         return score < other.score || (score == other.score && left > other.left);
     }
@@ -114,7 +133,7 @@ class Encoder {
     Encoder() : may_be_piece_(kFilterBits / 64) {}
 
     void add_piece(const char* bytes, size_t size, uint32_t id) {
-        const uint64_t hash = hash_of(bytes, size);
+        const uint64_t hash = hash_of(bytes, size, false);
         pieces_.insert(bytes, size, hash, id, 1);
         may_be_piece_[hash % kFilterBits / 64] |= uint64_t{1} << (hash % 64);
     }
@@ -125,13 +144,14 @@ class Encoder {
             const size_t start = at;
             while (at < size && (text[at] == ' ' || text[at] == '\n')) ++at;
             while (at < size && text[at] != ' ' && text[at] != '\n') ++at;
-            found_.push_back({text + start, at - start, hash_of(text + start, at - start)});
+            const bool padded = at + kPadding <= size;
+            found_.push_back({text + start, at - start, hash_of(text + start, at - start, padded), padded});
         }
         // The table of words is far larger than the caches: ask for an entry some words before it is needed.
         constexpr size_t kAhead = 12;
         for (size_t number = 0; number < found_.size(); ++number) {
             if (number + kAhead < found_.size()) words_.prefetch(found_[number + kAhead].hash);
-            word(found_[number].bytes, found_[number].size, found_[number].hash, out);
+            word(found_[number], out);
         }
     }
 
@@ -141,10 +161,12 @@ class Encoder {
         const char* bytes;
         size_t size;
         uint64_t hash;
+        bool padded;
     };
 
-    void word(const char* bytes, size_t size, uint64_t hash, std::vector<int32_t>& out) {
-        if (const Table::Entry* known = words_.find(bytes, size, hash)) {
+    void word(const Word& word, std::vector<int32_t>& out) {
+        const auto [bytes, size, hash, padded] = word;
+        if (const Table::Entry* known = words_.find(bytes, size, hash, padded)) {
             out.insert(out.end(), ids_.begin() + known->value, ids_.begin() + known->value + known->value_size);
             return;
         }
@@ -158,9 +180,9 @@ class Encoder {
 
     int32_t id_of(size_t start, size_t size) const {
         const char* bytes = normal_.data() + start;
-        const uint64_t hash = hash_of(bytes, size);
+        const uint64_t hash = hash_of(bytes, size, true);
         if (!(may_be_piece_[hash % kFilterBits / 64] >> (hash % 64) & 1)) return -1;  // most are none
-        const Table::Entry* found = pieces_.find(bytes, size, hash);
+        const Table::Entry* found = pieces_.find(bytes, size, hash, true);
         return found ? static_cast<int32_t>(found->value) : -1;
     }
 
@@ -168,7 +190,7 @@ class Encoder {
         if (left < 0 || right < 0) return;
         const int32_t size = symbols_[left].size + symbols_[right].size;
         const int32_t id = id_of(symbols_[left].start, size);
-        if (id >= 0) agenda_.push({scores[id], left, right, size});
+        if (id >= 0) agenda_.push({scores[id], left, right, size, id});
     }
 
     void merge(const char* bytes, size_t size, std::vector<int32_t>& out) {
@@ -183,12 +205,14 @@ class Encoder {
                 normal_ += bytes[at];
             }
         }
+        const size_t normal_size = normal_.size();
+        normal_.append(kPadding, 0);
         symbols_.clear();
-        for (size_t at = 0; at < normal_.size();) {
+        for (size_t at = 0; at < normal_size;) {
             size_t length = character_size(static_cast<unsigned char>(normal_[at]));
-            if (at + length > normal_.size()) length = normal_.size() - at;
+            if (at + length > normal_size) length = normal_size - at;
             const int32_t number = static_cast<int32_t>(symbols_.size());
-            symbols_.push_back({static_cast<int32_t>(at), static_cast<int32_t>(length), number - 1, number + 1});
+            symbols_.push_back({static_cast<int32_t>(at), static_cast<int32_t>(length), number - 1, number + 1, -1});
             at += length;
         }
         symbols_.back().after = -1;
@@ -201,6 +225,7 @@ class Encoder {
             if (!left.size || !right.size || left.size + right.size != top.size) continue;  // merged otherwise since
             left.size += right.size;
             left.after = right.after;
+            left.id = top.id;
             if (right.after >= 0) symbols_[right.after].before = top.left;
             right.size = 0;
             offer(left.before, top.left);
@@ -208,7 +233,7 @@ class Encoder {
         }
         for (int32_t at = 0; at >= 0; at = symbols_[at].after) {
             const Symbol& symbol = symbols_[at];
-            const int32_t id = id_of(symbol.start, symbol.size);
+            const int32_t id = symbol.id >= 0 ? symbol.id : id_of(symbol.start, symbol.size);
             if (id >= 0) {
                 out.push_back(id);
             } else {
