@@ -41,6 +41,7 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 source, folder, output, workers = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer.backend_tokenizer.encode_special_tokens = True  # "<unk>" in a document is text
 def encode(batch):
     ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False)
     return {"input_ids": ids["input_ids"]}

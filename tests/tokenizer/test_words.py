@@ -11,7 +11,7 @@ from megatron_mmbert.tokenizer import words
 from megatron_mmbert.tokenizer.engines import SentencePieceEngine
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.tokenizer.proto import Kind
-from megatron_mmbert.tokenizer.words import has_separate_words
+from megatron_mmbert.tokenizer.words import WordEncoder, has_separate_words
 
 from .samples import HOSTILE, TEXTS
 
@@ -30,12 +30,14 @@ def mixed_texts(count: int) -> list[str]:
 def test_ids_are_those_of_the_whole_text(most: int, trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "_MOST", most)
     engine = trained._engine
-    assert isinstance(engine, SentencePieceEngine) and engine._words is not None
+    assert isinstance(engine, SentencePieceEngine) and has_separate_words(engine._proto)
+    encoder = WordEncoder(engine._processor.encode)
     texts = ALL_TEXTS + mixed_texts(400) + ["", " ", "\n", "  ", " a", "\na", "a ", "a\n"]
     for first in range(0, len(texts), 50):
         some = texts[first : first + 50]
+        assert [ids.tolist() for ids in encoder.encode(some)] == trained.encode_batch(some)
         assert [ids.tolist() for ids in trained.encode_arrays(some)] == trained.encode_batch(some)
-    kept = engine._words._after_space
+    kept = encoder._after_space
     assert len(kept._new) + len(kept._old) <= 2 * most + 4000
 
 
