@@ -3,6 +3,7 @@
     python tools/plan_run.py recipe.yaml
     python tools/plan_run.py recipe.yaml --token-counts languages.tsv --gpus 64 --tokens-per-second 100k
     python tools/plan_run.py recipe.yaml --gpus 64 --flops-per-second 989T --mfu 0.4 --watts 1000 --price-per-hour 2.5
+    python tools/plan_run.py recipe.yaml --gpus 64 --gpu h100 --mfu 0.4    # chooses a layout, forecasts 1 to 4,096 GPUs
     python tools/plan_run.py recipe.yaml --output shares.png --output plan.json phases.pretrain.temperature=0.5
 
 Reads the recipe's stores as far as they exist. Before there are any, --token-counts takes a TSV with the columns
@@ -14,17 +15,21 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.quantities import parse_count
+from megatron_mmbert.config.recipe import ParallelConfig
 from megatron_mmbert.errors import UserError, run_command
 from megatron_mmbert.files import write_json
-from megatron_mmbert.plan.forecast import Machine
-from megatron_mmbert.plan.memory_text import memory_text
+from megatron_mmbert.plan.forecast import Machine, forecast
+from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of
+from megatron_mmbert.plan.memory_text import largest_layout, memory_text
 from megatron_mmbert.plan.plan import Plan, as_json, make_plan
+from megatron_mmbert.plan.scaling_text import choice_text, choose, scaling_text, traffic_text
 from megatron_mmbert.plan.text import plan_text
 
 _ENDINGS = (".png", ".json")
@@ -39,6 +44,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="list all languages of every phase")
     parser.add_argument("--output", type=Path, action="append", default=[], metavar="FILE", help=".png or .json")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that train (default %(default)s)")
+    parser.add_argument("--gpu", metavar="KIND", help=f"choose a layout and forecast scaling: {', '.join(KINDS)}")
+    parser.add_argument("--link-bandwidth", type=float, metavar="GB/S", help="of --gpu in its node, one direction")
+    parser.add_argument("--network-bandwidth", type=float, metavar="GB/S", help="of --gpu to other nodes")
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--tokens-per-second", metavar="X", help="speed of one GPU in every phase: 100k")
     speed.add_argument("--flops-per-second", metavar="F", help="peak of one GPU: 989T; say how much of it is reached:")
@@ -51,18 +59,36 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    gpu = _gpu(arguments)
+    if gpu and arguments.mfu is not None and arguments.tokens_per_second is None:
+        arguments.flops_per_second = arguments.flops_per_second or str(round(gpu.peak))
     machine = _machine(arguments)
+    if gpu and machine.tokens_per_second is None and machine.flops_per_second is None:
+        raise UserError(f"--gpu {gpu.name}: needs a speed; give --tokens-per-second, or --mfu")
     for path in arguments.output:
         if path.suffix not in _ENDINGS:
             raise UserError(f"--output {path}: name a file that ends in {' or '.join(_ENDINGS)}")
     if not arguments.most_epochs > 0:
         raise UserError(f"--most-epochs {arguments.most_epochs:g}: must be above 0")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    plan = make_plan(recipe, machine, arguments.most_epochs, arguments.token_counts, arguments.tokens_column)
+    text = (arguments.most_epochs, arguments.token_counts, arguments.tokens_column)
+    further: list[str] = []
+    if gpu:
+        alone = recipe.model_copy(update={"parallel": ParallelConfig()})
+        single = make_plan(alone, replace(machine, gpus=1), *text)
+        speeds = [found.tokens_per_second for each in single.phases if (found := forecast(each, single.machine))]
+        points = choose(recipe, speeds, machine.gpus, gpu)
+        further.append(choice_text(recipe, points, gpu))
+        forecasts = [scaling_text(recipe, phase, rate, gpu) for phase, rate in zip(recipe.phases, speeds, strict=True)]
+        recipe = recipe.model_copy(update={"parallel": points[0].parallel})
+        further += [traffic_text(recipe.model, largest_layout(recipe, machine.gpus), gpu), *forecasts]
+    plan = make_plan(recipe, machine, *text)
     for path in arguments.output:
         _write(plan, path)
     print(plan_text(plan, arguments.all))
     print(f"\n{memory_text(recipe, arguments.gpus)}")
+    for part in further:
+        print(f"\n{part}")
     for path in arguments.output:
         print(f"wrote {path}")
 
@@ -74,6 +100,18 @@ def _write(plan: Plan, path: Path) -> None:
     from megatron_mmbert.plan.picture import draw_plan  # here, as Matplotlib takes a while to import
 
     draw_plan(plan, path)
+
+
+def _gpu(arguments: argparse.Namespace) -> Gpu | None:
+    given = {name: getattr(arguments, f"{name}_bandwidth") for name in ("link", "network")}
+    for name, value in given.items():
+        if value is not None and not (0 < value < math.inf):
+            raise UserError(f"--{name}-bandwidth {value:g}: must be above 0")
+        if value is not None and arguments.gpu is None:
+            raise UserError(f"--{name}-bandwidth: belongs to a kind of GPU; give --gpu too")
+    if arguments.gpu is None:
+        return None
+    return gpu_of(arguments.gpu, *(None if value is None else value * 1e9 for value in given.values()))
 
 
 def _machine(arguments: argparse.Namespace) -> Machine:

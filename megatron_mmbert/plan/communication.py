@@ -1,0 +1,110 @@
+"""Bytes that one rank sends in a step, by kind, and whether they leave its node; formulas in docs/parallelism.md.
+
+Collectives are counted as rings: of n bytes over g ranks each sends n (g - 1) / g in an all-gather or reduce-scatter
+and twice that in an all-reduce. Left out as too small to matter: the loss, the optimizer's norms, the rows' counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
+
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a rank sends in a step, in bytes.
+
+    Attributes:
+        layers: tensor-parallel exchanges of its layers; under sequence parallelism also of the norms' gradients.
+        embedding: those of the token lookup.
+        head: those of the scored rows.
+        pipeline: activations to the next stage and gradients to the one before.
+        tied: the gradient of the table between first and last stage.
+        gradients: their sum over data-parallel ranks.
+        weights: updated ones to data-parallel ranks, under the distributed optimizer.
+    """
+
+    layers: float
+    embedding: float
+    head: float
+    pipeline: float
+    tied: float
+    gradients: float
+    weights: float
+
+    @property
+    def tensor(self) -> float:
+        return self.layers + self.embedding + self.head
+
+    @property
+    def total(self) -> float:
+        return self.tensor + self.pipeline + self.tied + self.gradients + self.weights
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Which groups of ranks stay in one node: ranks are numbered tensor first, then data, then pipeline."""
+
+    tensor: bool
+    data: bool
+    pipeline: bool
+
+
+def inside_node(layout: Layout, per_node: int) -> Inside:
+    """A group counts as inside where every group of its kind is."""
+    spans = (layout.tensor, layout.tensor * layout.data, layout.ranks)
+    return Inside(*(span <= per_node and per_node % span == 0 for span in spans))
+
+
+def rank_traffic(model: ModelConfig, layout: Layout, rank: int) -> Traffic:
+    """Of pipeline rank ``rank``, each of whose tensor- and data-parallel ranks sends as much."""
+    part = parts(model, layout)[rank]
+    parameters = rank_parameters(model, layout, part)
+    ring = _ring(layout.data)
+    return Traffic(
+        layers=_layers(model, layout, part),
+        embedding=part.first * layout.micro_batches * 2 * _ring(layout.tensor) * _hidden(model, layout),
+        head=part.last * layout.micro_batches * _head(model, layout),
+        pipeline=_pipeline(model, layout, part),
+        tied=_FP32 * table_parameters(model, layout.tensor) if layout.pipeline > 1 and (part.first or part.last) else 0,
+        gradients=(1 if layout.distributed_optimizer else 2) * ring * _FP32 * parameters,
+        weights=ring * layout.weight_bytes * parameters if layout.distributed_optimizer else 0,
+    )
+
+
+def _ring(ranks: int) -> float:
+    return (ranks - 1) / ranks
+
+
+def _hidden(model: ModelConfig, layout: Layout) -> float:
+    return layout.weight_bytes * layout.micro_tokens * model.hidden_size
+
+
+def _layers(model: ModelConfig, layout: Layout, part: Part) -> float:
+    """Two all-reduces of the hidden states forward and two backward; under sequence parallelism as many pairs of
+    all-gather and reduce-scatter, and two all-gathers more for the weights' gradients."""
+    passes = 10 if layout.sequence else 8
+    passes += {"none": 0, "selective": 2, "full": 4}[layout.recompute]
+    sent = len(part.layers) * layout.micro_batches * passes * _hidden(model, layout)
+    if layout.sequence:
+        norms = sum(1 if layer == 0 else 2 for layer in part.layers) + part.first + part.last
+        sent += 2 * _FP32 * norms * model.hidden_size
+    return _ring(layout.tensor) * sent
+
+
+def _head(model: ModelConfig, layout: Layout) -> float:
+    """The rows' gradient and three fp32 values a row, summed; under sequence parallelism all tokens gathered before."""
+    rows = layout.scored * layout.micro_tokens
+    sent = 2 * rows * (layout.weight_bytes * model.hidden_size + 3 * _FP32)
+    return _ring(layout.tensor) * (sent + (_hidden(model, layout) if layout.sequence else 0))
+
+
+def _pipeline(model: ModelConfig, layout: Layout, part: Part) -> float:
+    if layout.pipeline == 1:
+        return 0
+    sends = 2 * layout.virtual - part.first - part.last
+    return sends * layout.micro_batches * _hidden(model, layout) / (layout.tensor if layout.sequence else 1)

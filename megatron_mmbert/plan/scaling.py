@@ -1,0 +1,147 @@
+"""Step times by formula, the layout with the smallest, and speeds from 1 to 4,096 GPUs at the recipe's batch.
+
+A step takes its arithmetic at one GPU's speed on the fullest stage, the pipeline's bubble, and the communication that
+nothing hides. Latency, slow ranks and reading data are left out, so speeds are upper bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_mmbert.config.parallel import misfit
+from megatron_mmbert.config.quantities import value_at
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Phase, Recipe
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.model.stages import EMBEDDING_IN_LAYERS, head_in_layers
+from megatron_mmbert.plan.communication import inside_node, rank_traffic
+from megatron_mmbert.plan.gpus import Gpu
+from megatron_mmbert.plan.layout import Layout, layout_of, parts
+from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.train.clocks import batch_ramp
+
+MOST_GPUS = 4096
+MEMORY_SHARE = 0.9  # the rest is for the allocator, CUDA and the libraries
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step at full batch size, of its slowest pipeline rank."""
+
+    compute: float
+    bubble: float
+    communication: float
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.bubble + self.communication
+
+
+@dataclass(frozen=True)
+class Point:
+    """The fastest layout of ``gpus`` for a phase; ``efficiency`` is against as many times one GPU's given speed."""
+
+    gpus: int
+    parallel: ParallelConfig
+    layout: Layout
+    step: StepTime
+    tokens_per_second: float
+    efficiency: float
+    days: float
+
+
+def step_time(model: ModelConfig, layout: Layout, gpu: Gpu, speed: float, overlap: bool) -> StepTime:
+    """Of a step with ``layout``, where one GPU alone trains ``speed`` tokens per second."""
+    held = parts(model, layout)
+    head = head_in_layers(model, layout.scored)
+    costs = [len(part.layers) + part.first * EMBEDDING_IN_LAYERS + part.last * head for part in held]
+    fullest = max(costs) / sum(costs)
+    one = layout.micro_tokens / (speed * layout.tensor) * fullest
+    sent = max(_exposed(model, layout, rank, gpu, one if overlap else 0.0) for rank in range(layout.pipeline))
+    return StepTime(layout.micro_batches * one, (layout.pipeline - 1) / layout.virtual * one, sent)
+
+
+def _exposed(model: ModelConfig, layout: Layout, rank: int, gpu: Gpu, hidden_behind: float) -> float:
+    """Gradients hide behind the last micro batch's backward pass (2/3 of it), weights behind a forward pass."""
+    traffic, inside = rank_traffic(model, layout, rank), inside_node(layout, gpu.per_node)
+    tensor, data, pipeline = (
+        gpu.node_link if within else gpu.network for within in (inside.tensor, inside.data, inside.pipeline)
+    )
+    seconds = traffic.tensor / tensor + (traffic.pipeline + traffic.tied) / pipeline
+    seconds += max(0.0, traffic.gradients / data - hidden_behind * 2 / 3)
+    return seconds + max(0.0, traffic.weights / data - hidden_behind / 3)
+
+
+def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> Layout | None:
+    """How ``phase`` would be laid out; None where training would refuse it."""
+    ranks, micro = parallel.tensor * parallel.pipeline, phase.batch.tokens_per_micro_batch
+    if gpus % ranks or misfit(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
+        return None
+    replicas = gpus // ranks
+    changed = recipe.model_copy(update={"parallel": parallel})
+    scored = max(value_at(phase.mask_ratio, place) for place in (0.0, 1.0))
+    layout = layout_of(changed, gpus, micro, scored, max(1, phase.batch.tokens_per_step // micro // replicas))
+    try:
+        batch_ramp(phase, replicas, parallel)
+        parts(recipe.model, layout)
+    except (UserError, ValueError):
+        return None
+    return layout
+
+
+def candidates(recipe: Recipe, gpus: int, gpu: Gpu) -> list[ParallelConfig]:
+    """Layouts in powers of two to choose from, simplest first; recompute and overlap stay the recipe's."""
+    found = []
+    for tensor in _powers(min(gpus, gpu.per_node)):
+        for pipeline in _powers(min(gpus // tensor, recipe.model.num_layers + 2)):
+            for virtual in (1, 2) if pipeline > 1 else (1,):
+                for sequence in (False, True) if tensor > 1 else (False,):
+                    for shared in (False, True) if gpus > tensor * pipeline else (False,):
+                        changes: dict[str, int | None] = {
+                            "tensor": tensor,
+                            "pipeline": pipeline,
+                            "virtual_stages": virtual,
+                        }
+                        changes |= {"sequence": sequence, "distributed_optimizer": shared, "layers_per_stage": None}
+                        found.append(recipe.parallel.model_copy(update=changes))
+    return found
+
+
+def best(recipe: Recipe, phases: Sequence[Phase], speeds: Sequence[float], gpus: int, gpu: Gpu) -> list[Point]:
+    """Of one layout, the fastest over all ``phases`` together, a point for each; empty where none is legal and fits.
+
+    Args:
+        speeds: of one GPU in each phase, tokens per second.
+    """
+    chosen: list[Point] = []
+    for parallel in candidates(recipe, gpus, gpu):
+        layouts = [phase_layout(recipe, phase, parallel, gpus) for phase in phases]
+        points = [
+            _point(recipe, phase, parallel, layout, speed, gpu)
+            for phase, layout, speed in zip(phases, layouts, speeds, strict=True)
+            if layout and most_loaded(recipe.model, layout).peak <= MEMORY_SHARE * gpu.memory
+        ]
+        if len(points) == len(phases) and (not chosen or _days(points) < _days(chosen)):
+            chosen = points
+    return chosen
+
+
+def _days(points: Sequence[Point]) -> float:
+    return sum(point.days for point in points)
+
+
+def _point(recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: Layout, speed: float, gpu: Gpu) -> Point:
+    step = step_time(recipe.model, layout, gpu, speed, parallel.overlap)
+    rate = layout.micro_batches * layout.data * layout.micro_tokens / step.total
+    gpus = layout.ranks
+    return Point(gpus, parallel, layout, step, rate, rate / (gpus * speed), phase.tokens / rate / 86_400)
+
+
+def scaling(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu, most: int = MOST_GPUS) -> list[Point]:
+    """The fastest layout at each power of two of GPUs; sizes with no legal layout that fits are left out."""
+    found = [best(recipe, [phase], [speed], gpus, gpu) for gpus in _powers(most)]
+    return [points[0] for points in found if points]
+
+
+def _powers(most: int) -> list[int]:
+    return [2**power for power in range(most.bit_length()) if 2**power <= most]

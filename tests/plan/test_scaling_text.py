@@ -1,0 +1,39 @@
+"""``tools/plan_run.py --gpu`` as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/plan_run.py"
+
+
+def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: mine\npreset: mmbert_base-paper\ntokenizer: {path: none}\ndata: {stores: [none]}\n")
+    return subprocess.run([sys.executable, str(TOOL), str(path), *options], capture_output=True, text=True, timeout=120)
+
+
+def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
+    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4")
+    assert done.returncode == 0, done.stderr
+    assert "layout chosen for 32 h100: tp" in done.stdout and "own layout is not legal for so many" in done.stdout
+    assert "between nodes" in done.stdout
+    assert "a step of 96 micro batches, 8 at the ramp's start, bounds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--gpu", "h10", "--mfu", "0.4"), "--gpu h10: no known kind (did you mean 'h100'?)"),
+        (("--gpu", "h100"), "--gpu h100: needs a speed"),
+        (("--gpus", "7", "--gpu", "h100", "--mfu", "0.4"), "--gpus 7: no layout of h100 is legal"),
+        (("--link-bandwidth", "5"), "--link-bandwidth: belongs to a kind"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    done = plan(tmp_path, *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and said in done.stderr
