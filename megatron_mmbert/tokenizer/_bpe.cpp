@@ -139,24 +139,27 @@ class Encoder {
     }
 
     void encode(const char* text, size_t size, std::vector<int32_t>& out) {
-        found_.clear();
         for (size_t at = 0; at < size;) {
-            const size_t start = at;
-            while (at < size && (text[at] == ' ' || text[at] == '\n')) ++at;
-            while (at < size && text[at] != ' ' && text[at] != '\n') ++at;
-            const bool padded = at + kPadding <= size;
-            found_.push_back({text + start, at - start, hash_of(text + start, at - start, padded), padded});
-        }
-        // The table of words is far larger than the caches: ask for an entry some words before it is needed.
-        constexpr size_t kAhead = 12;
-        for (size_t number = 0; number < found_.size(); ++number) {
-            if (number + kAhead < found_.size()) words_.prefetch(found_[number + kAhead].hash);
-            word(found_[number], out);
+            found_.clear();
+            while (at < size && found_.size() < kWordsAtOnce) {
+                const size_t start = at;
+                while (at < size && (text[at] == ' ' || text[at] == '\n')) ++at;
+                while (at < size && text[at] != ' ' && text[at] != '\n') ++at;
+                const bool padded = at + kPadding <= size;
+                found_.push_back({text + start, at - start, hash_of(text + start, at - start, padded), padded});
+            }
+            // The table of words is far larger than the caches: ask for an entry some words before it is needed.
+            constexpr size_t kAhead = 12;
+            for (size_t number = 0; number < found_.size(); ++number) {
+                if (number + kAhead < found_.size()) words_.prefetch(found_[number + kAhead].hash);
+                word(found_[number], out);
+            }
         }
     }
 
   private:
     static constexpr size_t kFilterBits = size_t{1} << 21;
+    static constexpr size_t kWordsAtOnce = 1024;
     struct Word {
         const char* bytes;
         size_t size;
