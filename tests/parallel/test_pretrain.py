@@ -45,7 +45,7 @@ def run(recipe: Path, output: Path, ranks: int, *overrides: str) -> tuple[list[f
 def test_four_ranks_train_and_score_as_one_process(tmp_path: Path) -> None:
     recipe = make_run(tmp_path / "data")
     losses, scores = run(recipe, tmp_path / "one", 1)
-    many, found = run(recipe, tmp_path / "many", 4, *(f"parallel.{each}" for each in LAYOUT))
+    many, found = run(recipe, tmp_path / "many", 4, *LAYOUT)
     assert len(losses) >= 5 and many == pytest.approx(losses, rel=1e-5)
     for moment in ("before", "after"):
         assert found[moment] == pytest.approx(scores[moment], rel=1e-5)
