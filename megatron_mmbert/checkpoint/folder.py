@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -106,35 +107,30 @@ def read_meta(path: Path) -> CheckpointMeta:
 
 
 @contextmanager
-def committed_folder(path: Path, is_main: bool = True, barrier: Any = lambda: None) -> Iterator[Path]:
+def committed_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to write a checkpoint into; checksum, sync and rename it to ``path`` on success.
 
-    A folder that is at ``path`` already is replaced: a resumed run writes again the step of a damaged checkpoint.
-
-    Args:
-        is_main: whether this rank makes and commits the folder; the others only write into it.
-        barrier: waits for all ranks.
+    For one process; training, whose ranks write together, has :mod:`.saver`.
     """
-    aside = path.with_name(f".{path.name}.tmp")
-    if is_main:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    barrier()
+    aside = aside_of(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
         yield aside
-        barrier()
-        if is_main:
-            seal(aside)
-            replace_folder(aside, path)
+        seal(aside)
+        replace_folder(aside, path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    barrier()
 
 
-def seal(folder: Path) -> None:
-    """Record the checksums of all that is in ``folder`` and see it safely on the disk."""
-    write_json(folder / CHECKSUM_FILE, {name: _checksum(folder / name) for name in _payload(folder)})
+def seal(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    """Record the checksums of all that is in ``folder`` and see it safely on the disk.
+
+    Args:
+        known: checksums of files that are on the disk already.
+    """
+    write_json(folder / CHECKSUM_FILE, {name: known.get(name) or _checksum(folder / name) for name in _payload(folder)})
     sync_folder(folder)
 
 
@@ -203,10 +199,41 @@ def resolve(path: Path) -> Path:
     raise UserError(f"{path}: no checkpoint here; {_NAME_ANOTHER}")
 
 
-def keep_newest(checkpoints: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints of a phase."""
-    for path in complete_checkpoints(checkpoints)[:-count]:
-        shutil.rmtree(path)
+def keep_newest(checkpoints: Path, count: int, every_tokens: int | None = None) -> None:
+    """Delete all but the newest ``count`` checkpoints of a phase, and the first after each ``every_tokens`` tokens.
+
+    Which is the first is seen from those that are there: it is never deleted, so it stays the first. A checkpoint that
+    cannot be read neither counts nor goes.
+    """
+    known = [(path, _tokens_of(path)) for path in complete_checkpoints(checkpoints)]
+    passed = 0
+    for path, tokens in [(path, tokens) for path, tokens in known if tokens is not None][:-count]:
+        if every_tokens is not None and tokens // every_tokens > passed:
+            passed = tokens // every_tokens
+            continue
+        # Under a dot name first: killed in the middle of it, no half of a checkpoint bears the name of a whole one.
+        aside = aside_of(path)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_remains(checkpoints: Path) -> None:
+    """Delete what processes that were killed while they wrote or deleted a checkpoint have left."""
+    for path in checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _tokens_of(path: Path) -> int | None:
+    try:
+        return read_meta(path).phase_tokens
+    except UserError:
+        return None
+
+
+def aside_of(path: Path) -> Path:
+    """Where the checkpoint ``path`` is written before it is whole."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:

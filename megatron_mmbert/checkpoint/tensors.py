@@ -16,7 +16,7 @@ from torch import Tensor
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
 from megatron_mmbert.checkpoint.pickles import check_contents, readable
-from megatron_mmbert.checkpoint.training import CONTENT
+from megatron_mmbert.checkpoint.staging import CONTENT
 from megatron_mmbert.convert.mapping import parameter_names
 from megatron_mmbert.errors import UserError
 

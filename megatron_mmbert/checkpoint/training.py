@@ -12,16 +12,15 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
 from megatron_mmbert.checkpoint.pickles import check_contents, readable
+from megatron_mmbert.checkpoint.saver import Saver
+from megatron_mmbert.checkpoint.staging import CONTENT
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.parallel.runtime import barrier, current
 
-# Layer 0 has no attention norm, so layers must be stored one by one.
-CONTENT = {"non_homogeneous_layers": True}
 _EXTRA_STATE = "_extra_state"
 SHAPE_FIELDS = (
     "num_layers",
@@ -36,8 +35,8 @@ SHAPE_FIELDS = (
 """What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
 
 
-def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
-    """Write a checkpoint on all ranks together and commit it by one rename.
+def state_of(model: Encoder | Sequence[Encoder], optimizer: Any | None) -> dict[str, Any]:
+    """What a checkpoint holds of this rank, sharing memory with it.
 
     Args:
         model: the bare encoder of this rank (not wrapped for data parallelism), or its chunks under interleaving.
@@ -46,11 +45,18 @@ def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], o
     state: dict[str, Any] = {"model": [_model_state(chunk) for chunk in _chunks(model)]}
     if optimizer is not None:
         state["optimizer"] = state_to_save(optimizer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with committed_folder(path, current().is_main, barrier) as folder:
-        dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
-        if current().is_main:
-            write_meta(folder, meta.model_copy(update={"has_optimizer": optimizer is not None}))
+    return state
+
+
+def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+    """Write a checkpoint on all ranks together and commit it by one rename; see :func:`state_of`.
+
+    Raises:
+        UserError: it could not be written; nothing is left of it.
+    """
+    outcome = Saver(asynchronous=False).begin(path, meta, state_of(model, optimizer))
+    if outcome is not None and outcome.problem:
+        raise UserError(outcome.problem)
 
 
 def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:

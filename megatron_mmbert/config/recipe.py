@@ -276,8 +276,17 @@ class PrecisionConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """When a phase is saved, and what stays of it."""
+
     every_tokens: PositiveCount = 10_000_000_000
     keep_last: Positive = 2
+    keep_every_tokens: PositiveCount | None = None
+    """Besides the last ones, the first checkpoint after each so many tokens of the phase stays for good."""
+    asynchronous: bool = True
+    """Write while training goes on, from a copy in host memory of what a rank writes; else training waits."""
+    on_failure: Literal["continue", "stop"] = "continue"
+    """What happens when a checkpoint cannot be written, as on a full disk; at the end of a phase, or asked to stop, the
+    run always ends with the reason."""
 
 
 class LoggingConfig(Section):

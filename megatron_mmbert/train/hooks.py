@@ -24,8 +24,8 @@ class Hook:
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
         """After held-out text was scored, by language."""
 
-    def on_save(self, path: Path, seconds: float) -> None:
-        """After a checkpoint was committed, for which training stood still that long."""
+    def on_save(self, path: Path, stalled: float, wrote: float) -> None:
+        """After a checkpoint was committed: seconds that training stood still for it, and from its begin to its end."""
 
     def on_event(self, kind: str, text: str) -> None:
         """Something out of the ordinary: a skipped step, a rewind, a slow rank."""
@@ -67,8 +67,8 @@ class Console(Hook):
             flush=True,
         )
 
-    def on_save(self, path: Path, seconds: float) -> None:
-        print(f"saved {path} ({seconds:.1f} s)", flush=True)
+    def on_save(self, path: Path, stalled: float, wrote: float) -> None:
+        print(f"saved {path} (training stood still for {stalled:.2f} s, written in {wrote:.1f} s)", flush=True)
 
     def on_event(self, kind: str, text: str) -> None:
         print(f"{kind}: {text}", flush=True)
@@ -120,7 +120,7 @@ class Heartbeat(Hook):
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
         self._write({"state": f"scored held-out text {moment}"})
 
-    def on_save(self, path: Path, seconds: float) -> None:
+    def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         self._write({"state": "saved", "checkpoint": path.name})
 
     def close(self) -> None:

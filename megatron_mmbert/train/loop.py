@@ -58,12 +58,13 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
         session.step, session.phase_tokens = progress.step, progress.phase_tokens
         for hook in hooks:
             hook.on_step(progress)
+        session.look_after_save(hooks)
         if session.phase_tokens // session.recipe.checkpoint.every_tokens > saved_at:
             saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
             session.save(hooks)
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
-    return session.save(hooks)
+    return session.save(hooks, last=True)
 
 
 def _act_on_numbers(session: Session, hooks: Sequence[Hook]) -> None:
@@ -74,10 +75,11 @@ def _act_on_numbers(session: Session, hooks: Sequence[Hook]) -> None:
         for hook in hooks:
             hook.on_event(kind, text)
     if verdict.action == "stop":
+        session.settle(hooks)
         place = place_in_data(session.recipe.name, session.phase.name, session.phase_tokens)
         raise UserError(f"{verdict.text}; {place}; mend the cause, or change the recipe's numbers section")
     if verdict.action == "rewind":
-        session.rewind()
+        session.rewind(hooks)
 
 
 def _flops(session: Session, packs: Sequence[PackedBatch]) -> float:

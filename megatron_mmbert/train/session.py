@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_mmbert.checkpoint import training as checkpoints
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, keep_newest, newest_sound, resolve, step_folder
+from megatron_mmbert.checkpoint.folder import (
+    CheckpointMeta,
+    keep_newest,
+    newest_sound,
+    remove_remains,
+    resolve,
+    step_folder,
+)
+from megatron_mmbert.checkpoint.saver import Outcome, Saver
 from megatron_mmbert.checkpoint.transition import explain, transition
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.loader import PackLoader
@@ -79,6 +86,7 @@ class Session:
         self.training: Training = build(recipe, phase)
         self.guard = Guard(recipe.numbers, meta.recent_losses)
         self.slow_ranks = SlowRanks(recipe.numbers.slow_rank)
+        self._saver = Saver(recipe.checkpoint.asynchronous, self._prune)
         self._start: tuple[Path | None, CheckpointMeta] = (path, meta)
         self._take_up(path, meta)
         self.peak_flops = 1e12 * (
@@ -87,6 +95,8 @@ class Session:
 
     def _starting_point(self, output: Path, start_from: Path | None) -> tuple[Path | None, CheckpointMeta]:
         """The checkpoint to load and what this phase's state is when it starts from it."""
+        if self.runtime.is_main:
+            remove_remains(self.folder.checkpoints)
         # One rank reads and checks all files: a disk should not have to deliver them to a thousand ranks.
         own = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
         if own is not None:
@@ -121,9 +131,10 @@ class Session:
         if meta.loader:
             self.loader.load_state_dict(meta.loader)
 
-    def rewind(self) -> None:
+    def rewind(self, hooks: Sequence[Hook] = ()) -> None:
         """Weights and optimizer of the newest sound checkpoint, or of the start; clocks and data go on, so that the
         samples in between are not seen again."""
+        self.settle(hooks)
         path = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
         path = path or self._start[0]
         if path is None:
@@ -136,19 +147,49 @@ class Session:
         checkpoints.load(path, self.training.encoders, self.training.optimizer if has_optimizer else None)
         self._say(f"the weights are those of {path} again")
 
-    def save(self, hooks: Sequence[Hook] = ()) -> Path:
-        """Write a checkpoint of this moment, unless this process has just done so; returns its folder."""
+    def save(self, hooks: Sequence[Hook] = (), last: bool = False) -> Path:
+        """Begin a checkpoint of this moment, unless this process has just done so; returns its folder.
+
+        Args:
+            last: nothing comes after it, so it is waited for.
+
+        Raises:
+            UserError: it could not be written, and it is the last one or the recipe says that this ends the run.
+        """
         path = step_folder(self.folder.checkpoints, self.step)
         if self.step != self._saved_step:
-            started = time.perf_counter()
+            self.settle(hooks)
             self.training.gather_parameters()
-            checkpoints.save(path, self._meta(), self.training.encoders, self.training.optimizer)
-            if self.runtime.is_main:
-                keep_newest(self.folder.checkpoints, self.recipe.checkpoint.keep_last)
             self._saved_step = self.step
-            for hook in hooks:
-                hook.on_save(path, time.perf_counter() - started)
+            state = checkpoints.state_of(self.training.encoders, self.training.optimizer)
+            self._after_save(self._saver.begin(path, self._meta(), state), hooks, last)
+        if last:
+            self._after_save(self._saver.wait(), hooks, last)
         return path
+
+    def look_after_save(self, hooks: Sequence[Hook]) -> None:
+        """Go on with the checkpoint that is being written, without waiting for it; between any two steps."""
+        self._after_save(self._saver.poll(), hooks)
+
+    def settle(self, hooks: Sequence[Hook]) -> None:
+        """Wait for the checkpoint that is being written."""
+        self._after_save(self._saver.wait(), hooks)
+
+    def _after_save(self, outcome: Outcome | None, hooks: Sequence[Hook], last: bool = False) -> None:
+        if outcome is None:
+            return
+        if not outcome.problem:
+            for hook in hooks:
+                hook.on_save(outcome.path, outcome.stalled, outcome.wrote)
+            return
+        self._saved_step = None
+        if last or self.recipe.checkpoint.on_failure == "stop":
+            raise UserError(outcome.problem)
+        for hook in hooks:
+            hook.on_event("save failed", f"{outcome.problem}; training goes on")
+
+    def _prune(self, folder: Path) -> None:
+        keep_newest(folder, self.recipe.checkpoint.keep_last, self.recipe.checkpoint.keep_every_tokens)
 
     def _meta(self) -> CheckpointMeta:
         return fresh_meta(self.recipe, self.phase).model_copy(
@@ -179,8 +220,9 @@ class Session:
             write_json(self.folder.scores, known | {moment: values})
 
     def close(self) -> None:
-        """Stop the loader's workers."""
+        """Stop the loader's workers, and a checkpoint's writer if an error comes before its end."""
         if not self.finished:
+            self._saver.cancel()
             self.loader.close()
 
 

@@ -82,8 +82,8 @@ class StopRequest(Hook):
     def on_step(self, progress: Progress) -> None:
         self._longest_step = max(self._longest_step, progress.seconds)
 
-    def on_save(self, path: Path, seconds: float) -> None:
-        self._longest_save = max(seconds, 0.0 if self._longest_save == _UNKNOWN_SAVE else self._longest_save)
+    def on_save(self, path: Path, stalled: float, wrote: float) -> None:
+        self._longest_save = max(wrote, 0.0 if self._longest_save == _UNKNOWN_SAVE else self._longest_save)
 
     def ignore(self) -> None:
         """From here on signals do nothing: the work is saved, and Python's own end must not be killed by a late one."""

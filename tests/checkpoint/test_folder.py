@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,11 @@ from megatron_mmbert.checkpoint.folder import (
 from megatron_mmbert.errors import UserError
 
 
-def write(path: Path, content: bytes = b"tensors") -> Path:
+def write(path: Path, content: bytes = b"tensors", tokens: int = 0) -> Path:
     """A folder that is sound, though no tensors are in it."""
     with committed_folder(path) as folder:
         (folder / "data.distcp").write_bytes(content)
-        write_meta(folder, META)
+        write_meta(folder, META.model_copy(update={"phase_tokens": tokens}))
     return path
 
 
@@ -136,6 +137,27 @@ def test_keep_newest(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000020", "step-00000100"]
     keep_newest(tmp_path, 5)
     assert len(complete_checkpoints(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("saved", [range(1, 41), [3, 9, 10, 26, 27, 28, 29, 40], [1, 2, 3, 60]])
+def test_keep_every_so_many_tokens(saved: Iterable[int], tmp_path: Path) -> None:
+    """Saved and pruned in turn, the first checkpoint after each 10 tokens stays, and the last two."""
+    steps = list(saved)
+    for step in steps:
+        write(step_folder(tmp_path, step), tokens=step)
+        keep_newest(tmp_path, 2, 10)
+    firsts = {next((step for step in steps if step // 10 == tens), 0) for tens in range(1, 7)} - {0}
+    kept = [int(path.name[5:]) for path in complete_checkpoints(tmp_path)]
+    assert kept == sorted(firsts | set(steps[-2:]))
+    assert len(list(tmp_path.iterdir())) == len(kept)
+
+
+def test_what_cannot_be_read_is_neither_counted_nor_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(step_folder(tmp_path, step))
+    (step_folder(tmp_path, 3) / META_FILE).write_text("{")
+    keep_newest(tmp_path, 1)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
 
 
 def test_unknown_field_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_heartbeat_is_whole_and_says_what_happens(tmp_path: Path) -> None:
     beat._EVERY = 0.0
     beat.on_step(progress_of(4))
     assert json.loads(path.read_text()).items() >= {"state": "training", "step": 4, "phase": "first"}.items()
-    beat.on_save(tmp_path / "step-00000004", 1.0)
+    beat.on_save(tmp_path / "step-00000004", 0.1, 1.0)
     assert json.loads(path.read_text())["checkpoint"] == "step-00000004"
     beat.close()
     assert json.loads(path.read_text())["state"] == "ended"

@@ -66,11 +66,11 @@ def test_time_is_up_before_the_end(tmp_path: Path, request_of: Callable[..., Sto
     assert stop.reason() is not None, "before a save was seen a minute is kept for it: 2 x (10 + 60) > 100"
     stop = request_of(end_time=time.time() + 100)
     stop.on_step(step)
-    stop.on_save(tmp_path, 5.0)
+    stop.on_save(tmp_path, 0.1, 5.0)
     assert stop.reason() is None, "2 x (10 + 5) < 100"
-    stop.on_save(tmp_path, 45.0)
+    stop.on_save(tmp_path, 0.1, 45.0)
     assert "a step and a save may need 110" in str(stop.reason())
-    stop.on_save(tmp_path, 1.0)
+    stop.on_save(tmp_path, 0.1, 1.0)
     assert stop.reason() is not None, "the decision stays"
 
 
