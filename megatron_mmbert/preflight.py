@@ -1,10 +1,11 @@
 """Whether this node can train a recipe, found out in seconds and before the GPUs wait for each other.
 
     python -m megatron_mmbert.preflight RECIPE.yaml --output runs/mine --gpus 8 --record DIR     on every node
-    python -m megatron_mmbert.preflight --compare DIR                                            then once
+    python -m megatron_mmbert.preflight --compare DIR --nodes 2                                  then once
 
 The first checks the output folder, its free space, the GPUs, the packages and the stores, and records what must be the
-same everywhere; the second names the nodes that differ. Both end with status 2 and one sentence for each fault.
+same everywhere; the second names the nodes that differ, and sees whether all records have come together: where some are
+missing, the nodes do not share the output folder. Both end with status 2 and one sentence for each fault.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def check_node(arguments: argparse.Namespace) -> int:
     return EXIT_BAD_INPUT if found else 0
 
 
-def compare(folder: Path) -> Iterator[str]:
-    """One sentence for each fact that is not the same in all the records in ``folder``.
+def compare(folder: Path, nodes: int = 1) -> Iterator[str]:
+    """One sentence for each fact that is not the same in all the records in ``folder``, and when there are fewer than
+    ``nodes`` of them.
 
     Raises:
         UserError: there are none.
@@ -83,12 +85,17 @@ def compare(folder: Path) -> Iterator[str]:
     records = {path.stem: read_json(path, "record", "run preflight again") for path in sorted(folder.glob("*.json"))}
     if not records:
         raise UserError(f"{folder}: no records of nodes; run preflight with --record {folder} on each node first")
+    if len(records) < nodes:
+        yield (
+            f"{folder}: records of {', '.join(records)} alone, and {nodes} nodes wrote theirs: they do not share this "
+            f"folder; choose an --output on a file system that all nodes see"
+        )
     for name in sorted({name for record in records.values() for name in record}):
-        nodes: dict[str, list[str]] = {}
+        having: dict[str, list[str]] = {}
         for node, record in records.items():
-            nodes.setdefault(str(record.get(name, "absent")), []).append(node)
-        if len(nodes) > 1:
-            differ = "; ".join(f"{value} on {', '.join(where)}" for value, where in nodes.items())
+            having.setdefault(str(record.get(name, "absent")), []).append(node)
+        if len(having) > 1:
+            differ = "; ".join(f"{value} on {', '.join(where)}" for value, where in having.items())
             yield f"{name} is not the same on all nodes: {differ}"
 
 
@@ -101,9 +108,10 @@ def main() -> int:
     parser.add_argument("--min-free-gb", type=float, default=1.0, help="free space wanted there (default: %(default)s)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="write this node's facts there")
     parser.add_argument("--compare", type=Path, metavar="DIR", help="compare the records of all nodes")
+    parser.add_argument("--nodes", type=int, default=1, help="how many records to --compare there must be")
     arguments = parser.parse_intermixed_args()
     if arguments.compare is not None:
-        found = list(compare(arguments.compare))
+        found = list(compare(arguments.compare, arguments.nodes))
         for problem in found:
             print(f"error: {problem}", file=sys.stderr)
         return EXIT_BAD_INPUT if found else 0

@@ -5,7 +5,8 @@ Starts from the phase before it, or resumes where it stopped; says so and ends w
 
 Asked to stop (a signal, or ``MMBERT_END_TIME`` in seconds since 1970 drawing near), all ranks end the step, save, and
 the process ends with status 75: start it again and it goes on. Under torchrun, which takes every other status for a
-crash, it ends with 0. ``PHASE/stopped.json`` and ``PHASE/failed.json`` tell job scripts the same.
+crash, it ends with 0. ``PHASE/stopped.json``, ``PHASE/failed.json`` and ``PHASE/interrupted.json`` tell job scripts the
+same.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> int:
 def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None) -> bool:
     """Train ``phase`` in this process's place of the parallel world; returns whether it is complete.
 
-    Ranks that disagree end here, with one sentence; when a rank is lost, the others end with
+    Ranks that disagree end here, with one sentence; when a rank is lost or hangs, all end with
     ``lost_ranks.STATUS_LOST_RANK`` and a sentence that names it.
     """
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
@@ -72,7 +73,8 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     from megatron_mmbert.parallel.lost_ranks import watched
 
     parallel.join(recipe.parallel.timeout_minutes)
-    with watched(recipe.parallel.lost_rank_seconds):
+    layout = recipe.parallel
+    with watched(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):
         check_agreement(facts(recipe, phase.name))
         return _train(recipe, phase, folder, stop, start_from)
 
@@ -95,7 +97,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     )
     hooks: list[Any] = []
     if runtime.is_main:
-        for sign in (folder.stopped, folder.failed):
+        for sign in (folder.stopped, folder.failed, folder.interrupted):
             sign.unlink(missing_ok=True)
         folder.path.mkdir(parents=True, exist_ok=True)
         hooks = [Heartbeat(folder.heartbeat), stop]
@@ -107,7 +109,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     if runtime.is_main:
         save_recipe(recipe, folder.recipe)
         _describe(session)
-        hooks += loggers(recipe, folder, session.step)
+        hooks += loggers(recipe, folder, session.step, session.tokens_before + session.phase_tokens)
     try:
         path = train(session, hooks, lambda: any_rank(stop.reason() is not None))
     finally:
@@ -126,13 +128,15 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     return done
 
 
-def loggers(recipe: Recipe, folder: PhaseFolder, step: int) -> list[Any]:
-    """The hooks that the recipe's ``logging`` asks for; ``step`` is where the phase is taken up."""
+def loggers(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Any]:
+    """The hooks that the recipe's ``logging`` asks for; at ``step``, ``tokens`` over all phases, it is taken up."""
     from megatron_mmbert.train import trackers
-    from megatron_mmbert.train.hooks import Console, MetricsFile
+    from megatron_mmbert.train.hooks import Console, HeldOutFile, MetricsFile
 
     logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
     hooks: list[Any] = [Console(logging.every_steps), MetricsFile(folder.metrics, step)]
+    if recipe.evaluation.stores:
+        hooks.append(HeldOutFile(folder.held_out, step, tokens))
     if logging.tensorboard:
         hooks.append(trackers.TensorBoard(folder.tensorboard, step))
     if logging.wandb:

@@ -61,7 +61,7 @@ train_phase() {  # train $phase of $recipe into $output, through requeues, until
     local records=$logs/preflight-$job-$attempt
     on_nodes "$PYTHON" -m megatron_mmbert.preflight "$recipe" --output "$output" --gpus "$gpus" \
         --min-free-gb "$MMBERT_MIN_FREE_GB" --record "$records" "${overrides[@]}" &&
-        "$PYTHON" -m megatron_mmbert.preflight --compare "$records" ||
+        "$PYTHON" -m megatron_mmbert.preflight --compare "$records" --nodes "$SLURM_NNODES" ||
         finish $PREFLIGHT_FAILED "pre-flight failed; the lines above say where"
 
     launch "$logs"
@@ -77,14 +77,16 @@ train_phase() {  # train $phase of $recipe into $output, through requeues, until
     if [[ -e $output/$phase/failed.json ]]; then
         finish $BAD_INPUT "$(sed -n 's/.*"error": "\(.*\)"/\1/p' "$output/$phase/failed.json")"
     fi
+    local why="failed with $status"  # a lost or hung rank ends with 76, but torchrun always with 1: the record tells
+    [[ ! -e $output/$phase/interrupted.json ]] || why=$(sed -n 's/.*"reason": "\(.*\)".*/\1/p' "$output/$phase/interrupted.json")
     if ((${after% *} > ${before% *})); then
         echo 0 >"$logs/stalls"
     else
         echo $(($(cat "$logs/stalls" 2>/dev/null || echo 0) + 1)) >"$logs/stalls"
     fi
     (($(cat "$logs/stalls") < MMBERT_MAX_STALLS)) ||
-        finish 1 "failed $MMBERT_MAX_STALLS times in a row without a new checkpoint; see $logs"
-    again "failed with $status"
+        finish 1 "failed $MMBERT_MAX_STALLS times in a row without a new checkpoint, the last time: $why; see $logs"
+    again "$why"
 }
 
 launch() {  # LOGS: one torchrun on each node; returns srun's status, sets $warned
@@ -114,7 +116,7 @@ exec "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-nod
     --rdzv-conf "is_host=$host,timeout=600" --shutdown-timeout 20 \
     -m megatron_mmbert.pretrain "$@"'
     warned=0
-    rm -f "$output/$phase/stopped.json" "$output/$phase/failed.json"
+    rm -f "$output/$phase"/{stopped,failed,interrupted}.json
     srun --kill-on-bad-exit=1 --wait=60 --ntasks-per-node=1 --output="$1/node-%n-attempt-$attempt.log" --open-mode=append \
         "${SITE_CONTAINER[@]}" bash -c "$node" launch "$recipe" --phase "$phase" --output "$output" \
         "${overrides[@]}" &

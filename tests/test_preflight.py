@@ -48,6 +48,13 @@ def test_nodes_that_differ_are_named(tmp_path: Path) -> None:
     assert list(compare(tmp_path)) == ["torch is not the same on all nodes: 2.13.0 on node1, node3; 2.11.0 on node2"]
 
 
+def test_nodes_that_do_not_share_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "node1.json").write_text(json.dumps({"torch": "2.13.0"}))
+    (sentence,) = compare(tmp_path, nodes=2)
+    assert "records of node1 alone, and 2 nodes wrote theirs: they do not share this folder" in sentence
+    assert list(compare(tmp_path, nodes=1)) == []
+
+
 def test_command(recipe_path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "megatron_mmbert.preflight"]
     record = tmp_path / "records"

@@ -243,6 +243,9 @@ class ParallelConfig(Section):
     layers (full)."""
     lost_rank_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A rank that is silent for so long is taken for lost; the others name it and end."""
+    hung_rank_seconds: Annotated[float, Field(gt=0)] = 1200.0
+    """When all ranks live and none gets on for so long, the one that hangs is named and all end. Longer than the first
+    step, a save, and the start; shorter than timeout_minutes, which would name one of those that wait."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """The longest wait for ranks that are alive, in one exchange."""
 
@@ -303,9 +306,11 @@ class LoggingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Held-out bits per byte by language, before and after each phase."""
+    """Held-out bits per byte by language, before and after each phase, and on the way."""
 
     stores: list[Path] = []
+    every_tokens: PositiveCount | None = None
+    """Score also whenever a phase has trained this many more tokens; null: only before and after it."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
     tokens_per_language: PositiveCount = 4096
     rounds: Positive = 1

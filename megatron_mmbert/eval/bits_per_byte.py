@@ -29,6 +29,7 @@ from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.relay import loss_of_rows
+from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import current
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
@@ -87,6 +88,7 @@ class HeldOut:
         row_of_group = np.array([row[language] for _, language in self._names])
         sums = np.zeros((3, len(languages)))
         for batch in self._batches:
+            whereabouts.at("held-out text")
             self._add(chunks, batch, row_of_group, sums)
         for chunk in chunks:
             chunk.train(was_training)

@@ -1,4 +1,4 @@
-"""How fast this device multiplies matrices: the peak that a training run's speed is a share of."""
+"""How fast this device multiplies matrices: the peak that a run's speed is a share of, and what slow devices betray."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ def measured_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        torch.mm(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, _seconds(a))
     return 2 * size**3 / best / 1e12
+
+
+def product_seconds(device: torch.device, times: int = 5) -> float:
+    """How long a small fixed matrix product takes at best: milliseconds of work that no other rank has a part in."""
+    size = 4096 if device.type == "cuda" else 256
+    a = torch.ones(size, size, device=device)
+    return min(_seconds(a) for _ in range(times))
+
+
+def _seconds(a: torch.Tensor) -> float:
+    start = time.perf_counter()
+    torch.matmul(a, a)
+    if a.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Which rank was lost, in one sentence, on every rank that is left.
+"""Which rank was lost, or hangs, in one sentence, on every rank that is left.
 
 A collective that a lost rank takes part in ends with "connection closed", or after half an hour, and names nobody. So
 every rank counts aloud in the store that the process group met in, on a connection of its own, from a thread of its
@@ -6,10 +6,15 @@ own. Rank 0 alone listens to all; what it finds missing it writes down, and the 
 linear in the ranks. A store that no longer answers means that its host, which is rank 0's, is lost. When a rank is
 lost the others print the sentence and end with :data:`STATUS_LOST_RANK`: their training threads sit in collectives that
 nothing else would wake.
+
+With its count every rank says where its training stands. When that is no news on any rank for long enough, one hangs:
+rank 0 says which, and all print where each of their threads is and end in the same way.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import json
 import os
 import socket
 import sys
@@ -18,9 +23,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+
+from megatron_mmbert.parallel import whereabouts
+from megatron_mmbert.parallel.hung_ranks import Standings
+from megatron_mmbert.parallel.whereabouts import Whereabouts
 
 STATUS_LOST_RANK = 76
 _REMEDY = "start the same command again on hosts that work, and it goes on from the last checkpoint"
@@ -34,11 +45,21 @@ class Watch:
     Args:
         store: a client of its own to the store that all ranks share.
         seconds: silence after which a rank is lost.
+        hung_seconds: how long all ranks may stand still before one of them is taken to hang.
         end: called once, from a thread, with the sentence.
     """
 
-    def __init__(self, store: Any, rank: int, world_size: int, seconds: float, end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        world_size: int,
+        seconds: float,
+        end: Callable[[str], None],
+        hung_seconds: float = float("inf"),
+    ) -> None:
         self._store, self._rank, self._world_size, self._seconds, self._end = store, rank, world_size, seconds, end
+        self._hung_seconds, self._standings = hung_seconds, Standings()
         self._host = socket.gethostname()
         self._period = min(2.0, seconds / 8)
         self._closed = threading.Event()
@@ -46,6 +67,7 @@ class Watch:
         self._count, self._answered = 0, time.monotonic()
         self._heard: dict[int, tuple[str, float]] = {}
         self._store_host = "its host"
+        self._stacks = False
         self.sentence = ""
         for run in (self._exchange, self._time):
             threading.Thread(target=run, daemon=True, name=f"lost-ranks{run.__name__}").start()
@@ -84,13 +106,16 @@ class Watch:
         while not self._closed.wait(self._period if self._count else 0):
             self._count += 1
             try:
-                self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count}")
+                here = whereabouts.now()
+                self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count} {_text(here)}")
                 if self._rank == 0:
+                    self._standings.hear(0, self._host, here, time.monotonic())
                     self._listen()
                 elif self._store_host == "its host" and self._store.check(["rank 0"]):
                     self._store_host = self._store.get("rank 0").decode().split()[1]
                 if self._store.check(["lost"]):
                     sentence = self._store.get("lost").decode()
+                    self._stacks = self._store.check(["stacks"])
                     if self._rank == 0:
                         time.sleep(3 * self._period)  # the store may end with this process: let the others read it
                     self._report(sentence)
@@ -112,12 +137,20 @@ class Watch:
             if value.startswith("failed "):
                 _, host, what = value.split(" ", 2)
                 failed.append(f"rank {rank} on {host} ended: {what}")
-            elif value != _DONE and now - self._heard[rank][1] > self._seconds:
-                silent[rank] = value.split()[1]
+            elif value == _DONE:
+                self._standings.leave(rank)
+            else:
+                _, host, _, where = value.split(" ", 3)
+                self._standings.hear(rank, host, _whereabouts(where), now)
+                if now - self._heard[rank][1] > self._seconds:
+                    silent[rank] = host
         if failed:
             self._tell(f"{failed[0]}; {_REMEDY}")
         elif silent:
             self._tell(_silence(silent, self._seconds))
+        elif hang := self._standings.hang(self._hung_seconds, now):
+            self._set("stacks", "wanted")
+            self._tell(f"{hang}; where each thread of each rank is stands in the ranks' logs; {_REMEDY}")
 
     def _time(self) -> None:
         while not self._closed.wait(self._period):
@@ -131,6 +164,8 @@ class Watch:
 
     def _report(self, sentence: str) -> None:
         if not self._found.is_set() and not self._closed.is_set():
+            if self._stacks:
+                faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
             self.sentence = sentence
             self._found.set()
             self._end(sentence)
@@ -147,18 +182,42 @@ def _silence(silent: dict[int, str], seconds: float) -> str:
     )
 
 
-def _end_process(sentence: str) -> None:
+def _text(where: Whereabouts) -> str:
+    return f"{where.count} {int(where.waits)} {where.place}"
+
+
+def _whereabouts(text: str) -> Whereabouts:
+    count, waits, place = text.split(" ", 2)
+    return Whereabouts(int(count), place, waits == "1")
+
+
+def _end_process(record: Path | None, sentence: str) -> None:
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if record is not None:
+        _note(record, sentence)
     os._exit(STATUS_LOST_RANK)
 
 
+def _note(record: Path, sentence: str) -> None:
+    """Leave the reason for whoever starts the run again; of all ranks the first to come writes it."""
+    try:
+        with record.open("x", encoding="utf-8") as file:
+            file.write(json.dumps({"reason": sentence}, ensure_ascii=False) + "\n")
+    except OSError:
+        pass  # there already, or the file system is what was lost
+
+
 @contextmanager
-def watched(seconds: float) -> Iterator[Watch | None]:
-    """While inside, a lost rank ends this process with a sentence. None, and nothing, where there is one rank only.
+def watched(seconds: float, hung_seconds: float, record: Path | None = None) -> Iterator[Watch | None]:
+    """While inside, a lost or hung rank ends this process with a sentence. None, and nothing, where there is one rank.
 
     To be entered by all ranks once they are in the process group. An exception that leaves the context is told to the
     other ranks; one that comes of a lost connection waits until the lost rank is known.
+
+    Args:
+        seconds, hung_seconds: see :class:`Watch`.
+        record: a file for the sentence as JSON: under torchrun the status of a rank is not that of the command.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
         yield None
@@ -172,7 +231,8 @@ def watched(seconds: float) -> Iterator[Watch | None]:
     )
     attempt = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = dist.PrefixStore(f"lost-ranks/{attempt}", client)
-    watch = Watch(store, dist.get_rank(), dist.get_world_size(), seconds, _end_process)
+    end = partial(_end_process, record)
+    watch = Watch(store, dist.get_rank(), dist.get_world_size(), seconds, end, hung_seconds)
     try:
         yield watch
     except RuntimeError as error:

@@ -5,7 +5,6 @@ Afterwards it is too late for both: a NaN of one rank is then on all, and every 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -51,13 +50,3 @@ class GradientWatch:
             return self._ended - self._started
         self._events[1].synchronize()
         return float(self._events[0].elapsed_time(self._events[1])) / 1000
-
-
-def first_fault(chunks: Sequence[Any]) -> str | None:
-    """Name of the first parameter whose gradient has an infinity or a NaN; slow, for when there is one."""
-    for chunk in chunks:
-        for name, parameter in chunk.module.named_parameters():
-            gradient = getattr(parameter, "main_grad", None)
-            if gradient is not None and not math.isfinite(float(gradient.sum())):
-                return str(name)
-    return None

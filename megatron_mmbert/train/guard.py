@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from megatron_mmbert.config.numbers import NumbersConfig
+from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
-from megatron_mmbert.train.gradient_watch import first_fault
 from megatron_mmbert.train.spikes import SpikeRule
 from megatron_mmbert.train.step import Training
 
@@ -75,7 +76,7 @@ class Guard:
 
 def _what(loss: float, mine: bool, training: Training) -> str:
     """The loss, the parameter whose gradient is not finite, and the ranks on which it was so before the summing."""
-    name = first_fault(training.wrapped)
+    name = first_fault(training)
     found = [(rank, *seen) for rank, seen in enumerate(all_ranks((mine, name)))]
     ranks = [rank for rank, was_bad, _ in found if was_bad]
     names = [of for _, _, of in found if of is not None]
@@ -83,6 +84,16 @@ def _what(loss: float, mine: bool, training: Training) -> str:
     return f"loss is {loss:.4g}{where}" + (f" on rank {', '.join(map(str, ranks))}" if ranks else "")
 
 
-def place_in_data(recipe: str, phase: str, tokens: int) -> str:
+def first_fault(training: Training) -> str | None:
+    """Name, in the whole model, of this rank's first parameter whose gradient has an infinity or a NaN; slow."""
+    for encoder in training.encoders:
+        for name, parameter in logical_parameters(encoder):
+            gradient = getattr(parameter, "main_grad", None)
+            if gradient is not None and not math.isfinite(float(gradient.sum())):
+                return name
+    return None
+
+
+def place_in_data(recipe: Path, phase: str, tokens: int) -> str:
     """How to look at the samples of the step that began after ``tokens`` tokens of the phase."""
     return f"its samples: tools/inspect_data.py {recipe} --phase {phase} --at-token {tokens}"

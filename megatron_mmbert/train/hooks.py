@@ -96,6 +96,25 @@ class MetricsFile(Hook):
         self._file.close()
 
 
+class HeldOutFile(Hook):
+    """Held-out bits per byte of every scoring as JSON lines: the moment, tokens over all phases, values by language.
+
+    As :class:`MetricsFile`, a resumed run appends behind the lines of what it has behind it.
+    """
+
+    def __init__(self, path: Path, resumed_step: int, resumed_tokens: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A run that has taken no step scores again before its first.
+        kept = [line for line in _lines(path) if resumed_step and json.loads(line)["total_tokens"] <= resumed_tokens]
+        path.write_text("".join(kept), encoding="utf-8")
+        self._path = path
+
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+        line = {"moment": moment, "total_tokens": progress_tokens, "bits_per_byte": dict(bits_per_byte)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
 def _lines(path: Path) -> list[str]:
     """Whole lines of an earlier run; a line cut off by a kill is dropped."""
     if not path.exists():

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from megatron_mmbert.config.quantities import value_at
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import batch_at, lr_at
+from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.train.guard import place_in_data
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.progress import Progress
@@ -29,9 +31,10 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
     phase, loader = session.phase, session.loader
     if session.step == 0:
         session.score_held_out("before", hooks)
-    saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
+    to_save, to_score = (_Every(tokens, session.phase_tokens) for tokens in _rhythms(session.recipe))
     while session.phase_tokens < phase.tokens and not should_stop():
         started = time.perf_counter()
+        whereabouts.at("the data", session.step + 1)
         lr = lr_at(session.phase_tokens, session.lr_schedule)
         packs = loader.next_packs(batch_at(session.phase_tokens, session.batch_ramp) // session.runtime.dp_size)
         waited = time.perf_counter() - started
@@ -59,24 +62,43 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
         for hook in hooks:
             hook.on_step(progress)
         session.look_after_save(hooks)
-        if session.phase_tokens // session.recipe.checkpoint.every_tokens > saved_at:
-            saved_at = session.phase_tokens // session.recipe.checkpoint.every_tokens
+        if session.phase_tokens >= phase.tokens:
+            break
+        if to_score.due(session.phase_tokens):
+            # Before saving: what a checkpoint has behind it has been scored.
+            session.score_held_out(f"at {session.phase_tokens:,} tokens", hooks)
+        if to_save.due(session.phase_tokens):
             session.save(hooks)
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
     return session.save(hooks, last=True)
 
 
+class _Every:
+    """Says once for every ``tokens`` tokens of a phase that it is time; never where ``tokens`` is None."""
+
+    def __init__(self, tokens: int | None, phase_tokens: int) -> None:
+        self._tokens, self._last = tokens, phase_tokens // tokens if tokens else 0
+
+    def due(self, phase_tokens: int) -> bool:
+        before, self._last = self._last, phase_tokens // self._tokens if self._tokens else 0
+        return self._last > before
+
+
+def _rhythms(recipe: Recipe) -> tuple[int | None, int | None]:
+    return recipe.checkpoint.every_tokens, recipe.evaluation.every_tokens
+
+
 def _act_on_numbers(session: Session, hooks: Sequence[Hook]) -> None:
     """Report a bad step and a slow rank; take the weights back or end the run where the recipe says so."""
     verdict, slow = session.guard.verdict, session.slow_ranks.look(session.training.watch.seconds())
-    events = [(verdict.kind, f"{verdict.text}; {verdict.action}")] if verdict.kind else []
+    place = place_in_data(session.folder.recipe, session.phase.name, session.phase_tokens)
+    events = [(verdict.kind, f"{verdict.text}; {verdict.action}; {place}")] if verdict.kind else []
     for kind, text in [*events, *([("slow rank", slow)] if slow else [])]:
         for hook in hooks:
             hook.on_event(kind, text)
     if verdict.action == "stop":
         session.settle(hooks)
-        place = place_in_data(session.recipe.name, session.phase.name, session.phase_tokens)
         raise UserError(f"{verdict.text}; {place}; mend the cause, or change the recipe's numbers section")
     if verdict.action == "rewind":
         session.rewind(hooks)

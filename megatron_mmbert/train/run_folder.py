@@ -1,4 +1,4 @@
-"""Where a run keeps its files: OUT/PHASE/{checkpoints, metrics.jsonl, tensorboard, bits_per_byte.json, recipe.yaml}."""
+"""Where a run keeps its files: OUT/PHASE/{checkpoints, metrics.jsonl, held_out.jsonl, recipe.yaml, ...}."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class PhaseFolder:
         return self.path / "bits_per_byte.json"
 
     @property
+    def held_out(self) -> Path:
+        """The same of every scoring, also on the way, as JSON lines."""
+        return self.path / "held_out.jsonl"
+
+    @property
     def heartbeat(self) -> Path:
         """Written anew as training lives; its age tells outside watchers more than its content."""
         return self.path / "heartbeat.json"
@@ -48,6 +53,11 @@ class PhaseFolder:
     def failed(self) -> Path:
         """Why the last process ended for good: another start would end the same way."""
         return self.path / "failed.json"
+
+    @property
+    def interrupted(self) -> Path:
+        """Why the last process ended without saving: a rank was lost or hung. Another start goes on."""
+        return self.path / "interrupted.json"
 
     @property
     def recipe(self) -> Path:

@@ -207,7 +207,8 @@ class Session:
         )
 
     def score_held_out(self, moment: str, hooks: Sequence[Hook]) -> None:
-        """Score the held-out text by language, tell the hooks and keep the result beside the checkpoints."""
+        """Score the held-out text by language, tell the hooks, and keep what was ``before`` and ``after`` the phase
+        beside the checkpoints."""
         if self._held_out is None:
             return
         self.training.gather_parameters()
@@ -215,7 +216,7 @@ class Session:
         values = {language: score.bits_per_byte for language, score in scores.items()}
         for hook in hooks:
             hook.on_scores(moment, values, self.tokens_before + self.phase_tokens)
-        if self.runtime.is_main:
+        if self.runtime.is_main and moment in ("before", "after"):
             known = json.loads(self.folder.scores.read_text()) if self.folder.scores.exists() else {}
             write_json(self.folder.scores, known | {moment: values})
 

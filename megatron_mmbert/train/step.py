@@ -22,6 +22,7 @@ from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
+from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.train.gradient_watch import GradientWatch
 
@@ -80,6 +81,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
 def _finalize(watch: GradientWatch, chunks: Any, *arguments: Any, **options: Any) -> None:
     """Sum the gradients over ranks, after a look at this rank's own."""
     watch.look(chunks)
+    whereabouts.at("the sum of gradients")
     finalize_model_grads(chunks, *arguments, **options)
 
 
@@ -120,6 +122,7 @@ def training_step(
     The loss is one global sum over one global count of scored tokens, so it does not depend on how the packs of the
     step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
+    whereabouts.at("the forward and backward pass")
     training.watch.start()
     for chunk in training.wrapped:
         chunk.train()
@@ -135,6 +138,7 @@ def training_step(
         micro_batch_size=1,
     )
     loss = _mean_loss(reports)
+    whereabouts.at("the update")
     if accept(loss):
         set_hyperparameters(training.optimizer, lr, phase.lr, weight_decay)
         training.optimizer.step()

@@ -136,6 +136,30 @@ def test_preflight_failure_is_not_tried_again(cluster: Cluster, recipe: Path, ou
     assert "/nowhere" in cluster.log() and "pre-flight failed" in cluster.log()
 
 
+def test_a_run_folder_that_hosts_do_not_share(cluster: Cluster, recipe: Path, output: Path) -> None:
+    own = "/dev/shm/out"  # each host has its own
+    job = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", own)
+    assert cluster.wait(job) == "FAILED 3:0"
+    assert "alone, and 2 nodes wrote theirs: they do not share this folder" in cluster.log()
+
+
+def test_a_lost_rank_is_named_and_the_job_goes_on(cluster: Cluster, recipe: Path, output: Path) -> None:
+    """Under torchrun the status 76 of the other rank is 1: the job reads the record."""
+    job = cluster.sbatch(
+        "--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, *LONG,
+        "parallel.lost_rank_seconds=12",
+    )  # fmt: skip
+    until(lambda: trains(output), 300, "training")
+    nodes = cluster.run("scontrol", "show", "hostnames", cluster.field(job, "NodeList")).stdout.split()
+    cluster.tool("on", nodes[1], "sh", "-c", "kill -STOP $(pgrep -f -- '-u -m megatron_mmbert.pretrain')")
+    until(lambda: "requeue: " in cluster.log(), 120, "a requeue")
+    requeued = next(line for line in cluster.log().splitlines() if "requeue: " in line)
+    assert "has not been heard of for 12 s" in requeued and nodes[1] in requeued
+    assert cluster.wait(job, 900) == "COMPLETED 0:0"
+    found = steps(output)
+    assert found == list(range(1, found[-1] + 1)) and where(output, "first") == (found[-1], True)
+
+
 @pytest.fixture(scope="module")
 def whole_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three phases, three variants, a merge; its store is for the jobs to make."""

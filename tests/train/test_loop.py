@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.union import open_stores
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train.hooks import MetricsFile
+from megatron_mmbert.train.hooks import HeldOutFile, MetricsFile
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.session import Session
 
@@ -156,3 +157,32 @@ def test_checkpoint_of_another_shape(recipe_path: Path, runtime: Runtime, whole:
     recipe = load_recipe(recipe_path, ["model.ffn_hidden_size=64"])
     with pytest.raises(UserError, match="ffn_hidden_size 48 and the recipe 64"):
         Session(recipe, recipe.phase("first"), whole[0], runtime)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_held_out_scores_on_the_way_survive_a_kill(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """Killed behind a checkpoint and a further scoring, resumed: every moment stands once, with the same values."""
+    recipe = load_recipe(recipe_path, ["evaluation.every_tokens=1100"])
+    phase = recipe.phase("first")
+    for output, killed_at in ((tmp_path / "whole", None), (tmp_path / "killed", 8), (tmp_path / "killed", None)):
+        session, asked = Session(recipe, phase, output, runtime), itertools.count()
+
+        def stop(asked: Iterator[int] = asked, killed_at: int | None = killed_at) -> bool:
+            if next(asked) == killed_at:
+                raise Killed
+            return False
+
+        tokens = session.tokens_before + session.phase_tokens
+        hook = HeldOutFile(session.folder.held_out, session.step, tokens)
+        with contextlib.nullcontext() if killed_at is None else pytest.raises(Killed):
+            train(session, [hook], stop)
+    rows = [json.loads(line) for line in (tmp_path / "whole/first/held_out.jsonl").open()]
+    assert rows == [json.loads(line) for line in (tmp_path / "killed/first/held_out.jsonl").open()]
+    places = [row["total_tokens"] // 1100 for row in rows[1:-1]]
+    assert rows[0]["moment"] == "before" and rows[-1]["moment"] == "after" and places == list(range(1, 6))
+    assert rows[1]["moment"] == f"at {rows[1]['total_tokens']:,} tokens"
+    assert all(set(row["bits_per_byte"]) == {"aaa_Latn", "bbb_Latn", "ccc_Cyrl"} for row in rows)
+    assert set(json.loads((tmp_path / "killed/first/bits_per_byte.json").read_text())) == {"before", "after"}
