@@ -2,10 +2,10 @@
 
 A collective that a lost rank takes part in ends with "connection closed", or after half an hour, and names nobody. So
 every rank counts aloud in the store that the process group met in, on a connection of its own, from a thread of its
-own. Rank 0 alone listens to all; what it finds missing it writes down, and the others read that one key: the work is
-linear in the ranks. A store that no longer answers means that its host, which is rank 0's, is lost. When a rank is
-lost the others print the sentence and end with :data:`STATUS_LOST_RANK`: their training threads sit in collectives that
-nothing else would wake.
+own. Rank 0 listens to all; what it finds missing it writes down, and the others read that one key and rank 0's: the
+work is linear in the ranks. A store that no longer answers means that its host, which is rank 0's, is lost. When a
+rank is lost the others print the sentence and end with :data:`STATUS_LOST_RANK`: their training threads sit in
+collectives that nothing else would wake.
 
 With its count every rank says where its training stands. When that is no news on any rank for long enough, one hangs:
 rank 0 says which, and all print where each of their threads is and end in the same way.
@@ -111,8 +111,8 @@ class Watch:
                 if self._rank == 0:
                     self._standings.hear(0, self._host, here, time.monotonic())
                     self._listen()
-                elif self._store_host == "its host" and self._store.check(["rank 0"]):
-                    self._store_host = self._store.get("rank 0").decode().split()[1]
+                elif self._store.check(["rank 0"]):
+                    self._listen_to_rank_0(self._store.get("rank 0").decode())
                 if self._store.check(["lost"]):
                     sentence = self._store.get("lost").decode()
                     self._stacks = self._store.check(["stacks"])
@@ -123,6 +123,16 @@ class Watch:
             except (RuntimeError, ValueError, IndexError):
                 continue  # the timing thread decides when no answer has been none for too long
             self._answered = time.monotonic()
+
+    def _listen_to_rank_0(self, value: str) -> None:
+        """Any other rank: rank 0 may be killed while the store, which torchrun serves, lives on."""
+        now = time.monotonic()
+        if value != self._heard.get(0, ("", 0.0))[0]:
+            self._heard[0] = (value, now)
+        if value.startswith("alive "):
+            self._store_host = value.split()[1]
+            if now - self._heard[0][1] > self._seconds:
+                self._tell(_silence({0: self._store_host}, self._seconds))
 
     def _listen(self) -> None:
         """Rank 0: note who still counts, and write down who does not."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch.distributed as dist
 
+from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.lost_ranks import Watch
 
 SILENCE = 1.6
@@ -45,6 +47,23 @@ def world() -> World:
     return World(3)
 
 
+def test_ranks_that_all_stand_still_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ranks of this test are in one process, so both stand where its main thread does."""
+    monkeypatch.setattr("faulthandler.dump_traceback", lambda *_, **__: None)
+    store, said = server(), {0: [], 1: []}
+    client = partial(dist.TCPStore, "127.0.0.1", store.port, is_master=False, wait_for_workers=False)
+    watches = [Watch(client(), rank, 2, SILENCE, said[rank].append, 2 * SILENCE) for rank in (0, 1)]
+    for step in range(12):
+        whereabouts.at("the data", step)
+        time.sleep(SILENCE / 3)
+    assert not any(said.values()), "they got on"
+    until(lambda: all(said.values()), 8 * SILENCE)
+    for rank in (0, 1):
+        assert "no rank has got on for " in said[rank][0] and "all are in the data of step 11" in said[rank][0]
+    for watch in watches:
+        watch.close()
+
+
 def close(world: World) -> None:
     for watch in world.watches:
         watch.close()
@@ -64,6 +83,16 @@ def test_a_silent_rank_is_named_on_all_others(world: World) -> None:
         (sentence,) = world.said[rank]
         assert sentence.startswith("rank 1 on ") and f"not been heard of for {SILENCE:g} s" in sentence
     assert not world.said[1]
+    close(world)
+
+
+def test_rank_0_is_named_though_the_store_answers(world: World) -> None:
+    """Under torchrun the store is the launcher's, which outlives a killed rank."""
+    time.sleep(SILENCE / 2)
+    world.die(0)
+    until(lambda: all(world.said[rank] for rank in (1, 2)), 6 * SILENCE)
+    for rank in (1, 2):
+        assert world.said[rank][0].startswith("rank 0 on ") and "not been heard of" in world.said[rank][0]
     close(world)
 
 

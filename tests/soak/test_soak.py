@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from soak import Killer, Run, differences, make_recipe
 
-from megatron_mmbert.checkpoint.folder import META_FILE, complete_checkpoints, seal
+from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, complete_checkpoints, seal
 
 KILLS, SEED = int(os.environ.get("SOAK_KILLS", "60")), int(os.environ.get("SOAK_SEED", "1"))
 STEPS_PER_KILL = 8
@@ -70,6 +70,7 @@ def test_a_sample_left_out_would_be_seen(folder: Path, recipe: Path, whole: Run)
     values["loader"]["pack"] += 1
     values["finished"] = False
     meta.write_text(json.dumps(values))
+    (meta.parent / CHECKSUM_FILE).unlink()
     seal(meta.parent)
     shutil.copy(whole.folder / "out/first/metrics.jsonl", run.checkpoints.parent)
     run.read = [steps[: values["step"]] for steps in whole.read]
