@@ -68,9 +68,11 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
             # Before saving: what a checkpoint has behind it has been scored.
             session.score_held_out(f"at {session.phase_tokens:,} tokens", hooks)
         if to_save.due(session.phase_tokens):
+            whereabouts.at("a checkpoint")
             session.save(hooks)
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
+    whereabouts.at("the last checkpoint")
     return session.save(hooks, last=True)
 
 
