@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
 EXIT_BAD_INPUT = 2
+NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
+"""What these errors of the system mean, in words."""
 
 
 class UserError(Exception):
@@ -33,3 +36,9 @@ def run_command(main: Callable[[], int | None]) -> None:
         # The reader of our output (`| head`) has gone; that is no error of ours.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{NO_ROOM[error.errno]}; make room and run it again", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)

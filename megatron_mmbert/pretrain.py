@@ -56,7 +56,7 @@ def main() -> int:
         finished = run(recipe, phase, folder, stop, arguments.start_from)
     except UserError as error:
         if folder.path.is_dir() and os.environ.get("RANK", "0") == "0":
-            write_json(folder.failed, {"error": str(error)})
+            folder.say(folder.failed, {"error": str(error)})
         raise
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STATUS_STOPPED
 
@@ -83,7 +83,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.folder import resolve
     from megatron_mmbert.parallel.runtime import any_rank
-    from megatron_mmbert.train.hooks import Heartbeat
+    from megatron_mmbert.train.hooks import Heartbeat, Tolerant
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.session import Session
 
@@ -100,7 +100,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
         for sign in (folder.stopped, folder.failed, folder.interrupted):
             sign.unlink(missing_ok=True)
         folder.path.mkdir(parents=True, exist_ok=True)
-        hooks = [Heartbeat(folder.heartbeat), stop]
+        hooks = [Tolerant(Heartbeat(folder.heartbeat)), stop]
     session = Session(recipe, phase, folder.output, runtime, start_from)
     if session.finished:
         if runtime.is_main:
@@ -122,7 +122,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
         print(f"phase {phase.name} complete: {path}")
     elif runtime.is_main:
         reason = stop.reason() or "another rank was asked to"
-        write_json(folder.stopped, {"reason": reason, "step": session.step, "checkpoint": str(path)})
+        folder.say(folder.stopped, {"reason": reason, "step": session.step, "checkpoint": str(path)})
         print(f"phase {phase.name} stopped ({reason}), run again to go on: {path}")
     parallel.shutdown()
     return done
@@ -131,10 +131,10 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
 def loggers(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Any]:
     """The hooks that the recipe's ``logging`` asks for; at ``step``, ``tokens`` over all phases, it is taken up."""
     from megatron_mmbert.train import trackers
-    from megatron_mmbert.train.hooks import Console, HeldOutFile, MetricsFile
+    from megatron_mmbert.train.hooks import Console, HeldOutFile, MetricsFile, Tolerant
 
     logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
-    hooks: list[Any] = [Console(logging.every_steps), MetricsFile(folder.metrics, step)]
+    hooks: list[Any] = [MetricsFile(folder.metrics, step)]
     if recipe.evaluation.stores:
         hooks.append(HeldOutFile(folder.held_out, step, tokens))
     if logging.tensorboard:
@@ -143,7 +143,7 @@ def loggers(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list
         hooks.append(trackers.WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
     if logging.mlflow:
         hooks.append(trackers.MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
-    return hooks
+    return [Console(logging.every_steps), *map(Tolerant, hooks)]
 
 
 def _describe(session: Any) -> None:

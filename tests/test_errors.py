@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable
 
@@ -31,6 +32,11 @@ def test_nearest() -> None:
         (lambda: 3, 3, ""),
         (raising(UserError("file.yaml:3: no such key; remove it")), 2, "error: file.yaml:3: no such key; remove it\n"),
         (raising(KeyboardInterrupt()), 130, "interrupted\n"),
+        (
+            raising(OSError(errno.ENOSPC, "", "out/store")),
+            2,
+            "error: out/store: the disk is full; make room and run it again\n",
+        ),
     ],
 )
 def test_exit_status(

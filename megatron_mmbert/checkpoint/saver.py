@@ -9,7 +9,6 @@ A failure on any rank is one on all: the half-written folder is removed, and the
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -25,11 +24,11 @@ from typing import Any
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, aside_of
 from megatron_mmbert.checkpoint.staging import Share, Stage
 from megatron_mmbert.checkpoint.writing import Cancelled, Written, commit, write_share
+from megatron_mmbert.errors import NO_ROOM
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 
 _NICENESS = 10  # on a CPU the writer works on the trainer's cores
 _WAIT = 0.01  # seconds between looks at the threads
-_NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 
 
 @dataclass(frozen=True)
@@ -218,5 +217,5 @@ def _reason(error: BaseException | None) -> str:
     if error is None:
         return ""
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{_NO_ROOM.get(error.errno, os.strerror(error.errno).lower())} on {socket.gethostname()}"
+        return f"{NO_ROOM.get(error.errno, os.strerror(error.errno).lower())} on {socket.gethostname()}"
     return f"{type(error).__name__} on {socket.gethostname()}: {error}"

@@ -7,10 +7,12 @@ or an optional package are in :mod:`.trackers`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from megatron_mmbert.train.progress import Progress
 
@@ -78,22 +80,31 @@ class MetricsFile(Hook):
     """Every number of every step as JSON lines, for plots and for programs.
 
     A resumed run appends; lines of steps after the checkpoint it resumed from are dropped first, so that no step
-    stands twice.
+    stands twice. While they cannot be written they are kept, and follow when there is room.
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= resumed_step]
         path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._pending = b""
 
     def on_step(self, progress: Progress) -> None:
         values = {name: getattr(progress, name) for name in Progress.__dataclass_fields__}
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        self._pending += json.dumps(values).encode() + b"\n"
+        self._write()
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._write()
+        finally:
+            self._file.close()
+
+    def _write(self) -> None:
+        while self._pending:
+            # Of a nearly full disk, part of a line may be taken: the rest must come right behind it.
+            self._pending = self._pending[self._file.write(self._pending) :]
 
 
 class HeldOutFile(Hook):
@@ -148,9 +159,44 @@ class Heartbeat(Hook):
     def _write(self, values: dict[str, object]) -> None:
         # Renamed into place so that a reader never sees half of it; not synced, as only a living reader cares.
         aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        aside.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
-        os.replace(aside, self._path)
+        try:
+            aside.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
+            os.replace(aside, self._path)
+        finally:
+            aside.unlink(missing_ok=True)
         self._written = time.monotonic()
+
+
+class Tolerant(Hook):
+    """Around a hook that writes files: that it cannot is said, every now and then, and training goes on."""
+
+    _EVERY = 600.0  # seconds
+
+    def __init__(self, hook: Hook) -> None:
+        self._hook, self._warned = hook, -math.inf
+
+    def on_step(self, progress: Progress) -> None:
+        self._call(self._hook.on_step, progress)
+
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+        self._call(self._hook.on_scores, moment, bits_per_byte, progress_tokens)
+
+    def on_save(self, path: Path, stalled: float, wrote: float) -> None:
+        self._call(self._hook.on_save, path, stalled, wrote)
+
+    def on_event(self, kind: str, text: str) -> None:
+        self._call(self._hook.on_event, kind, text)
+
+    def close(self) -> None:
+        self._call(self._hook.close)
+
+    def _call(self, method: Callable[..., None], *values: Any) -> None:
+        try:
+            method(*values)
+        except OSError as error:
+            if time.monotonic() - self._warned >= self._EVERY:
+                print(f"warning: {type(self._hook).__name__} cannot write ({error}); training goes on", flush=True)
+                self._warned = time.monotonic()
 
 
 def duration(seconds: float) -> str:

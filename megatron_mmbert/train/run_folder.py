@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.files import write_json
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class PhaseFolder:
     def failed(self) -> Path:
         """Why the last process ended for good: another start would end the same way."""
         return self.path / "failed.json"
+
+    def say(self, path: Path, values: dict[str, Any]) -> None:
+        """Write a small file beside the checkpoints; a disk without room for it is no reason to end a run."""
+        try:
+            write_json(path, values)
+        except OSError as error:
+            print(f"warning: {path}: not written ({error})", file=sys.stderr, flush=True)
 
     @property
     def interrupted(self) -> Path:

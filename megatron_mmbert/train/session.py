@@ -21,7 +21,6 @@ from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
-from megatron_mmbert.files import write_json
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.parallel.ceiling import measured_tflops
 from megatron_mmbert.parallel.runtime import Runtime, broadcast_object
@@ -218,7 +217,7 @@ class Session:
             hook.on_scores(moment, values, self.tokens_before + self.phase_tokens)
         if self.runtime.is_main and moment in ("before", "after"):
             known = json.loads(self.folder.scores.read_text()) if self.folder.scores.exists() else {}
-            write_json(self.folder.scores, known | {moment: values})
+            self.folder.say(self.folder.scores, known | {moment: values})
 
     def close(self) -> None:
         """Stop the loader's workers, and a checkpoint's writer if an error comes before its end."""

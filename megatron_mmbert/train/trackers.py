@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,23 +35,46 @@ def numbers(progress: Progress) -> dict[str, float]:
 
 
 class TensorBoard(Hook):
-    """Event files for TensorBoard: steps of the phase, and held-out scores over all tokens seen in the run."""
+    """Event files for TensorBoard: steps of the phase, and held-out scores over all tokens seen in the run.
+
+    After an error of the disk, what is new goes to a new file: the old one may end within a record.
+    """
+
+    _FLUSH_SECONDS = 20.0
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_step + 1)
+        self._folder = folder
+        self._writer: Any = self._open(resumed_step + 1)
 
     def on_step(self, progress: Progress) -> None:
-        for name, value in numbers(progress).items():
-            self._writer.add_scalar(name, value, progress.step)
+        self._add({name: (value, progress.step) for name, value in numbers(progress).items()})
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        for language, value in bits_per_byte.items():
-            self._writer.add_scalar(f"bits_per_byte/{language}", value, progress_tokens)
+        self._add({f"bits_per_byte/{name}": (value, progress_tokens) for name, value in bits_per_byte.items()})
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Its own thread would die of a full disk; so it flushes never, and this thread does.
+        writer = SummaryWriter(str(self._folder), purge_step=purge_step, flush_secs=10**9)
+        self._flushed = time.monotonic()
+        return writer
+
+    def _add(self, values: Mapping[str, tuple[float, int]]) -> None:
+        self._writer = self._writer or self._open()
+        try:
+            for name, (value, place) in values.items():
+                self._writer.add_scalar(name, value, place)
+            if time.monotonic() - self._flushed >= self._FLUSH_SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        except OSError:
+            self._writer = None
+            raise
 
 
 class WeightsAndBiases(Hook):

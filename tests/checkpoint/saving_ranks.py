@@ -1,8 +1,9 @@
 """Two ranks save in the background, once well and once with a full disk on rank 1; each notes what it saw.
 
-    python tests/checkpoint/saving_ranks.py FOLDER
+    python tests/checkpoint/saving_ranks.py FOLDER [really-full]
 
-Each rank holds half of the optimizer's state, so both write.
+Each rank holds half of the optimizer's state, so both write. By default rank 1 is made to believe that the disk is
+full; with ``really-full`` FOLDER is a small file system, which is filled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import json
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -24,7 +26,16 @@ from megatron_mmbert.checkpoint.writing import HashedFile
 from megatron_mmbert.parallel.runtime import any_rank
 
 
-def rank(number: int, folder: Path, store: Path) -> None:
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                pass
+        except OSError:
+            pass
+
+
+def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     os.environ.update({"RANK": str(number), "WORLD_SIZE": "2"})
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     parallel.start(seed=1)
@@ -47,7 +58,9 @@ def rank(number: int, folder: Path, store: Path) -> None:
     gate.set()
     seen["outcome"] = saver.wait().problem  # type: ignore[union-attr]
 
-    if number == 1:
+    if really_full and number == 0:
+        fill(folder)
+    elif number == 1 and not really_full:
 
         def full(self: HashedFile) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -58,13 +71,17 @@ def rank(number: int, folder: Path, store: Path) -> None:
         outcome = saver.poll()
         any_rank(False)  # training goes on with exchanges of its own
     seen["problem"] = outcome.problem
-    (folder / f"rank-{number}.json").write_text(json.dumps(seen))
+    if not really_full:
+        (folder / f"rank-{number}.json").write_text(json.dumps(seen))
+    assert "the disk is full" in outcome.problem, outcome
     parallel.shutdown()
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    torch.multiprocessing.start_processes(rank, (folder, folder / "store"), 2, start_method="fork")
+    folder, really_full = Path(sys.argv[1]), "really-full" in sys.argv
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = (folder, Path(meeting) / "store", really_full)
+        torch.multiprocessing.start_processes(rank, arguments, 2, start_method="fork")
 
 
 if __name__ == "__main__":
