@@ -73,7 +73,7 @@ def run(
     recipe = load_recipe(recipe_path, ["logging.tensorboard=true", *overrides])
     session, events = Session(recipe, recipe.phases[0], output, runtime), Events()
     session.folder.path.mkdir(parents=True, exist_ok=True)
-    writing = [Tolerant(Heartbeat(session.folder.heartbeat)), *loggers(recipe, session.folder, session.step)]
+    writing = [Tolerant(Heartbeat(session.folder.heartbeat)), *loggers(recipe, session.folder, session.step, 0)]
 
     def ask() -> bool:
         between(session, [events])
