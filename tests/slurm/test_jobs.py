@@ -151,7 +151,7 @@ def test_a_lost_rank_is_named_and_the_job_goes_on(cluster: Cluster, recipe: Path
     )  # fmt: skip
     until(lambda: trains(output), 300, "training")
     nodes = cluster.run("scontrol", "show", "hostnames", cluster.field(job, "NodeList")).stdout.split()
-    cluster.tool("on", nodes[1], "sh", "-c", "kill -STOP $(pgrep -f -- '-u -m megatron_mmbert.pretrain')")
+    cluster.tool("on", nodes[1], "sh", "-c", "kill -STOP $(pgrep -f -- '[-]u -m megatron_mmbert.pretrain')")
     until(lambda: "requeue: " in cluster.log(), 120, "a requeue")
     requeued = next(line for line in cluster.log().splitlines() if "requeue: " in line)
     assert "has not been heard of for 12 s" in requeued and nodes[1] in requeued
