@@ -3,7 +3,7 @@
 #   bash tests/run.sh                  everything but the slow tests
 #   bash tests/run.sh -m slow          the slow tests alone
 #   bash tests/run.sh -m slurm         the job scripts on a real Slurm (root; installs Debian's packages)
-#   bash tests/run.sh -m soak          a run killed 60 times (about ten minutes)
+#   bash tests/run.sh -m soak          a run killed 60 times
 #   bash tests/run.sh tests/data -k mixture    any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
