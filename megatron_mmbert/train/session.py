@@ -39,6 +39,7 @@ class Session:
     Attributes:
         step, phase_tokens: the clocks; ``tokens_before`` are real tokens of earlier phases.
         finished: the phase was complete before this process started.
+        saver: writes the phase's checkpoints.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Session:
         self.training: Training = build(recipe, phase)
         self.guard = Guard(recipe.numbers, meta.recent_losses)
         self.slow_ranks = SlowRanks(recipe.numbers.slow_rank)
-        self._saver = Saver(recipe.checkpoint.asynchronous, self._prune)
+        self.saver = Saver(recipe.checkpoint.asynchronous, self._prune)
         self._start: tuple[Path | None, CheckpointMeta] = (path, meta)
         self._take_up(path, meta)
         self.peak_flops = 1e12 * (
@@ -161,18 +162,18 @@ class Session:
             self.training.gather_parameters()
             self._saved_step = self.step
             state = checkpoints.state_of(self.training.encoders, self.training.optimizer)
-            self._after_save(self._saver.begin(path, self._meta(), state), hooks, last)
+            self._after_save(self.saver.begin(path, self._meta(), state), hooks, last)
         if last:
-            self._after_save(self._saver.wait(), hooks, last)
+            self._after_save(self.saver.wait(), hooks, last)
         return path
 
     def look_after_save(self, hooks: Sequence[Hook]) -> None:
         """Go on with the checkpoint that is being written, without waiting for it; between any two steps."""
-        self._after_save(self._saver.poll(), hooks)
+        self._after_save(self.saver.poll(), hooks)
 
     def settle(self, hooks: Sequence[Hook]) -> None:
         """Wait for the checkpoint that is being written."""
-        self._after_save(self._saver.wait(), hooks)
+        self._after_save(self.saver.wait(), hooks)
 
     def _after_save(self, outcome: Outcome | None, hooks: Sequence[Hook], last: bool = False) -> None:
         if outcome is None:
@@ -222,7 +223,7 @@ class Session:
     def close(self) -> None:
         """Stop the loader's workers, and a checkpoint's writer if an error comes before its end."""
         if not self.finished:
-            self._saver.cancel()
+            self.saver.cancel()
             self.loader.close()
 
 
