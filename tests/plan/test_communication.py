@@ -1,8 +1,14 @@
-"""Bytes that ranks send, against values worked out by hand."""
+"""Bytes that ranks send, against values worked out by hand and against what real steps exchange."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +53,54 @@ def test_recompute_repeats_the_forward_exchanges() -> None:
 def test_groups_inside_a_node() -> None:
     assert inside_node(replace(LAYOUT, data=4), 8) == Inside(tensor=True, data=True, pipeline=False)
     assert inside_node(replace(LAYOUT, tensor=3), 8).tensor is False
+
+
+COUNTED: list[tuple[int, dict[str, Any]]] = [
+    (2, {"tensor": 2}),
+    (2, {"tensor": 2, "recompute": "full"}),
+    (2, {"tensor": 2, "sequence": True, "recompute": "selective"}),
+    (2, {"distributed_optimizer": True, "overlap": True, "bucket_elements": 20_000}),
+    (2, {"overlap": True, "bucket_elements": 20_000}),
+    (2, {"pipeline": 2, "virtual_stages": 2}),
+    (4, {"tensor": 2, "pipeline": 2, "sequence": True, "recompute": "full"}),
+    (4, {"tensor": 2, "sequence": True, "distributed_optimizer": True}),
+]
+SMALL = ModelConfig(num_layers=5, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4, vocab_size=2048)
+
+
+def by_formula(ranks: int, section: dict[str, Any], stage: int) -> dict[str, float]:
+    """Bytes sent to each kind of ranks, of those steps that ``count_traffic.py`` takes."""
+    changes = {name: value for name, value in section.items() if name not in ("bucket_elements", "overlap")}
+    changes["virtual"] = changes.pop("virtual_stages", 1)
+    layout = replace(Layout(micro_tokens=256, scored=0.25, micro_batches=4), **changes).with_ranks(ranks)
+    sent = rank_traffic(SMALL, layout, stage)
+    kinds = {"tensor": sent.tensor, "data": sent.gradients + sent.weights, "pipeline": sent.pipeline + sent.tied}
+    return {kind: count for kind, count in kinds.items() if count}
+
+
+@pytest.fixture(scope="module")
+def counted() -> list[list[dict[str, Any]]]:
+    """Bytes of real steps: in a process of its own, whose ranks are forked."""
+    script = Path(__file__).with_name("count_traffic.py")
+    command = [sys.executable, "-W", "ignore", str(script), json.dumps(COUNTED)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("which", range(len(COUNTED)), ids=[json.dumps(section) for _, section in COUNTED])
+def test_real_steps_send_these_bytes(counted: list[list[dict[str, Any]]], which: int) -> None:
+    """Within 1 %: the RMS, the loss, counts of rows, and the padding of the distributed optimizer's buffers are left
+    out of the formula."""
+    for rank in counted[which]:
+        expected = by_formula(*COUNTED[which], rank["stage"])
+        assert expected, "a layout of several ranks sends something"
+        for kind, sent in expected.items():
+            assert rank["sent"][kind] == pytest.approx(sent, rel=0.01), kind
+        others = sum(sent for kind, sent in rank["sent"].items() if kind not in expected)
+        assert others < 0.01 * sum(expected.values())
+
+
+def test_the_bytes_of_another_layout_would_be_noticed(counted: list[list[dict[str, Any]]]) -> None:
+    sent = counted[1][0]["sent"]["tensor"]
+    assert sent != pytest.approx(by_formula(*COUNTED[0], 0)["tensor"], rel=0.01)
