@@ -60,6 +60,26 @@ def inside_node(layout: Layout, per_node: int) -> Inside:
     return Inside(*(span <= per_node and per_node % span == 0 for span in spans))
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """Share of each kind's bytes that goes to other nodes."""
+
+    tensor: float
+    data: float
+    pipeline: float
+
+
+def leaving(layout: Layout, per_node: int) -> Leaving:
+    """Of a ring over nodes one hop leaves a node for as many ranks as it has in there; of sends all, as the slowest
+    pair of stages sets the pace."""
+    inside = inside_node(layout, per_node)
+    return Leaving(
+        tensor=0.0 if inside.tensor else 1 / min(layout.tensor, per_node),
+        data=0.0 if inside.data else 1 / min(layout.data, max(1, per_node // layout.tensor)),
+        pipeline=0.0 if inside.pipeline else 1.0,
+    )
+
+
 def rank_traffic(model: ModelConfig, layout: Layout, rank: int) -> Traffic:
     """Of pipeline rank ``rank``, each of whose tensor- and data-parallel ranks sends as much."""
     part = parts(model, layout)[rank]

@@ -14,9 +14,9 @@ from megatron_mmbert.config.quantities import value_at
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Phase, Recipe
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.stages import EMBEDDING_IN_LAYERS, head_in_layers
-from megatron_mmbert.plan.communication import inside_node, rank_traffic
+from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
-from megatron_mmbert.plan.layout import Layout, layout_of, parts
+from megatron_mmbert.plan.layout import Layout, layout_of, parts, rank_parameters, table_parameters
 from megatron_mmbert.plan.memory import most_loaded
 from megatron_mmbert.train.clocks import batch_ramp
 
@@ -39,7 +39,8 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Point:
-    """The fastest layout of ``gpus`` for a phase; ``efficiency`` is against as many times one GPU's given speed."""
+    """The fastest layout of ``gpus`` for a phase; ``efficiency`` is against as many times one GPU's given speed,
+    ``without_overlap`` and ``with_overlap`` the same of this layout whatever the recipe's ``overlap`` is."""
 
     gpus: int
     parallel: ParallelConfig
@@ -47,6 +48,8 @@ class Point:
     step: StepTime
     tokens_per_second: float
     efficiency: float
+    without_overlap: float
+    with_overlap: float
     days: float
 
 
@@ -62,14 +65,22 @@ def step_time(model: ModelConfig, layout: Layout, gpu: Gpu, speed: float, overla
 
 
 def _exposed(model: ModelConfig, layout: Layout, rank: int, gpu: Gpu, hidden_behind: float) -> float:
-    """Gradients hide behind the last micro batch's backward pass (2/3 of it), weights behind a forward pass."""
-    traffic, inside = rank_traffic(model, layout, rank), inside_node(layout, gpu.per_node)
-    tensor, data, pipeline = (
-        gpu.node_link if within else gpu.network for within in (inside.tensor, inside.data, inside.pipeline)
-    )
-    seconds = traffic.tensor / tensor + (traffic.pipeline + traffic.tied) / pipeline
-    seconds += max(0.0, traffic.gradients / data - hidden_behind * 2 / 3)
-    return seconds + max(0.0, traffic.weights / data - hidden_behind / 3)
+    """Gradients hide behind the last micro batch's backward pass (2/3 of it), weights behind a forward pass; not so the
+    tied table's on the first stage: its gradient is complete when backward ends, and forward begins with it."""
+    traffic, part = rank_traffic(model, layout, rank), parts(model, layout)[rank]
+    shares = leaving(layout, gpu.per_node)
+    seconds = _seconds(traffic.tensor, shares.tensor, gpu)
+    seconds += _seconds(traffic.pipeline + traffic.tied, shares.pipeline, gpu)
+    table = table_parameters(model, layout.tensor) / rank_parameters(model, layout, part) if part.first else 0.0
+    for sent, room in ((traffic.gradients, hidden_behind * 2 / 3), (traffic.weights, hidden_behind / 3)):
+        whole = _seconds(sent, shares.data, gpu)
+        seconds += whole - min((1 - table) * whole, room)
+    return seconds
+
+
+def _seconds(sent: float, leaving_share: float, gpu: Gpu) -> float:
+    """Of a rank's messages; where they take both kinds of links, the slower sets the pace."""
+    return max(sent * (1 - leaving_share) / gpu.node_link, sent * leaving_share / gpu.network)
 
 
 def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> Layout | None:
@@ -131,10 +142,13 @@ def _days(points: Sequence[Point]) -> float:
 
 
 def _point(recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: Layout, speed: float, gpu: Gpu) -> Point:
-    step = step_time(recipe.model, layout, gpu, speed, parallel.overlap)
-    rate = layout.micro_batches * layout.data * layout.micro_tokens / step.total
-    gpus = layout.ranks
-    return Point(gpus, parallel, layout, step, rate, rate / (gpus * speed), phase.tokens / rate / 86_400)
+    steps = [step_time(recipe.model, layout, gpu, speed, overlap) for overlap in (False, True)]
+    alone = layout.micro_batches * layout.data * layout.micro_tokens / speed
+    efficiencies = [alone / (layout.ranks * step.total) for step in steps]
+    efficiency = efficiencies[parallel.overlap]
+    rate = efficiency * layout.ranks * speed
+    days = phase.tokens / rate / 86_400
+    return Point(layout.ranks, parallel, layout, steps[parallel.overlap], rate, efficiency, *efficiencies, days)
 
 
 def scaling(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu, most: int = MOST_GPUS) -> list[Point]:

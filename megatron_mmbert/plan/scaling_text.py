@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
 from megatron_mmbert.errors import UserError
-from megatron_mmbert.plan.communication import inside_node, rank_traffic
+from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.layout import Layout
 from megatron_mmbert.plan.memory import most_loaded
@@ -44,16 +44,15 @@ def choice_text(recipe: Recipe, points: Sequence[Point], gpu: Gpu) -> str:
 
 def traffic_text(model: ModelConfig, layout: Layout, gpu: Gpu) -> str:
     """One row per pipeline rank, MB (10^6 bytes) that each of its ranks sends in a step, and over which links."""
-    inside = inside_node(layout, gpu.per_node)
+    shares = leaving(layout, gpu.per_node)
     header = ["pipeline rank", "layers", "embedding", "head", "pipeline", "tied table", "gradients", "weights"]
     rows = []
     for rank in range(layout.pipeline):
         sent = rank_traffic(model, layout, rank)
         tensor, data = (sent.layers, sent.embedding, sent.head), (sent.gradients, sent.weights)
-        groups = ((inside.tensor, sum(tensor)), (inside.data, sum(data)))
-        groups += ((inside.pipeline, sent.pipeline + sent.tied),)  # type: ignore[assignment]
-        within = sum(count for stays, count in groups if stays)
-        counts = (*tensor, sent.pipeline, sent.tied, *data, within, sent.total - within)
+        away = shares.tensor * sum(tensor) + shares.data * sum(data)
+        away += shares.pipeline * (sent.pipeline + sent.tied)
+        counts = (*tensor, sent.pipeline, sent.tied, *data, sent.total - away, away)
         rows.append([str(rank), *(f"{count / 1e6:,.1f}" for count in counts)])
     header += ["in the node", "between nodes"]
     title = f"sent by a rank in a step, MB, estimated ({layout.micro_batches} micro batches of a rank)"
@@ -65,13 +64,15 @@ def scaling_text(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu) -> str:
     points = scaling(recipe, phase, speed, gpu)
     if not points:
         return f"phase {phase.name}: no layout is legal and fits {gpu.name}"
-    header = ["GPUs", "layout", "tokens/s", "efficiency", "days"]
+    header = ["GPUs", "layout", "tokens/s", "efficiency", "without\noverlap", "with\noverlap", "days"]
     rows = [
         [
             f"{point.gpus:,}",
             point.layout.describe(),
             short_count(round(point.tokens_per_second)),
             f"{point.efficiency:.1%}",
+            f"{point.without_overlap:.1%}",
+            f"{point.with_overlap:.1%}",
             f"{point.days:.3g}",
         ]
         for point in points
@@ -86,6 +87,6 @@ def scaling_text(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu) -> str:
     left_out = f"; not legal or too large, and left out: {', '.join(missing)} GPUs" if missing else ""
     title = f"phase {phase.name}: forecast at its full batch, from {speed:,.0f} tokens/s of one {gpu.name}"
     return (
-        f"{title}\n{table(header, rows, [True, False, True, True, True])}\n"
+        f"{title}\n{table(header, rows, [True, False, *[True] * 5])}\n"
         f"scaling ends at {fastest.gpus:,} GPUs: {bound} bounds the data-parallel ranks{left_out}"
     )

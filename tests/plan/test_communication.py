@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.plan.communication import Inside, inside_node, rank_traffic
+from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
 from megatron_mmbert.plan.layout import Layout
 
 MODEL = ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, vocab_size=1024)
@@ -53,6 +53,14 @@ def test_recompute_repeats_the_forward_exchanges() -> None:
 def test_groups_inside_a_node() -> None:
     assert inside_node(replace(LAYOUT, data=4), 8) == Inside(tensor=True, data=True, pipeline=False)
     assert inside_node(replace(LAYOUT, tensor=3), 8).tensor is False
+
+
+def test_what_leaves_a_node() -> None:
+    """Sixteen data-parallel ranks of two tensor-parallel ones: four of them in each node of eight."""
+    assert leaving(Layout(tensor=2, data=16), 8) == Leaving(tensor=0, data=1 / 4, pipeline=1)
+    assert leaving(Layout(tensor=2, data=4), 8) == Leaving(0, 0, 0)
+    assert leaving(Layout(data=2, pipeline=8), 8) == Leaving(0, 0, 1)
+    assert leaving(Layout(tensor=16), 8).tensor == 1 / 8
 
 
 COUNTED: list[tuple[int, dict[str, Any]]] = [

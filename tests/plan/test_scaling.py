@@ -11,7 +11,7 @@ from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.recipe import ModelConfig, Recipe
 from megatron_mmbert.plan.gpus import gpu_of
-from megatron_mmbert.plan.layout import Layout
+from megatron_mmbert.plan.layout import Layout, parts, rank_parameters
 from megatron_mmbert.plan.memory import most_loaded
 from megatron_mmbert.plan.scaling import best, scaling, step_time
 
@@ -33,6 +33,9 @@ def test_one_gpu_has_the_given_speed_and_efficiency_only_falls(recipe: Recipe) -
         efficiencies = [point.efficiency for point in points]
         assert max(efficiencies) <= 1 + 1e-12 and len(points) > 3
         assert efficiencies == sorted(efficiencies, reverse=True)
+        for point in points:
+            assert point.without_overlap <= point.with_overlap
+            assert point.efficiency == (point.with_overlap if point.parallel.overlap else point.without_overlap)
 
 
 def test_chosen_layouts_are_legal_and_fit(recipe: Recipe) -> None:
@@ -50,3 +53,19 @@ def test_the_bubble_and_what_overlap_hides() -> None:
     assert slow.bubble == pytest.approx(slow.compute / 4 / 2)
     assert step_time(ModelConfig(), layout, H100, 1e4, overlap=True).communication < slow.communication
     assert step_time(ModelConfig(), Layout(), H100, 8192, overlap=False).total == pytest.approx(1)
+
+
+def test_the_tied_table_is_never_hidden() -> None:
+    """Of a step so long that all else hides: the table's gradient and weights, over the node's links."""
+    layout = Layout(data=8, distributed_optimizer=True)
+    model = ModelConfig()
+    exposed = step_time(model, layout, H100, 1.0, overlap=True).communication
+    assert exposed == pytest.approx(7 / 8 * (4 + 2) * model.vocab_size * model.hidden_size / H100.node_link)
+
+
+def test_a_ring_over_nodes_keeps_the_pace_of_its_slower_links() -> None:
+    """Of sixteen ranks eight are in each node: an eighth of what each sends leaves it."""
+    model, layout = ModelConfig(), Layout(data=16)
+    sent = 2 * 15 / 16 * 4 * rank_parameters(model, layout, parts(model, layout)[0])
+    for gpu, seconds in ((H100, sent / 8 / 50e9), (replace(H100, network=100e9), sent * 7 / 8 / 450e9)):
+        assert step_time(model, layout, gpu, 1e5, overlap=False).communication == pytest.approx(seconds)
