@@ -29,6 +29,7 @@ from megatron_mmbert.plan.forecast import Machine, forecast
 from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of
 from megatron_mmbert.plan.memory_text import largest_layout, memory_text
 from megatron_mmbert.plan.plan import Plan, as_json, make_plan
+from megatron_mmbert.plan.scaling import scaling
 from megatron_mmbert.plan.scaling_text import choice_text, choose, scaling_text, traffic_text
 from megatron_mmbert.plan.text import plan_text
 
@@ -45,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, action="append", default=[], metavar="FILE", help=".png or .json")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs that train (default %(default)s)")
     parser.add_argument("--gpu", metavar="KIND", help=f"choose a layout and forecast scaling: {', '.join(KINDS)}")
+    parser.add_argument("--scaling-picture", type=Path, metavar="PNG", help="draw the forecast; with --gpu")
     parser.add_argument("--link-bandwidth", type=float, metavar="GB/S", help="of --gpu in its node, one direction")
     parser.add_argument("--network-bandwidth", type=float, metavar="GB/S", help="of --gpu to other nodes")
     speed = parser.add_mutually_exclusive_group()
@@ -79,17 +81,23 @@ def main() -> None:
         speeds = [found.tokens_per_second for each in single.phases if (found := forecast(each, single.machine))]
         points = choose(recipe, speeds, machine.gpus, gpu)
         further.append(choice_text(recipe, points, gpu))
-        forecasts = [scaling_text(recipe, phase, rate, gpu) for phase, rate in zip(recipe.phases, speeds, strict=True)]
+        phases = list(zip(recipe.phases, speeds, strict=True))
+        forecasts = {phase.name: scaling(recipe, phase, rate, gpu) for phase, rate in phases}
+        texts = [scaling_text(phase, forecasts[phase.name], rate, gpu) for phase, rate in phases]
         recipe = recipe.model_copy(update={"parallel": points[0].parallel})
-        further += [traffic_text(recipe.model, largest_layout(recipe, machine.gpus), gpu), *forecasts]
+        further += [traffic_text(recipe.model, largest_layout(recipe, machine.gpus), gpu), *texts]
     plan = make_plan(recipe, machine, *text)
     for path in arguments.output:
         _write(plan, path)
+    if gpu and arguments.scaling_picture:
+        from megatron_mmbert.plan.scaling_picture import draw_scaling
+
+        draw_scaling(recipe.name, forecasts, gpu, arguments.scaling_picture)
     print(plan_text(plan, arguments.all))
     print(f"\n{memory_text(recipe, arguments.gpus)}")
     for part in further:
         print(f"\n{part}")
-    for path in arguments.output:
+    for path in [*arguments.output, *([arguments.scaling_picture] if arguments.scaling_picture else [])]:
         print(f"wrote {path}")
 
 
@@ -109,7 +117,12 @@ def _gpu(arguments: argparse.Namespace) -> Gpu | None:
             raise UserError(f"--{name}-bandwidth {value:g}: must be above 0")
         if value is not None and arguments.gpu is None:
             raise UserError(f"--{name}-bandwidth: belongs to a kind of GPU; give --gpu too")
+    picture = arguments.scaling_picture
+    if picture and picture.suffix != ".png":
+        raise UserError(f"--scaling-picture {picture}: name a file that ends in .png")
     if arguments.gpu is None:
+        if picture:
+            raise UserError(f"--scaling-picture {picture}: shows a kind of GPU; give --gpu too")
         return None
     return gpu_of(arguments.gpu, *(None if value is None else value * 1e9 for value in given.values()))
 

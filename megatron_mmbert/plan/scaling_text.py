@@ -10,7 +10,7 @@ from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.layout import Layout
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.plan.scaling import MOST_GPUS, Point, best, phase_layout, scaling
+from megatron_mmbert.plan.scaling import MOST_GPUS, Point, best, phase_layout
 from megatron_mmbert.report.style import short_count
 from megatron_mmbert.report.text_table import table
 
@@ -59,9 +59,8 @@ def traffic_text(model: ModelConfig, layout: Layout, gpu: Gpu) -> str:
     return f"{title}\n{table(header, rows, [True] * len(header))}"
 
 
-def scaling_text(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu) -> str:
+def scaling_text(phase: Phase, points: Sequence[Point], speed: float, gpu: Gpu) -> str:
     """The forecast of a phase, where its scaling ends, and what bounds it."""
-    points = scaling(recipe, phase, speed, gpu)
     if not points:
         return f"phase {phase.name}: no layout is legal and fits {gpu.name}"
     header = ["GPUs", "layout", "tokens/s", "efficiency", "without\noverlap", "with\noverlap", "days"]

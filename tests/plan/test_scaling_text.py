@@ -18,8 +18,10 @@ def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
-    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4")
+    picture = tmp_path / "scaling.png"
+    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-picture", str(picture))
     assert done.returncode == 0, done.stderr
+    assert picture.read_bytes()[:4] == b"\x89PNG" and f"wrote {picture}" in done.stdout
     assert "layout chosen for 32 h100: tp" in done.stdout and "own layout is not legal for so many" in done.stdout
     assert "between nodes" in done.stdout
     assert "a step of 96 micro batches, 8 at the ramp's start, bounds" in done.stdout
@@ -32,6 +34,8 @@ def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
         (("--gpu", "h100"), "--gpu h100: needs a speed"),
         (("--gpus", "7", "--gpu", "h100", "--mfu", "0.4"), "--gpus 7: no layout of h100 is legal"),
         (("--link-bandwidth", "5"), "--link-bandwidth: belongs to a kind"),
+        (("--scaling-picture", "a.png"), "--scaling-picture a.png: shows a kind of GPU; give --gpu too"),
+        (("--gpu", "h100", "--mfu", "0.4", "--scaling-picture", "a.pdf"), "a.pdf: name a file that ends in .png"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
