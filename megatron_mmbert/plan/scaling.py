@@ -148,7 +148,17 @@ def _point(recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: Layou
     efficiency = efficiencies[parallel.overlap]
     rate = efficiency * layout.ranks * speed
     days = phase.tokens / rate / 86_400
-    return Point(layout.ranks, parallel, layout, steps[parallel.overlap], rate, efficiency, *efficiencies, days)
+    return Point(
+        layout.ranks,
+        parallel,
+        layout,
+        steps[parallel.overlap],
+        rate,
+        efficiency,
+        efficiencies[0],
+        efficiencies[1],
+        days,
+    )
 
 
 def scaling(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu, most: int = MOST_GPUS) -> list[Point]:

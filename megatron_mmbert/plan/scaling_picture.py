@@ -50,7 +50,8 @@ def _efficiency(axes: Any, forecasts: Mapping[str, Sequence[Point]]) -> None:
         groups.setdefault(curve, []).append(name)
     handles = []
     for number, names in enumerate(groups.values()):
-        style, points = {"color": LINES[number % len(LINES)], "zorder": 3 + number}, forecasts[names[0]]
+        style: dict[str, Any] = {"color": LINES[number % len(LINES)], "zorder": 3 + number}
+        points = forecasts[names[0]]
         places = [_SIZES.index(point.gpus) for point in points]
         axes.plot(places, [point.with_overlap for point in points], marker="o", markersize=4, linewidth=1.8, **style)
         bare = [point.without_overlap for point in points]
@@ -93,8 +94,8 @@ def _times(axes: Any, name: str, points: Sequence[Point]) -> None:
     axes.set_xticks(range(len(_SIZES)), labels, fontsize=8.5)
     axes.tick_params(axis="x", length=0)
     handles = [Line2D([], [], marker="s", linestyle="", color=colour, label=text) for text, colour in _PARTS.values()]
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1.18), "borderaxespad": 0}
-    axes.legend(handles=handles, ncols=len(handles), fontsize=9, **place)
+    corner: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.18), "borderaxespad": 0}
+    axes.legend(handles=handles, ncols=len(handles), fontsize=9, **corner)
 
 
 def _label(size: int, layout: Layout | None) -> str:
