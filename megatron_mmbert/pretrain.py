@@ -157,7 +157,8 @@ def _describe(session: Any) -> None:
     print(
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
         f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {session.runtime.describe()}, "
-        f"peak {session.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(session.training.encoders[0])}"
+        f"peak {session.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(session.training.encoders[0])}, "
+        f"linears {session.training.linears}"
     )
     most = max(plan, key=lambda group: group.epochs)
     if most.epochs > 4:

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from megatron_mmbert.attention.plan import Layout, Request, flash_refusal, window_pair
+from megatron_mmbert.kernels.fp8 import REMEDY, held_off
 
-REMEDY = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
+__all__ = ["REMEDY", "attend", "refusal"]
 _TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed samples
 
 
@@ -27,13 +28,14 @@ def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_e
     """See :mod:`megatron_mmbert.attention.plan`."""
     tokens, heads, width = q_THD.shape
     bounds, longest = layout.cu_seqlens, layout.max_seqlen
-    out = _module(heads, width, window_each_side)(
-        *(x.contiguous() for x in (q_THD, k_THD, v_THD)),
-        cu_seqlens_q=bounds,
-        cu_seqlens_kv=bounds,
-        max_seqlen_q=longest,
-        max_seqlen_kv=longest,
-    )
+    with held_off():  # one module serves all layers, which FP8's bookkeeping does not allow
+        out = _module(heads, width, window_each_side)(
+            *(x.contiguous() for x in (q_THD, k_THD, v_THD)),
+            cu_seqlens_q=bounds,
+            cu_seqlens_kv=bounds,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
     return out.view(tokens, heads, width)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from megatron_mmbert.config.languages import expand
 from megatron_mmbert.config.numbers import NumbersConfig
 from megatron_mmbert.config.parallel import misfit
+from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
 from megatron_mmbert.config.section import Section
 from megatron_mmbert.errors import nearest
@@ -266,16 +267,6 @@ class ParallelConfig(Section):
                 f"{self.pipeline} x virtual_stages {self.virtual_stages}); give one for each"
             )
         return self
-
-
-class PrecisionConfig(Section):
-    """Arithmetic of the layers; master weights and the optimizer are always fp32."""
-
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    attention_local: str = "auto"
-    """Attention engine of the layers with a window; ``python -m megatron_mmbert.doctor`` lists what runs here."""
-    attention_global: str = "auto"
-    """Attention engine of the layers that see the whole sample."""
 
 
 class CheckpointConfig(Section):

@@ -62,7 +62,9 @@ def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
 
 def load_encoder(path: Path, meta: CheckpointMeta, recipe: Recipe) -> Encoder:
     """The checkpoint's encoder, whole, on this process's device."""
-    config = encoder_config(recipe.model, meta.rope_theta, meta.rope_theta_local, precision=recipe.precision)
+    config = encoder_config(
+        recipe.model, meta.rope_theta, meta.rope_theta_local, precision=recipe.precision.for_scoring
+    )
     encoder = Encoder(config, recipe.model.vocab_size)
     encoder.to(current().device)
     checkpoints.load(path, encoder, None)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
+from megatron_mmbert.config.precision import PrecisionConfig
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.stages import stage_layout
 
 
@@ -24,6 +25,8 @@ class EncoderConfig(TransformerConfig):
     rope_theta_local: float = 10_000.0
     attention_local: str = "auto"
     attention_global: str = "auto"
+    layers: str = "torch"
+    fp8_linears: tuple[str, ...] = ()
 
     def is_global(self, layer: int) -> bool:
         """Whether layer ``layer`` (0-based, counted over all pipeline stages) attends to the whole sample."""
@@ -48,14 +51,15 @@ def encoder_config(
     """Megatron-Core's configuration of an encoder.
 
     Args:
+        precision: as :func:`megatron_mmbert.model.te_layers.settled` gives it.
         scored_share: the share of rows that reach the head, for balancing pipeline stages.
 
     Choices that matter: exact (erf) GELU, so Megatron's fused GeGLU, which is the tanh form, stays off; loss summed
     per token and divided once by the global count; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the
     layers.
     """
-    parallel = parallel or ParallelConfig()
-    bf16 = precision is not None and precision.dtype == "bf16"
+    parallel, precision = parallel or ParallelConfig(), precision or PrecisionConfig()
+    bf16 = precision.dtype == "bf16"
     on_cpu = not torch.cuda.is_available()
     return EncoderConfig(
         num_layers=model.num_layers,
@@ -80,6 +84,7 @@ def encoder_config(
         sequence_parallel=parallel.sequence and parallel.tensor > 1,
         **_pipeline(model, parallel, scored_share, on_cpu),
         **_RECOMPUTE[parallel.recompute],
+        **_layers(precision),
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         pipeline_dtype=torch.bfloat16 if bf16 else torch.float32,
         bf16=bf16,
@@ -89,8 +94,8 @@ def encoder_config(
         window_each_side=model.window_each_side,
         rope_theta=rope_theta,
         rope_theta_local=rope_theta_local,
-        attention_local=precision.attention_local if precision else "auto",
-        attention_global=precision.attention_global if precision else "auto",
+        attention_local=precision.attention_local,
+        attention_global=precision.attention_global,
     )
 
 
@@ -99,6 +104,35 @@ _RECOMPUTE: dict[str, dict[str, Any]] = {
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
+
+
+# Hybrid: gradients in the format of wide range. Blocks of 128 have a scale each, so that the precise one serves both.
+_FP8: dict[str, dict[str, Any]] = {
+    "delayed": {
+        "fp8": "hybrid",
+        "fp8_recipe": "delayed",
+        "fp8_amax_history_len": 1024,
+        "fp8_amax_compute_algo": "max",
+    },
+    "current": {"fp8": "hybrid", "fp8_recipe": "tensorwise"},
+    "block": {"fp8": "e4m3", "fp8_recipe": "blockwise"},
+}
+
+
+def _layers(precision: PrecisionConfig) -> dict[str, Any]:
+    """Which linears the body has, and in what they multiply.
+
+    Raises:
+        ValueError: linears are left to a probe, which has to come first.
+    """
+    if precision.fp8 != "none" and precision.fp8_linears == "probe":
+        raise ValueError("which linears run in FP8 is not settled; see model.te_layers.settled")
+    in_fp8 = tuple(precision.fp8_linears) if precision.fp8 != "none" else ()
+    if precision.layers != "te" and not in_fp8:
+        return {}
+    # Weights are cast anew for each micro batch: a cached cast would outlive an update, or a checkpoint's loading.
+    settings: dict[str, Any] = {"layers": "te", "fp8_linears": in_fp8, "disable_parameter_transpose_cache": True}
+    return settings | (_FP8[precision.fp8] if in_fp8 else {})
 
 
 def _pipeline(model: ModelConfig, parallel: ParallelConfig, scored_share: float, on_cpu: bool) -> dict[str, Any]:

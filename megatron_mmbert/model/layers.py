@@ -31,6 +31,7 @@ from megatron_mmbert.model.dropout import output_dropout
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.rope import rotate
+from megatron_mmbert.model.te_layers import linear_spec
 
 
 class PackedAttention(torch.nn.Module):
@@ -123,8 +124,9 @@ def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
     return add
 
 
-def layer_spec(layer: int) -> ModuleSpec:
+def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
     """The spec of layer ``layer`` (0-based over all pipeline stages)."""
+    linear = _linears(config)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -133,26 +135,35 @@ def layer_spec(layer: int) -> ModuleSpec:
                 module=PackedSelfAttention,
                 params={"attn_mask_type": AttnMaskType.padding},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear, core_attention=PackedAttention, linear_proj=RowParallelLinear
+                    linear_qkv=linear["qkv"], core_attention=PackedAttention, linear_proj=linear["proj"]
                 ),
             ),
             self_attn_bda=_add,
             pre_mlp_layernorm=WeightOnlyLayerNorm,
             mlp=ModuleSpec(
                 module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear, activation_func=GeGlu
-                ),
+                submodules=MLPSubmodules(linear_fc1=linear["fc1"], linear_fc2=linear["fc2"], activation_func=GeGlu),
             ),
             mlp_bda=_add,
         ),
     )
 
 
+def _linears(config: EncoderConfig) -> dict[str, Any]:
+    if config.layers == "te":
+        return {name: linear_spec(config, name) for name in ("qkv", "proj", "fc1", "fc2")}
+    return {
+        "qkv": ColumnParallelLinear,
+        "proj": RowParallelLinear,
+        "fc1": ColumnParallelLinear,
+        "fc2": RowParallelLinear,
+    }
+
+
 def block_spec(config: EncoderConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """The layers of this pipeline stage (of chunk ``vp_stage`` under interleaving), and the final norm."""
     first = get_transformer_layer_offset(config, vp_stage)
     return TransformerBlockSubmodules(
-        layer_specs=[layer_spec(first + number) for number in range(get_num_layers_to_build(config, vp_stage))],
+        layer_specs=[layer_spec(config, first + number) for number in range(get_num_layers_to_build(config, vp_stage))],
         layer_norm=WeightOnlyLayerNorm,
     )

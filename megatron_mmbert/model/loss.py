@@ -15,13 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_mmbert.kernels.compiled import compiled_on_gpu
+
 IGNORED = -100
 # Logits of one chunk. Each chunk reads the table twice and adds to the whole of its gradient, so few chunks are fast.
 LOGITS_PER_CHUNK = 2**27  # fp32: 512 MiB, 524 rows of 256,000
+GPU_LOGITS_PER_CHUNK = 2**30  # bf16: 2 GiB, 4,194 rows of 256,000
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.
 _CPU_SCRATCH_ELEMENTS = 2**22
-_GPU_SCRATCH_ELEMENTS = 2**26
+_GPU_SCRATCH_ELEMENTS = 2**28
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -32,7 +35,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad[:3])
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
         loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
-        rows = max(1, LOGITS_PER_CHUNK // table_VD.shape[0])
+        rows = max(1, (GPU_LOGITS_PER_CHUNK if x_KD.is_cuda else LOGITS_PER_CHUNK) // table_VD.shape[0])
         buffer_CV = x_KD.new_empty(min(rows, len(label_K)), table_VD.shape[0])
         for start in range(0, len(label_K), rows):
             chunk = slice(start, start + rows)
@@ -114,11 +117,22 @@ def _exponentiate(logits_CV: Tensor, peak_C: Tensor) -> Tensor:
     total_C = torch.empty_like(peak_C)
     for start in range(0, len(logits_CV), rows):
         block = slice(start, start + rows)
+        if logits_CV.is_cuda:
+            total_C[block] = _one_kernel(logits_CV[block], peak_C[block])
+            continue
         wide = logits_CV[block].to(peak_C.dtype)
         torch.sum(wide.sub_(peak_C[block, None]).exp_(), 1, out=total_C[block])
         if wide.dtype != logits_CV.dtype:
             logits_CV[block] = wide
     return total_C
+
+
+@compiled_on_gpu
+def _one_kernel(logits_CV: Tensor, peak_C: Tensor) -> Tensor:
+    """The same of a block; compiled, the wide copy is in registers alone."""
+    wide_CV = (logits_CV.to(peak_C.dtype) - peak_C[:, None]).exp()
+    logits_CV.copy_(wide_CV)
+    return wide_CV.sum(1)
 
 
 def _wide(values: Tensor) -> torch.dtype:

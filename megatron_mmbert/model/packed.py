@@ -33,7 +33,9 @@ class PackedParams(PackedSeqParams):
             dropout_key: 64 bits that fix the pack's dropout masks.
         """
         layout = Layout(cu_seqlens, max_seqlen)
-        if position_T is None:
+        if position_T is not None:
+            layout.cache["tokens"] = len(position_T)  # else counted from the boundaries, for which the host would wait
+        else:
             starts = cu_seqlens[:-1].long()[layout.sample_of_token]
             position_T = torch.arange(layout.tokens, device=cu_seqlens.device) - starts
         return cls(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from megatron_mmbert.kernels.compiled import compiled_on_gpu
+
 
 def cos_sin(position_T: Tensor, theta: float, width: int) -> tuple[Tensor, Tensor]:
     """Rotation tables of the given positions.
@@ -23,6 +25,7 @@ def cos_sin(position_T: Tensor, theta: float, width: int) -> tuple[Tensor, Tenso
     return both_halves.cos(), both_halves.sin()
 
 
+@compiled_on_gpu
 def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
     """Rotate each pair (x_i, x_{i + D/2}) by its token's angle; computed in fp32, returned in x's dtype."""
     first, second = x_THD.float().chunk(2, dim=-1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.model.loss import LOGITS_PER_CHUNK
+from megatron_mmbert.model.loss import GPU_LOGITS_PER_CHUNK, LOGITS_PER_CHUNK
 from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
@@ -120,7 +120,8 @@ def _rows(layout: Layout) -> float:
 def head_bytes(model: ModelConfig, layout: Layout) -> float:
     """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
     vocabulary = model.vocab_size / layout.tensor
-    chunk_rows = min(_rows(layout), max(1, LOGITS_PER_CHUNK // vocabulary))
+    logits = GPU_LOGITS_PER_CHUNK if layout.precision == "bf16" else LOGITS_PER_CHUNK
+    chunk_rows = min(_rows(layout), max(1, logits // vocabulary))
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     scratch = layout.weight_bytes * table_parameters(model, layout.tensor) if layout.precision == "bf16" else 0.0
     return (

@@ -16,11 +16,13 @@ from megatron_mmbert.config.quantities import Linear
 from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.data.permutation import key64, string_key
+from megatron_mmbert.kernels.compiled import switch_off
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.te_layers import settled
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
 from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
@@ -36,6 +38,8 @@ class Training:
     encoders: list[Encoder]
     wrapped: list[DistributedDataParallel]
     optimizer: Any
+    linears: str = "torch"
+    """What the body's linears are, for the log."""
     watch: GradientWatch = field(default_factory=GradientWatch)
 
     def gather_parameters(self) -> None:
@@ -49,7 +53,11 @@ def build(recipe: Recipe, phase: Phase) -> Training:
     """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
     runtime, layout = current(), recipe.parallel
     scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, Linear) else phase.mask_ratio
-    config = encoder_config(recipe.model, phase.rope_theta, phase.theta_local, layout, recipe.precision, scored)
+    if recipe.precision.compile == "off":
+        switch_off()
+    tokens = phase.batch.tokens_per_micro_batch
+    precision, linears = settled(recipe.precision, recipe.model, tokens, layout.tensor)
+    config = encoder_config(recipe.model, phase.rope_theta, phase.theta_local, layout, precision, scored)
     encoders = []
     for chunk in range(layout.virtual_stages):
         first = runtime.is_first_stage and chunk == 0
@@ -73,7 +81,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
         distributed=layout.distributed_optimizer,
     )
     named = [pair for encoder in encoders for pair in logical_parameters(encoder)]
-    training = Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named))
+    training = Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named), linears)
     config.finalize_model_grads_func = partial(_finalize, training.watch)
     return training
 

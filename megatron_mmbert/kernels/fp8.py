@@ -1,0 +1,151 @@
+"""Transformer Engine's FP8 products: whether they run here, what they gain at given shapes, and how they are held off.
+
+Nothing here is chosen by default: at these widths casting costs about what the products save (docs/gpu.md), so each
+linear is measured. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from megatron_mmbert.config.recipe import ModelConfig
+
+REMEDY = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
+SCALINGS = ("delayed", "current", "block")
+LEAST_GAIN = 1.02
+"""Less than this is not told from noise, and FP8 is not free: it rounds."""
+_PASSES = 10
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One linear's milliseconds forward and backward over a pack."""
+
+    linear: str
+    bf16_ms: float
+    fp8_ms: float
+
+    @property
+    def gain(self) -> float:
+        """How many times as fast FP8 is."""
+        return self.bf16_ms / self.fp8_ms
+
+    def __str__(self) -> str:
+        return f"{self.linear} {self.gain:.2f} ({self.bf16_ms:.2f} ms in bf16, {self.fp8_ms:.2f} in FP8)"
+
+
+def te_refusal() -> str | None:
+    """Why Transformer Engine's layers cannot run here, in a few words; None if they can."""
+    if find_spec("transformer_engine") is None:
+        return "Transformer Engine is not installed"
+    if not torch.cuda.is_available():
+        return "Transformer Engine needs a CUDA device, and there is none"
+    try:
+        import transformer_engine.pytorch  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as problem:
+        return f"Transformer Engine cannot be loaded: {(str(problem).splitlines() or ['no word'])[0]}"
+    return None
+
+
+def fp8_refusal(scaling: str) -> str | None:
+    """Why FP8 with that scaling cannot run here; None if it can."""
+    if reason := te_refusal():
+        return reason
+    from transformer_engine.pytorch import is_fp8_available, is_fp8_block_scaling_available
+
+    check = is_fp8_block_scaling_available if scaling == "block" else is_fp8_available
+    possible, reason = check(return_reason=True)
+    return None if possible else reason or "this GPU has no FP8 products"
+
+
+def held_off() -> AbstractContextManager[Any]:
+    """A context in which Transformer Engine computes in the tensors' own dtype, whatever is around it."""
+    if "transformer_engine.pytorch" not in sys.modules:
+        return contextlib.nullcontext()
+    import transformer_engine.pytorch as te
+    from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
+
+    return te.fp8_autocast(enabled=False) if FP8GlobalStateManager.is_fp8_enabled() else contextlib.nullcontext()
+
+
+def shapes(model: ModelConfig, tensor: int = 1) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of the four linears of a layer, on one of ``tensor`` ranks."""
+    width, inner = model.hidden_size, model.ffn_hidden_size
+    return {
+        "qkv": (width, 3 * width // tensor),
+        "proj": (width // tensor, width),
+        "fc1": (width, 2 * inner // tensor),
+        "fc2": (inner // tensor, width),
+    }
+
+
+def probe(model: ModelConfig, tokens: int, scaling: str, tensor: int = 1) -> list[Gain]:
+    """Time the four linears of a layer in bf16 and in FP8, forward and backward over ``tokens`` tokens.
+
+    To be called before the layers to train are made: it ends with Transformer Engine's global state as at its start.
+
+    Raises:
+        AssertionError, RuntimeError: Transformer Engine cannot multiply these shapes in FP8.
+    """
+    from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
+
+    try:
+        return [_gain(name, tokens, *sizes, scaling) for name, sizes in shapes(model, tensor).items()]
+    finally:
+        FP8GlobalStateManager.reset()  # else the tried linears' scales would be updated with every step of a run
+
+
+def gaining(gains: Iterable[Gain]) -> list[str]:
+    """The linears that FP8 makes faster."""
+    return [each.linear for each in gains if each.gain >= LEAST_GAIN]
+
+
+def _gain(name: str, tokens: int, inputs: int, outputs: int, scaling: str) -> Gain:
+    import transformer_engine.pytorch as te
+
+    linear = te.Linear(inputs, outputs, bias=False, params_dtype=torch.bfloat16)
+    x = torch.randn(tokens, inputs, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    direction = torch.randn(tokens, outputs, device="cuda", dtype=torch.bfloat16)
+    recipe = te_recipe(scaling)
+
+    def step(enabled: bool) -> None:
+        linear.weight.grad = x.grad = None
+        with te.fp8_autocast(enabled=enabled, fp8_recipe=recipe):
+            out = linear(x)
+        out.backward(direction)
+
+    return Gain(name, cuda_milliseconds(lambda: step(False)), cuda_milliseconds(lambda: step(True)))
+
+
+def te_recipe(scaling: str) -> Any:
+    """The library's recipe of that name as :mod:`megatron_mmbert.model.config` has it, of this rank alone."""
+    from transformer_engine.common.recipe import DelayedScaling, Float8BlockScaling, Float8CurrentScaling, Format
+
+    if scaling == "delayed":
+        return DelayedScaling(fp8_format=Format.HYBRID, reduce_amax=False)
+    if scaling == "current":
+        return Float8CurrentScaling(fp8_format=Format.HYBRID)
+    return Float8BlockScaling(fp8_format=Format.E4M3)
+
+
+def cuda_milliseconds(work: Callable[[], object], passes: int = _PASSES) -> float:
+    """The median time of ``work`` on the GPU, after three passes to warm up."""
+    for _ in range(3):
+        work()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(passes + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        work()
+        mark.record()
+    torch.cuda.synchronize()
+    times = sorted(before.elapsed_time(after) for before, after in itertools.pairwise(marks))
+    return times[len(times) // 2]

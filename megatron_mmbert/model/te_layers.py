@@ -1,0 +1,103 @@
+"""Transformer Engine's linears in the body, and what the recipe's ``precision`` comes to on this machine.
+
+The linears are Megatron-Core's wrappers of them. Parameters have the names and shapes of the torch spec's, so that a
+checkpoint of one kind is one of the other; norms stay apart, as Transformer Engine's fused LayerNorm always has a bias.
+Scales of delayed FP8 are no part of a checkpoint: they are found anew within the first steps. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from megatron.core.transformer import ModuleSpec
+from torch import Tensor
+
+from megatron_mmbert.config.precision import PrecisionConfig
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.kernels import fp8
+from megatron_mmbert.model.config import EncoderConfig
+
+
+def settled(
+    precision: PrecisionConfig, model: ModelConfig, tokens: int, tensor: int = 1
+) -> tuple[PrecisionConfig, str]:
+    """The recipe's precision with nothing left open, and a few words on it for the log.
+
+    A collective where a probe is asked for; rank 0 decides for all.
+
+    Args:
+        tokens: of a pack.
+        tensor: ranks that share each linear.
+
+    Raises:
+        UserError: Transformer Engine or FP8 is asked for and cannot run here. It never falls back silently.
+    """
+    wants_fp8 = precision.fp8 != "none"
+    if not wants_fp8 and precision.layers != "te":
+        return precision.model_copy(update={"layers": "torch"}), "torch"
+    key, reason = ("fp8", fp8.fp8_refusal(precision.fp8)) if wants_fp8 else ("layers", fp8.te_refusal())
+    if reason:
+        off = "fp8 to none" if wants_fp8 else "layers to torch"
+        hint = f" or {fp8.REMEDY}" if "not installed" in reason else ""
+        raise UserError(f"precision.{key} {getattr(precision, key)}: {reason}; set precision.{off}{hint}")
+    if not wants_fp8:
+        return precision, "te"
+    linears, words = precision.fp8_linears, ""
+    if linears == "probe":
+        linears, words = _probed(precision.fp8, model, tokens, tensor)
+    chosen = precision.model_copy(update={"layers": "te", "fp8_linears": linears})
+    return chosen, f"te, FP8 ({precision.fp8}) in {', '.join(linears) or 'no linear'}{words}"
+
+
+def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple[Any, str]:
+    from megatron_mmbert.parallel.runtime import broadcast_object
+
+    try:
+        gains = fp8.probe(model, tokens, scaling, tensor)
+    except (AssertionError, RuntimeError) as problem:
+        raise UserError(
+            f"precision.fp8 {scaling}: a linear of this model fails in FP8 ({(str(problem).splitlines() or [''])[0]}); "
+            "set precision.fp8 to none"
+        ) from None
+    found = (fp8.gaining(gains), f"; FP8 makes times as fast: {', '.join(map(str, gains))}")
+    answer: tuple[Any, str] = broadcast_object(found)
+    return answer
+
+
+def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:
+    """The spec of the linear called ``name``, one of :func:`megatron_mmbert.kernels.fp8.shapes`."""
+    column, row = _types()
+    return ModuleSpec(module=column if name in ("qkv", "fc1") else row, params={"in_fp8": name in config.fp8_linears})
+
+
+@cache
+def _types() -> tuple[type, type]:
+    """The column- and the row-parallel linear; made here, as their bases exist where Transformer Engine is alone."""
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+    class Column(_Switched, TEColumnParallelLinear):
+        """Outputs are cut over tensor-parallel ranks."""
+
+    class Row(_Switched, TERowParallelLinear):
+        """Inputs are cut over tensor-parallel ranks."""
+
+    return Column, Row
+
+
+class _Switched:
+    """Computes in FP8 under Megatron-Core's FP8 context only where its linear is to, and only in training: held-out
+    packs have any number of tokens, FP8 products multiples of 16, and scores compare across precisions."""
+
+    training: bool
+
+    def __init__(self, *arguments: Any, in_fp8: bool, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.in_fp8 = in_fp8
+
+    def forward(self, x: Tensor) -> Any:
+        if self.in_fp8 and self.training:
+            return super().forward(x)  # type: ignore[misc]
+        with fp8.held_off():
+            return super().forward(x)  # type: ignore[misc]

@@ -1,0 +1,22 @@
+"""What the precision section refuses."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from megatron_mmbert.config.precision import PrecisionConfig
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"fp8": "current"}, "fp8 current works on bf16 weights; set dtype to bf16"),
+        ({"layers": "te"}, "layers te works on bf16 weights; set dtype to bf16"),
+        ({"dtype": "bf16", "fp8": "block", "layers": "torch"}, "fp8 block needs Transformer Engine's linears"),
+    ],
+)
+def test_fp8_and_its_layers_fit_together(wish: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PrecisionConfig.model_validate(wish)
+    assert PrecisionConfig().fp8 == "none", "never by default"

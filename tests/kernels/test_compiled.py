@@ -1,0 +1,60 @@
+"""Functions that are compiled on a GPU: plain on a CPU, and what they compile to computes the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron_mmbert.kernels import compiled
+from megatron_mmbert.kernels.geglu import _composed, geglu
+from megatron_mmbert.model.loss import _one_kernel
+from megatron_mmbert.model.rope import cos_sin, rotate
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
+    "geglu": (_composed, lambda: [torch.randn(6, 1, 16)]),
+    "rotate": (rotate, lambda: [torch.randn(7, 2, 8), *cos_sin(torch.arange(7), 1e4, 8)]),
+    "exponentiate": (_one_kernel, lambda: [torch.randn(5, 40), torch.full((5,), 3.0)]),
+}
+
+
+def test_on_a_cpu_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    function = compiled.compiled_on_gpu(lambda x, y: x + y)
+    assert function(torch.ones(2), 1).tolist() == [2, 2]
+
+
+def test_the_composition_is_the_function_that_cpus_run() -> None:
+    x = torch.randn(9, 1, 32, dtype=torch.float64, requires_grad=True)
+    for ours, theirs in zip(_and_gradient(_composed, x), _and_gradient(geglu, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def _and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    out = function(x)
+    return [out, *torch.autograd.grad(out.square().sum(), x)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_compiled_they_compute_the_same(name: str) -> None:
+    """By the compiler for CPUs, which traces and fuses as that for GPUs does."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is missing")
+    function, inputs = FUNCTIONS[name]
+    plain = function.__wrapped__  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    given = inputs()
+    theirs = [x.clone() for x in given]
+    with torch.compiler.set_stance("default"):
+        out = torch.compile(plain)(*given)
+    torch.testing.assert_close(out, plain(*theirs), rtol=1e-5, atol=1e-6)
+    for mine, other in zip(given, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)  # what is changed in place
