@@ -16,6 +16,8 @@ from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmb
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     gather_from_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlock
@@ -27,6 +29,27 @@ from megatron_mmbert.model.layers import block_spec
 from megatron_mmbert.model.loss import chunked_cross_entropy
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.table_gradient import TableGradient, look_up
+
+
+class TokenTable(VocabParallelEmbedding):
+    """Megatron-Core's table, which can share its gradient with the decoder."""
+
+    def forward(self, tokens_T: Tensor, carried: TableGradient | None = None) -> Tensor:  # type: ignore[override]
+        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack; under sequence parallelism only this
+        rank's share of the tokens."""
+        own_T = tokens_T - self.vocab_start_index
+        here_T = (own_T >= 0) & (own_T < self.num_embeddings_per_partition)
+        place_T = torch.where(here_T, own_T, 0)
+        rows_TD = F.embedding(place_T, self.weight) if carried is None else look_up(self.weight, place_T, carried)
+        if self.tp_group.size() > 1:
+            rows_TD = rows_TD * here_T[:, None]
+        across = (
+            reduce_scatter_to_sequence_parallel_region
+            if self.reduce_scatter_embeddings
+            else reduce_from_tensor_model_parallel_region
+        )
+        return across(rows_TD[:, None], group=self.tp_group)
 
 
 class TokenEmbedding(MegatronModule):
@@ -34,7 +57,7 @@ class TokenEmbedding(MegatronModule):
 
     def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
         super().__init__(config)
-        self.word_embeddings = VocabParallelEmbedding(
+        self.word_embeddings = TokenTable(
             vocab_size,
             config.hidden_size,
             init_method=config.init_method,
@@ -43,11 +66,9 @@ class TokenEmbedding(MegatronModule):
         )
         self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
 
-    def forward(self, tokens_T: Tensor) -> Tensor:
-        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack; under sequence parallelism only this
-        rank's share of the tokens."""
-        embedded = self.word_embeddings(tokens_T.unsqueeze(0))
-        return self.norm(embedded if self.word_embeddings.reduce_scatter_embeddings else embedded.transpose(0, 1))
+    def forward(self, tokens_T: Tensor, carried: TableGradient | None = None) -> Tensor:
+        """int64 [T] -> [T, 1, D]; see :class:`TokenTable`."""
+        return self.norm(self.word_embeddings(tokens_T, carried))
 
 
 class Transform(MegatronModule):
@@ -79,10 +100,10 @@ class Decoder(ColumnParallelLinear):
     """
 
     def forward(  # type: ignore[override]
-        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor
+        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor, carried: TableGradient | None = None
     ) -> tuple[Tensor, Tensor]:
         group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
-        return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group)
+        return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group, carried)
 
 
 class Encoder(LanguageModule):
@@ -137,16 +158,20 @@ class Encoder(LanguageModule):
     ) -> Tensor:
         """Hidden states [T, 1, D] (after the final norm on the last stage, else what the next stage takes in); or, on
         the last stage and with labels given, the summed MLM loss."""
-        embedded = self.embedding(tokens_T) if self.pre_process else None
+        # Where lookup and decoder are on one stage, their gradients of the one table are one tensor.
+        carried = TableGradient() if self.pre_process and label_K is not None and self.post_process else None
+        embedded = self.embedding(tokens_T, carried) if self.pre_process else None
         hidden = self.encoder(embedded, attention_mask=None, packed_seq_params=packed)
         if masked_index_K is None or label_K is None or not self.post_process:
             return hidden
-        return self.loss(hidden, masked_index_K, label_K)[0]
+        return self.loss(hidden, masked_index_K, label_K, carried)[0]
 
-    def loss(self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor, carried: TableGradient | None = None
+    ) -> tuple[Tensor, Tensor]:
         """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
         x_KD = self.head(self._whole(hidden_T1D).squeeze(1)[masked_index_K])
-        return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K)
+        return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K, carried)
 
     def _whole(self, hidden_T1D: Tensor) -> Tensor:
         """The rows of all tokens where sequence parallelism has spread them; each rank then computes on all of them, so

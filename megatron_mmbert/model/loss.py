@@ -9,6 +9,7 @@ rank holds a slice of the vocabulary; maxima and sums go over the ranks.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,41 +17,55 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
+from megatron_mmbert.model.table_gradient import TableGradient
 
 IGNORED = -100
-# Logits of one chunk. Each chunk reads the table twice and adds to the whole of its gradient, so few chunks are fast.
-LOGITS_PER_CHUNK = 2**27  # fp32: 512 MiB, 524 rows of 256,000
-GPU_LOGITS_PER_CHUNK = 2**30  # bf16: 2 GiB, 4,194 rows of 256,000
+# Logits of one chunk at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
+# gradient, so few chunks are fast; on a CPU 2^27 would make the head a few percent faster and take 256 MiB more.
+LOGITS_PER_CHUNK = {"cpu": 2**26, "cuda": 2**30}
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.
 _CPU_SCRATCH_ELEMENTS = 2**22
-_GPU_SCRATCH_ELEMENTS = 2**28
+_GPU_SCRATCH_ELEMENTS = 2**26
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_KD: Tensor, table_VD: Tensor, bias_V: Tensor, label_K: Tensor, group: Any
+        ctx: Any,
+        x_KD: Tensor,
+        table_VD: Tensor,
+        bias_V: Tensor,
+        label_K: Tensor,
+        group: Any,
+        carried: TableGradient | None,
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
         loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
-        rows = max(1, (GPU_LOGITS_PER_CHUNK if x_KD.is_cuda else LOGITS_PER_CHUNK) // table_VD.shape[0])
+        rows = rows_per_chunk(len(label_K), table_VD.shape[0], table_VD.device.type)
         buffer_CV = x_KD.new_empty(min(rows, len(label_K)), table_VD.shape[0])
         for start in range(0, len(label_K), rows):
             chunk = slice(start, start + rows)
             x_CD = x_KD[chunk]
-            logits_CV = torch.addmm(bias_V, x_CD, table_VD.t(), out=buffer_CV[: len(x_CD)])
-            loss_K[chunk] = _one_chunk(x_CD, logits_CV, table_VD, label_K[chunk], group, grads, chunk)
+            logits_CV = torch.mm(x_CD, table_VD.t(), out=buffer_CV[: len(x_CD)])
+            loss_K[chunk], scale_C = _softmax(logits_CV, bias_V, label_K[chunk], group)
+            if grads is not None:
+                grads.add(chunk, x_CD, table_VD, logits_CV, scale_C)
         if grads is not None:
             ctx.save_for_backward(*grads.reduced(group))
+        ctx.carried = carried
         ctx.mark_non_differentiable(loss_K)
         return loss_K.sum(), loss_K
 
     @staticmethod
     def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         # In place: a second table of gradients would be the largest tensor here. A second backward pass is refused.
-        return *(grad.mul_(grad_sum) for grad in ctx.saved_tensors), None, None
+        dx_KD, dtable_VD, dbias_V = (grad.mul_(grad_sum) for grad in ctx.saved_tensors)
+        if ctx.carried is None:
+            return dx_KD, dtable_VD, dbias_V, None, None, None
+        ctx.carried.leave(dtable_VD)
+        return dx_KD, None, dbias_V, None, None, None
 
 
 class _Gradients:
@@ -84,55 +99,81 @@ class _Gradients:
         return self.x_KD, self.table_VD, self.bias_V
 
 
-def _one_chunk(
-    x_CD: Tensor,
-    logits_CV: Tensor,
-    table_VD: Tensor,
-    label_C: Tensor,
-    group: Any,
-    grads: _Gradients | None,
-    chunk: slice,
-) -> Tensor:
-    """Each row's loss; ``logits_CV`` is overwritten."""
-    peak_C = _reduce(logits_CV.amax(1).to(_wide(logits_CV)), group, dist.ReduceOp.MAX)
+def rows_per_chunk(rows: int, vocab: int, device: str) -> int:
+    """Rows of equal chunks of at most :data:`LOGITS_PER_CHUNK`: a small last one would cost as much as a large one."""
+    most = max(1, LOGITS_PER_CHUNK[device] // vocab)
+    return math.ceil(rows / math.ceil(rows / most)) if rows else 1
+
+
+def _softmax(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+    """Each row's loss, and what to scale ``logits_CV`` by to make it the loss' gradient by the logits with bias: in
+    place, logits without bias become exponentials, and at the label their difference from the sum."""
+    if _size(group) > 1:  # ranks exchange each maximum and each sum once
+        return _softmax_of_rows(logits_CV, bias_V, label_C, group)
+    rows = _rows_at_a_time(logits_CV)
+    parts = [
+        _softmax_of_rows(logits_CV[start : start + rows], bias_V, label_C[start : start + rows], group)
+        for start in range(0, len(logits_CV), rows)
+    ]
+    loss_C, scale_C = (torch.cat(each) for each in zip(*parts, strict=True))
+    return loss_C, scale_C
+
+
+def _softmax_of_rows(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+    peak_C = _reduce(_peaks(logits_CV, bias_V), group, dist.ReduceOp.MAX)
     scored_C = label_C != IGNORED
-    local_C = label_C - (dist.get_rank(group) * table_VD.shape[0] if _size(group) > 1 else 0)
-    here_C = scored_C & (local_C >= 0) & (local_C < table_VD.shape[0])
-    column_C1 = torch.where(here_C, local_C, 0)[:, None]
-    mine_C = logits_CV.gather(1, column_C1).squeeze(1) - peak_C  # of the row's label, where this rank holds it
+    local_C = label_C - (dist.get_rank(group) * logits_CV.shape[1] if _size(group) > 1 else 0)
+    here_C = scored_C & (local_C >= 0) & (local_C < logits_CV.shape[1])
+    column_C = torch.where(here_C, local_C, 0)
+    mine_C = logits_CV.gather(1, column_C[:, None]).squeeze(1) - peak_C  # of the label, where this rank holds it
+    if _is_narrow(logits_CV):
+        mine_C += bias_V[column_C]
     target_C = _reduce(mine_C * here_C, group)
-    total_C = _reduce(_exponentiate(logits_CV, peak_C), group)
-    if grads is not None:
-        # softmax - 1 at the label, times the sum that `scale` divides by; from fp32, as near 1 the difference cancels.
-        there_C = mine_C.exp() - torch.where(here_C, total_C, 0)
-        logits_CV.scatter_(1, column_C1, there_C[:, None].to(logits_CV.dtype))
-        grads.add(chunk, x_CD, table_VD, logits_CV, scored_C / total_C)
-    return (total_C.log() - target_C) * scored_C
+    total_C = _reduce(_exponentiate(logits_CV, bias_V, peak_C), group)
+    # softmax - 1 at the label, times the sum that the scale divides by; from fp32, as near 1 the difference cancels.
+    there_C = mine_C.exp() - torch.where(here_C, total_C, 0)
+    logits_CV.scatter_(1, column_C[:, None], there_C[:, None].to(logits_CV.dtype))
+    return (total_C.log() - target_C) * scored_C, scored_C / total_C
 
 
-def _exponentiate(logits_CV: Tensor, peak_C: Tensor) -> Tensor:
-    """Turn logits into exp(logits - peak) in place; returns the rows' sums, added up before any rounding to bf16."""
-    scratch = _CPU_SCRATCH_ELEMENTS if logits_CV.is_cpu else _GPU_SCRATCH_ELEMENTS
-    rows = max(1, scratch // logits_CV.shape[1])
-    total_C = torch.empty_like(peak_C)
-    for start in range(0, len(logits_CV), rows):
-        block = slice(start, start + rows)
-        if logits_CV.is_cuda:
-            total_C[block] = _one_kernel(logits_CV[block], peak_C[block])
-            continue
-        wide = logits_CV[block].to(peak_C.dtype)
-        torch.sum(wide.sub_(peak_C[block, None]).exp_(), 1, out=total_C[block])
-        if wide.dtype != logits_CV.dtype:
-            logits_CV[block] = wide
-    return total_C
+def _peaks(logits_CV: Tensor, bias_V: Tensor) -> Tensor:
+    """The rows' maxima with bias, in fp32."""
+    return torch.cat([_peaks_of_block(block, bias_V) for block in logits_CV.split(_rows_at_a_time(logits_CV))])
 
 
 @compiled_on_gpu
-def _one_kernel(logits_CV: Tensor, peak_C: Tensor) -> Tensor:
-    """The same of a block; compiled, the wide copy is in registers alone."""
-    wide_CV = (logits_CV.to(peak_C.dtype) - peak_C[:, None]).exp()
-    logits_CV.copy_(wide_CV)
+def _peaks_of_block(logits_CV: Tensor, bias_V: Tensor) -> Tensor:
+    """Wide logits get their bias here, in place; narrow ones only when they become exponentials, so that their sum with
+    it is not rounded."""
+    return logits_CV.to(_wide(logits_CV)).add_(bias_V).amax(1)
+
+
+def _exponentiate(logits_CV: Tensor, bias_V: Tensor, peak_C: Tensor) -> Tensor:
+    """Turn logits into exp(logits - peak) in place; returns the rows' sums, added up before any rounding to bf16."""
+    rows = _rows_at_a_time(logits_CV)
+    blocks = zip(logits_CV.split(rows), peak_C.split(rows), strict=True)
+    return torch.cat([_exponentiate_block(block, bias_V, peak) for block, peak in blocks])
+
+
+@compiled_on_gpu
+def _exponentiate_block(logits_CV: Tensor, bias_V: Tensor, peak_C: Tensor) -> Tensor:
+    """Compiled, the wide copy is in registers alone."""
+    wide_CV = logits_CV.to(peak_C.dtype)
+    if _is_narrow(logits_CV):
+        wide_CV.add_(bias_V)
+    wide_CV.sub_(peak_C[:, None]).exp_()
+    if _is_narrow(logits_CV):
+        logits_CV.copy_(wide_CV)
     return wide_CV.sum(1)
+
+
+def _is_narrow(values: Tensor) -> bool:
+    return values.dtype != _wide(values)
+
+
+def _rows_at_a_time(logits_CV: Tensor) -> int:
+    scratch = _CPU_SCRATCH_ELEMENTS if logits_CV.is_cpu else _GPU_SCRATCH_ELEMENTS
+    return max(1, scratch // logits_CV.shape[1])
 
 
 def _wide(values: Tensor) -> torch.dtype:
@@ -150,7 +191,12 @@ def _reduce(values: Tensor, group: Any, operation: Any = dist.ReduceOp.SUM) -> T
 
 
 def chunked_cross_entropy(
-    x_KD: Tensor, table_VD: Tensor, bias_V: Tensor, label_K: Tensor, group: Any = None
+    x_KD: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor,
+    label_K: Tensor,
+    group: Any = None,
+    carried: TableGradient | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of ``x @ table.T + bias`` against the labels, in nats.
 
@@ -159,9 +205,10 @@ def chunked_cross_entropy(
         table_VD, bias_V: this rank's slice of the decoder.
         label_K: int64; :data:`IGNORED` rows count nothing.
         group: the tensor-parallel group, None for one rank.
+        carried: takes the table's gradient to the lookup of the rows; None leaves it to autograd.
 
     Returns:
         (sum, per row): the differentiable sum, fp32; and each row's loss, fp32 [K], for statistics only. In fp64 where
         the inputs are. Only one backward pass is possible, as it works in place.
     """
-    return _ChunkedCrossEntropy.apply(x_KD, table_VD, bias_V, label_K, group)
+    return _ChunkedCrossEntropy.apply(x_KD, table_VD, bias_V, label_K, group, carried)

@@ -7,8 +7,11 @@ nothing. Everything CPU-specific about Megatron-Core is in this file and nowhere
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +25,8 @@ _CUDA_TYPES = {
     "torch.BFloat16Tensor": "torch.cuda.BFloat16Tensor",
     "torch.HalfTensor": "torch.cuda.HalfTensor",
 }
+_ALLOCATOR_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 _installed = False
 
 
@@ -31,12 +36,24 @@ def install() -> bool:
     if torch.cuda.is_available():
         return False
     if not _installed:
+        _keep_freed_memory()
         _patch_torch()
         _patch_rng()
         _patch_optimizers()
         _patch_recompute()
         _installed = True
     return True
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse what tensors free. By default it hands every tensor above 32 MiB back to the kernel, which
+    clears each page anew. Where the user has set the allocator, or without glibc, nothing changes."""
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in other C libraries
+    if mallopt is not None:
+        for option, value in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
+            mallopt(option, value)
 
 
 def _patch_torch() -> None:

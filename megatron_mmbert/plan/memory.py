@@ -8,10 +8,11 @@ tensor. What the allocator, CUDA and the libraries hold beside that is not in he
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.model.loss import GPU_LOGITS_PER_CHUNK, LOGITS_PER_CHUNK
+from megatron_mmbert.model.loss import rows_per_chunk
 from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
@@ -120,8 +121,7 @@ def _rows(layout: Layout) -> float:
 def head_bytes(model: ModelConfig, layout: Layout) -> float:
     """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
     vocabulary = model.vocab_size / layout.tensor
-    logits = GPU_LOGITS_PER_CHUNK if layout.precision == "bf16" else LOGITS_PER_CHUNK
-    chunk_rows = min(_rows(layout), max(1, logits // vocabulary))
+    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), math.ceil(vocabulary), "cpu" if layout.on_cpu else "cuda")
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     scratch = layout.weight_bytes * table_parameters(model, layout.tensor) if layout.precision == "bf16" else 0.0
     return (
@@ -135,7 +135,8 @@ def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:
 
 
 def _table_gradients_meeting(model: ModelConfig, layout: Layout, part: Part) -> float:
-    return (part.first + part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
+    """One where lookup and decoder are on one stage and share it."""
+    return (part.first or part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
 
 
 def _update_scratch(model: ModelConfig, layout: Layout, part: Part, parameters: float) -> float:
