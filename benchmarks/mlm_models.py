@@ -29,11 +29,17 @@ SHAPES = {
 
 def make_peer(shape: str, folder: Path) -> None:
     """A model folder of transformers with random weights."""
-    from transformers import ModernBertConfig, ModernBertForMaskedLM
+    from transformers import ModernBertForMaskedLM
 
-    model = SHAPES[shape]
     torch.manual_seed(1)
-    config = ModernBertConfig(
+    ModernBertForMaskedLM(peer_config(SHAPES[shape])).save_pretrained(folder)
+
+
+def peer_config(model: ModelConfig) -> Any:
+    """transformers' configuration of a ModernBERT of that shape."""
+    from transformers import ModernBertConfig
+
+    return ModernBertConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.hidden_size,
         intermediate_size=model.ffn_hidden_size,
@@ -45,7 +51,6 @@ def make_peer(shape: str, folder: Path) -> None:
         local_attention=2 * model.window_each_side,
         **{"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 1},
     )
-    ModernBertForMaskedLM(config).save_pretrained(folder)
 
 
 def load_peer(folder: Path, attention: str, sparse: bool) -> Any:

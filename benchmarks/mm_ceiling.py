@@ -8,20 +8,27 @@ import torch
 
 from megatron_mmbert.config.recipe import ModelConfig
 
-_HEAD_ROWS = 512
+_HEAD_ROWS = {"cpu": 512, "cuda": 4096}
 
 
-def ceiling_gflops(model: ModelConfig, tokens: int, scored_rows: int, repeats: int = 3) -> float:
+def ceiling_gflops(
+    model: ModelConfig,
+    tokens: int,
+    scored_rows: int,
+    repeats: int = 3,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> float:
     """GFLOP/s (10^9) of all matrix products of one step over a pack (forward, and backward by input and by weight),
     each at its best of ``repeats``; attention, which is no product of these, is not among them."""
     width, inner = model.hidden_size, model.ffn_hidden_size
     body = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
     shapes = [(tokens, k, n, float(model.num_layers)) for k, n in body]
-    rows = min(_HEAD_ROWS, scored_rows)
+    rows = min(_HEAD_ROWS[device], scored_rows)
     shapes.append((rows, width, model.vocab_size, scored_rows / rows))
     flops = seconds = 0.0
     for m, k, n, times in shapes:
-        x, w, y = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+        x, w, y = (torch.randn(*size, device=device, dtype=dtype) for size in ((m, k), (n, k), (m, n)))
         for left, right in ((x, w.t()), (y, w), (y.t(), x)):
             seconds += times * min(_seconds(left, right) for _ in range(repeats))
             flops += times * 2.0 * m * k * n
@@ -29,6 +36,10 @@ def ceiling_gflops(model: ModelConfig, tokens: int, scored_rows: int, repeats: i
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    if left.is_cuda:
+        torch.cuda.synchronize()
     start = time.perf_counter()
     torch.mm(left, right)
+    if left.is_cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -56,7 +56,8 @@ def main() -> None:
         for backward in (True, False):
             request = Request(device, dtype, HEAD_WIDTH, window, backward)
             print(f"\n{kind} attention, {'training' if backward else 'inference'}, {arguments.dtype or default}")
-            print(engine_table(request, HEADS[arguments.shape], arguments.length), flush=True)
+            tokens = arguments.tokens or TOKENS[device]
+            print(engine_table(request, HEADS[arguments.shape], arguments.length, tokens), flush=True)
     print(f"\nFP8: {fp8_verdict(device)}")
     print("\nmissing, and what brings it" if missing else "\nnothing is missing")
     print("\n".join(f"  {name}: {remedy}" for name, remedy in missing.items()))
@@ -92,9 +93,8 @@ def copy_gigabytes_per_s(device: torch.device, repeats: int = 5) -> float:
     return 2 * 4 * source.numel() / _best_seconds(lambda: target.copy_(source), device, repeats) / 1e9
 
 
-def engine_table(request: Request, heads: int, length: int) -> str:
-    """Every engine's verdict on one kind of layer, the chosen one marked."""
-    tokens = TOKENS[request.device]
+def engine_table(request: Request, heads: int, length: int, tokens: int) -> str:
+    """Every engine's verdict on one kind of layer, over a pack of ``tokens``, the chosen one marked."""
     chosen = choose(AUTO, request, heads).name
     rows = []
     for engine in ENGINES.values():
@@ -167,6 +167,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=tuple(HEADS), default="small", help="mmBERT size whose heads are tried")
     parser.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of each sample (1024)")
+    parser.add_argument("--tokens", type=int, metavar="T", help="of the pack tried (65,536 on a GPU, 2,048 on a CPU)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="bf16 on a GPU, else fp32, by default")
     return parser.parse_args()
 

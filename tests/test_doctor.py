@@ -11,9 +11,8 @@ from megatron_mmbert import doctor
 from megatron_mmbert.attention import ENGINES, Request
 
 
-def test_a_table_marks_the_chosen_engine_and_quotes_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.TOKENS, "cpu", 256)
-    lines = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=True), 2, 128).splitlines()
+def test_a_table_marks_the_chosen_engine_and_quotes_refusals() -> None:
+    lines = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=True), 2, 128, 256).splitlines()
     assert len(lines) == 2 + len(ENGINES)
     (chosen,) = [line for line in lines if line.startswith("*")]
     assert "cpu" in chosen
@@ -23,11 +22,10 @@ def test_a_table_marks_the_chosen_engine_and_quotes_refusals(monkeypatch: pytest
 
 
 def test_a_wrong_engine_is_shown_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.TOKENS, "cpu", 256)
     wrong: Callable[..., torch.Tensor] = lambda q, k, v, layout, window: v  # noqa: E731
     engine = ENGINES["torch"]
     monkeypatch.setitem(ENGINES, "torch", type(engine)("torch", wrong, engine.refusal))
-    text = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=False), 2, 128)
+    text = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=False), 2, 128, 256)
     (line,) = [line for line in text.splitlines() if " torch " in line]
     assert "wrong by" in line
 

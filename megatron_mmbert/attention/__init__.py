@@ -44,7 +44,7 @@ def _fastest_here(request: Request, heads: int) -> str:
     from megatron_mmbert.parallel.runtime import broadcast_object
 
     candidates = [engine for engine in _ALL if engine.name != "eager"]
-    verdicts = [try_engine(engine, request, heads, [1024] * 8) for engine in candidates]
+    verdicts = [try_engine(engine, request, heads, [1024] * 32) for engine in candidates]
     return str(broadcast_object(fastest(verdicts).engine))
 
 

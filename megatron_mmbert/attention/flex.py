@@ -66,7 +66,7 @@ def _block_mask(layout: Layout, window: int | None) -> Any:
 
     # A tensor, not a constant, so that local and global layers share one compiled kernel: PyTorch 2.13's second kernel
     # for a CPU in one process does not compile.
-    reach = torch.tensor(tokens if window is None else window, device=sample.device)
+    reach = torch.full((), tokens if window is None else window, device=sample.device)
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (sample[query] == sample[key]) & ((query - key).abs() <= reach)

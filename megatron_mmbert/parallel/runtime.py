@@ -215,8 +215,8 @@ def from_stage_before(buffer: torch.Tensor) -> torch.Tensor:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` on every rank."""
-    if current().world_size == 1:
+    """Rank 0's ``value`` on every rank; a process that has started no parallel world is alone."""
+    if _runtime is None or _runtime.world_size == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box, src=0)

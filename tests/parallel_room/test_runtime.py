@@ -67,3 +67,8 @@ def test_a_world_that_does_not_divide(
     with pytest.raises(UserError, match=sentence):
         parallel.start(tensor=tensor, pipeline=pipeline)
     assert not dist.is_initialized(), "refused before anything was set up"
+
+
+def test_a_process_without_a_parallel_world_is_alone() -> None:
+    """Encoding and the doctor choose engines without one."""
+    assert broadcast_object("mine") == "mine"
