@@ -2,10 +2,11 @@
 
     python -m megatron_mmbert.doctor                 # the shapes of mmBERT-small; about a minute on a CPU
     python -m megatron_mmbert.doctor --shape base --length 8192 --dtype bf16
+    torchrun --nproc-per-node 2 -m megatron_mmbert.doctor    # the bandwidth of a sum over ranks too
 
-Versions and devices; the matrix-product ceiling and the memory bandwidth; every attention engine's correctness against
-the reference and its speed at the model's shapes, for local and global layers, training and inference; whether FP8
-pays; and for what is missing the command that brings it.
+Versions and devices; the matrix-product ceiling and bandwidths; every attention engine's correctness against the
+reference and its speed at the model's shapes, for local and global layers, training and inference; whether FP8 pays,
+linear by linear; and for what is missing the command that brings it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import time
-from collections.abc import Callable, Iterable
-from importlib.util import find_spec
+from collections.abc import Iterable
 
 import torch
 
+from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
-from megatron_mmbert.attention.selection import Verdict, try_engine
+from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
+from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import run_command
+from megatron_mmbert.kernels import fp8
+from megatron_mmbert.parallel import bandwidth
 from megatron_mmbert.parallel.ceiling import measured_tflops
 from megatron_mmbert.report.text_table import table
 
@@ -40,7 +43,8 @@ PACKAGES = {
     "transformer-engine": ENGINES["te"].remedy,
     "flash-attn": ENGINES["flash"].remedy,
 }
-FP8_REMEDY = "FP8 needs an NVIDIA GPU of compute capability 8.9 or newer and Transformer Engine"
+_NAME = "megatron_mmbert.doctor"
+_WAYS = ("host to GPU", "GPU to host")
 
 
 def main() -> None:
@@ -48,17 +52,22 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     default = "bf16" if device == "cuda" else "fp32"
     dtype = DTYPES[arguments.dtype or default]
+    tokens = arguments.tokens or TOKENS[device]
+    exchange = exchange_line()
+    if exchange is None:
+        return
     print("\n".join(machine_lines(device)))
     print("\nceilings")
-    print("\n".join(f"  {line}" for line in ceiling_lines(device)))
+    print("\n".join(f"  {line}" for line in [*ceiling_lines(device), exchange]))
     missing = dict(missing_packages())
     for window, kind in ((WINDOW, "local"), (None, "global")):
         for backward in (True, False):
             request = Request(device, dtype, HEAD_WIDTH, window, backward)
             print(f"\n{kind} attention, {'training' if backward else 'inference'}, {arguments.dtype or default}")
-            tokens = arguments.tokens or TOKENS[device]
             print(engine_table(request, HEADS[arguments.shape], arguments.length, tokens), flush=True)
-    print(f"\nFP8: {fp8_verdict(device)}")
+    model = ModelConfig(hidden_size=HEADS[arguments.shape] * HEAD_WIDTH, num_attention_heads=HEADS[arguments.shape])
+    print(f"\nFP8: a layer's linears forward and backward over {tokens:,} tokens; more than 1 is a gain over bf16")
+    print("\n".join(f"  {line}" for line in fp8_lines(model, tokens)))
     print("\nmissing, and what brings it" if missing else "\nnothing is missing")
     print("\n".join(f"  {name}: {remedy}" for name, remedy in missing.items()))
 
@@ -82,27 +91,38 @@ def ceiling_lines(device: str) -> list[str]:
     """The best rates of plain operations: what a training step is a share of."""
     place = torch.device(device)
     lines = [f"matrix product {name}: {measured_tflops(place, dtype):.3f} TFLOP/s" for name, dtype in DTYPES.items()]
-    lines.append(f"memory copy: {copy_gigabytes_per_s(place):.1f} GB/s read and written")
+    lines.append(f"host memory, copied: {bandwidth.copied(torch.device('cpu')):.1f} GB/s read and written")
+    if device == "cuda":
+        lines.append(f"GPU memory, copied: {bandwidth.copied(place):.1f} GB/s read and written")
+        lines += [f"{way}: {bandwidth.transferred(way == 'host to GPU'):.1f} GB/s" for way in _WAYS]
     return lines
 
 
-def copy_gigabytes_per_s(device: torch.device, repeats: int = 5) -> float:
-    """10^9 bytes read and written per second by a copy far larger than any cache of a GPU."""
-    source = torch.ones((1 << 30 if device.type == "cuda" else 1 << 26,), dtype=torch.float32, device=device)
-    target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / _best_seconds(lambda: target.copy_(source), device, repeats) / 1e9
+def exchange_line() -> str | None:
+    """The bandwidth of a sum over the ranks that ``torchrun`` started; None on all ranks but the first.
+
+    Leaves the parallel world again: the rest of a diagnosis is one process's.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return "sum over ranks: not measured, as there is one; start with torchrun --nproc-per-node N -m " + _NAME
+    runtime = parallel.start()
+    rate = bandwidth.all_reduced(runtime)
+    parallel.shutdown()
+    kind = "NCCL" if runtime.device.type == "cuda" else "gloo"
+    return f"sum over {runtime.world_size} ranks ({kind}): {rate:.2f} GB/s of bus" if runtime.is_main else None
 
 
 def engine_table(request: Request, heads: int, length: int, tokens: int) -> str:
-    """Every engine's verdict on one kind of layer, over a pack of ``tokens``, the chosen one marked."""
-    chosen = choose(AUTO, request, heads).name
+    """Every engine's verdict on one kind of layer, over a pack of ``tokens``; what ``auto`` takes is marked."""
+    verdicts = [_try(engine, request, heads, length, tokens) for engine in ENGINES.values()]
+    candidates = [each for each in verdicts if each.engine != "eager"]
+    chosen = choose(AUTO, request, heads).name if request.device == "cpu" else fastest(candidates).engine
     rows = []
-    for engine in ENGINES.values():
-        verdict = _try(engine, request, heads, length, tokens)
-        mark = "*" if engine.name == chosen else ""
+    for verdict in verdicts:
+        mark = "*" if verdict.engine == chosen else ""
         speed = "" if verdict.milliseconds is None else f"{verdict.milliseconds:.1f}"
         error = "" if verdict.error is None else f"{verdict.error:.0e}"
-        rows.append([mark, engine.name, error, speed, verdict.refusal or "correct"])
+        rows.append([mark, verdict.engine, error, speed, verdict.refusal or "correct"])
     header = ["", "engine", "error", f"ms for {tokens:,} tokens", "verdict"]
     return table(header, rows, [False, False, True, True, False])
 
@@ -114,22 +134,20 @@ def _try(engine: Engine, request: Request, heads: int, length: int, tokens: int)
     return try_engine(engine, request, heads, lengths, repeats=2)
 
 
-def fp8_verdict(device: str) -> str:
-    """Whether FP8 linears are faster than BF16 ones at mmBERT's widths, by trial. Not yet run on a GPU."""
-    if device != "cuda" or find_spec("transformer_engine") is None or torch.cuda.get_device_capability() < (8, 9):
-        return f"cannot run here ({FP8_REMEDY})"
-    import transformer_engine.pytorch as te
-
-    x = torch.randn(TOKENS["cuda"], 768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    linear = te.Linear(768, 2304, bias=False, params_dtype=torch.bfloat16)
-
-    def step(enabled: bool) -> None:
-        with te.fp8_autocast(enabled=enabled):
-            out = linear(x)
-        out.sum().backward()
-
-    bf16, fp8 = (_best_seconds(lambda on=on: step(on), x.device) for on in (False, True))  # type: ignore[misc]
-    return f"768 to 2304 forward and backward: {1e3 * fp8:.2f} ms, bf16 {1e3 * bf16:.2f} ms, gain {bf16 / fp8:.2f}"
+def fp8_lines(model: ModelConfig, tokens: int) -> list[str]:
+    """For each scaling, how many times as fast each linear of a layer is in FP8, by trial; or why it cannot run."""
+    lines = []
+    for scaling in fp8.SCALINGS:
+        reason = fp8.fp8_refusal(scaling)
+        if reason is None:
+            try:
+                gains = fp8.probe(model, tokens, scaling)
+                lines.append(f"{scaling}: {', '.join(map(str, gains))}")
+                continue
+            except (AssertionError, RuntimeError) as problem:
+                reason = f"fails: {(str(problem).splitlines() or [''])[0]}"
+        lines.append(f"{scaling}: cannot run here ({reason})")
+    return lines
 
 
 def missing_packages() -> Iterable[tuple[str, str]]:
@@ -139,17 +157,6 @@ def missing_packages() -> Iterable[tuple[str, str]]:
             yield name, remedy
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         yield "a C++ compiler (FlexAttention on a CPU)", ENGINES["flex"].remedy
-
-
-def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def _version(name: str) -> str | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +13,9 @@ import torch
 
 from megatron_mmbert import doctor
 from megatron_mmbert.attention import ENGINES, Request
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.kernels import fp8
+from megatron_mmbert.kernels.fp8 import Gain
 
 
 def test_a_table_marks_the_chosen_engine_and_quotes_refusals() -> None:
@@ -42,4 +49,47 @@ def test_machine_and_fp8_on_a_machine_without_a_gpu() -> None:
     lines = doctor.machine_lines("cpu")
     assert f"torch {torch.__version__.split('+')[0]}" in lines[0]
     assert lines[-1] == "gpu: none that PyTorch can use"
-    assert "cannot run here" in doctor.fp8_verdict("cpu")
+    lines = doctor.fp8_lines(ModelConfig(), 2048)
+    assert [line.split(":")[0] for line in lines] == ["delayed", "current", "block"]
+    assert all("cannot run here (Transformer Engine" in line for line in lines)
+
+
+def test_gains_are_shown_linear_by_linear_and_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(model: ModelConfig, tokens: int, scaling: str) -> list[Gain]:
+        if scaling == "block":
+            raise AssertionError("no such kernel\nmore")
+        return [Gain("qkv", 2.0, 1.0), Gain("proj", 1.0, 2.0)]
+
+    monkeypatch.setattr(fp8, "fp8_refusal", lambda scaling: None)
+    monkeypatch.setattr(fp8, "probe", probe)
+    lines = doctor.fp8_lines(ModelConfig(), 2048)
+    assert lines[0].startswith("delayed: qkv 2.00 (") and "proj 0.50" in lines[0]
+    assert lines[2] == "block: cannot run here (fails: no such kernel)"
+
+
+def test_one_process_says_how_to_measure_a_sum_over_ranks() -> None:
+    assert "torchrun" in str(doctor.exchange_line())
+
+
+def test_two_ranks_measure_it_and_one_of_them_speaks() -> None:
+    code = "from megatron_mmbert import doctor; print('said', doctor.exchange_line())"
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (rank.communicate(timeout=120)[0] for rank in ranks)
+    assert "said sum over 2 ranks (gloo): " in first and first.rstrip().endswith("GB/s of bus")
+    assert "said None" in second
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -26,7 +26,7 @@ LOGITS_PER_CHUNK = {"cpu": 2**26, "cuda": 2**30}
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.
 _CPU_SCRATCH_ELEMENTS = 2**22
-_GPU_SCRATCH_ELEMENTS = 2**26
+_GPU_SCRATCH_ELEMENTS = 2**28  # rows enough for all of its multiprocessors
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,54 @@
+"""How fast bytes move here: within a memory, between host and device, and over ranks. In 10^9 bytes per second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from megatron_mmbert.parallel.runtime import Runtime
+
+_HOST_BYTES, _DEVICE_BYTES, _EXCHANGED_BYTES = 1 << 28, 1 << 32, {"cpu": 1 << 25, "cuda": 1 << 29}
+
+
+def copied(device: torch.device) -> float:
+    """Read and written by a copy far larger than any cache of a GPU."""
+    size = _DEVICE_BYTES if device.type == "cuda" else _HOST_BYTES
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / best_seconds(lambda: target.copy_(source), device) / 1e9
+
+
+def transferred(to_device: bool) -> float:
+    """Between page-locked memory of the host and the GPU."""
+    there = torch.ones(_HOST_BYTES, dtype=torch.uint8, device="cuda")
+    here = torch.ones(_HOST_BYTES, dtype=torch.uint8).pin_memory()
+    source, target = (here, there) if to_device else (there, here)
+    seconds = best_seconds(lambda: target.copy_(source, non_blocking=True), there.device)
+    return _HOST_BYTES / seconds / 1e9
+
+
+def all_reduced(runtime: Runtime) -> float:
+    """Bus bandwidth of one large sum over all ranks: 2 (n - 1) / n of its bytes cross a rank's link. A collective."""
+    ranks, size = runtime.world_size, _EXCHANGED_BYTES[runtime.device.type]
+    values = torch.ones(size // 4, device=runtime.device)
+
+    def exchange() -> None:
+        dist.all_reduce(values)
+        values.fill_(1.0)
+
+    return 2 * (ranks - 1) / ranks * size / best_seconds(exchange, runtime.device) / 1e9
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
+    """The shortest of several runs after a first that does not count."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
