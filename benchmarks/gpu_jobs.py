@@ -34,7 +34,7 @@ def _checks() -> list[Job]:
     found = [
         Job("versions", checks.versions, 60),
         Job("ceiling", checks.ceiling),
-        Job("tests", partial(checks.tests, seconds=235), 240),
+        Job("tests", partial(checks.tests, seconds=230), 250),
         *(Job(f"fp8 linears, {shape}", partial(checks.fp8_gains, shape=shape), 60) for shape in ("base", "small")),
     ]
     for length in (1024, 8192):
@@ -42,7 +42,7 @@ def _checks() -> list[Job]:
             work = partial(checks.engines, shape="base", length=length, local=local)
             found.append(Job(f"engines, {length}, {'local' if local else 'global'}", work, 120))
     found.append(Job("head, base", partial(checks.head, shape="base")))
-    found.append(Job("doctor", partial(checks.doctor, seconds=145), 150))
+    found.append(Job("doctor", partial(checks.doctor, seconds=130), 150))
     return found
 
 

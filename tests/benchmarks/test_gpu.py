@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import gpu  # noqa: E402
+import gpu_checks  # noqa: E402
 import gpu_jobs  # noqa: E402
 from gpu_jobs import Job  # noqa: E402
 from gpu_packs import lengths_of_pack, packed, samples_of_pack  # noqa: E402
@@ -88,6 +89,20 @@ def test_what_fails_hangs_or_dies_is_named_and_the_rest_goes_on(
         "c": "took longer than 3 s",
         "d": "its process died (9)",
     }
+
+
+def test_a_command_that_is_late_is_asked_to_stop_and_what_it_said_is_kept() -> None:
+    code = (
+        "import time\nprint('said', flush=True)\ntry:\n  time.sleep(60)\nexcept KeyboardInterrupt:\n  print('so far')"
+    )
+    found = gpu_checks._command([sys.executable, "-c", code], 2.0, {})
+    assert found["status"] == "stopped at its limit" and found["seconds"] < 20
+    assert found["output"] == ["said", "so far"]
+
+
+def test_all_of_the_gpus_tests_are_run() -> None:
+    files = {f"tests/gpu/{path.name}" for path in (BENCHMARKS.parent / "tests/gpu").glob("test_*.py")}
+    assert set(gpu_checks.TESTS) == files
 
 
 def test_a_part_without_time_says_what_it_left_out(tmp_path: Path) -> None:
