@@ -22,6 +22,8 @@ _ALL = (
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}
 """By name; on a CPU the first that does not refuse is the fastest."""
 
+_TRIAL_TOKENS = 32_768
+
 __all__ = ["AUTO", "ENGINES", "Engine", "Layout", "Request", "attend", "choose"]
 
 
@@ -44,7 +46,8 @@ def _fastest_here(request: Request, heads: int) -> str:
     from megatron_mmbert.parallel.runtime import broadcast_object
 
     candidates = [engine for engine in _ALL if engine.name != "eager"]
-    verdicts = [try_engine(engine, request, heads, [1024] * 32) for engine in candidates]
+    lengths = [request.sample_tokens] * max(1, _TRIAL_TOKENS // request.sample_tokens)
+    verdicts = [try_engine(engine, request, heads, lengths) for engine in candidates]
     return str(broadcast_object(fastest(verdicts).engine))
 
 

@@ -72,6 +72,7 @@ class Request:
         device: ``cpu`` or ``cuda``.
         window_each_side: None for global attention.
         backward: whether gradients are wanted.
+        sample_tokens: a length of samples that is usual; engines are timed on it where they are timed.
     """
 
     device: str
@@ -79,6 +80,7 @@ class Request:
     head_width: int
     window_each_side: int | None
     backward: bool
+    sample_tokens: int = 1024
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Layout, int | None], Tensor]

@@ -25,6 +25,7 @@ class EncoderConfig(TransformerConfig):
     rope_theta_local: float = 10_000.0
     attention_local: str = "auto"
     attention_global: str = "auto"
+    sample_tokens: int = 1024
     layers: str = "torch"
     fp8_linears: tuple[str, ...] = ()
 
@@ -47,12 +48,14 @@ def encoder_config(
     parallel: ParallelConfig | None = None,
     precision: PrecisionConfig | None = None,
     scored_share: float = 0.3,
+    sample_tokens: int = 1024,
 ) -> EncoderConfig:
     """Megatron-Core's configuration of an encoder.
 
     Args:
         precision: as :func:`megatron_mmbert.model.te_layers.settled` gives it.
         scored_share: the share of rows that reach the head, for balancing pipeline stages.
+        sample_tokens: length of the samples that attention engines are timed on, where they are.
 
     Choices that matter: exact (erf) GELU, so Megatron's fused GeGLU, which is the tanh form, stays off; loss summed
     per token and divided once by the global count; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the
@@ -96,6 +99,7 @@ def encoder_config(
         rope_theta_local=rope_theta_local,
         attention_local=precision.attention_local,
         attention_global=precision.attention_global,
+        sample_tokens=sample_tokens,
     )
 
 

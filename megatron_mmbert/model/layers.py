@@ -85,7 +85,7 @@ def _attentions(module: torch.nn.Module) -> list[PackedAttention]:
 def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     width = config.kv_channels or config.hidden_size // config.num_attention_heads
-    return Request(device, config.params_dtype, width, window_each_side, backward=True)
+    return Request(device, config.params_dtype, width, window_each_side, True, config.sample_tokens)
 
 
 class PackedSelfAttention(SelfAttention):

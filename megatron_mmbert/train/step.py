@@ -57,7 +57,8 @@ def build(recipe: Recipe, phase: Phase) -> Training:
         switch_off()
     tokens = phase.batch.tokens_per_micro_batch
     precision, linears = settled(recipe.precision, recipe.model, tokens, layout.tensor)
-    config = encoder_config(recipe.model, phase.rope_theta, phase.theta_local, layout, precision, scored)
+    thetas = phase.rope_theta, phase.theta_local
+    config = encoder_config(recipe.model, *thetas, layout, precision, scored, phase.max_length)
     encoders = []
     for chunk in range(layout.virtual_stages):
         first = runtime.is_first_stage and chunk == 0

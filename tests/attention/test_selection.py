@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
+from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Layout, Request, choose
 from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
 from megatron_mmbert.errors import UserError
@@ -85,3 +87,19 @@ def test_a_trial_finds_a_window_off_by_one_a_leak_and_a_crash() -> None:
 def test_the_fastest_is_chosen_among_the_correct() -> None:
     verdicts = [Verdict("a", "wrong", 1.0), Verdict("b", None, 0.0, 3.0), Verdict("c", None, 0.0, 2.0)]
     assert fastest(verdicts).engine == "c"
+
+
+def test_on_a_gpu_engines_are_timed_on_samples_of_the_phases_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, list[int]]] = []
+
+    def record(engine: Engine, request: Request, heads: int, lengths: list[int]) -> Verdict:
+        tried.append((engine.name, lengths))
+        return Verdict(engine.name, None, 0.0, 1.0 if engine.name == "te" else 2.0)
+
+    monkeypatch.setattr(attention, "try_engine", record)
+    monkeypatch.setattr(attention, "_fastest_here", functools.cache(attention._fastest_here.__wrapped__))
+    request = Request("cuda", torch.bfloat16, 64, None, backward=True, sample_tokens=8192)
+    assert choose(AUTO, request, 12).name == choose(AUTO, request, 12).name == "te"
+    assert {name for name, _ in tried} == ENGINES.keys() - {"eager"}
+    assert len(tried) == len(ENGINES) - 1, "tried once for both"
+    assert all(lengths == [8192] * 4 for _, lengths in tried)

@@ -5,7 +5,8 @@ Transformer Engine's layers themselves need a GPU: tests/gpu.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -95,3 +96,24 @@ def test_scoring_needs_none_of_it() -> None:
     scoring = PrecisionConfig(dtype="bf16", fp8="block", layers="te").for_scoring
     config = encoder_config(MODEL, 1e4, 1e4, precision=scoring)
     assert (config.layers, config.fp8, config.params_dtype) == ("torch", None, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("in_fp8", "training", "held"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_fp8_is_held_off_but_in_the_chosen_linears_in_training(
+    in_fp8: bool, training: bool, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holds: list[int] = []
+
+    @contextlib.contextmanager
+    def held_off() -> Iterator[None]:
+        holds.append(1)
+        yield
+        holds.append(-1)
+
+    class Linear(te_layers._Switched, torch.nn.Linear):
+        pass
+
+    monkeypatch.setattr(fp8, "held_off", held_off)
+    linear = Linear(2, 2, in_fp8=in_fp8).train(training)
+    linear(torch.ones(1, 2))
+    assert holds == [1, -1] * held
