@@ -55,9 +55,10 @@ class ProcessMap(Generic[T]):
 def _start_worker(function: Callable[[int], Any]) -> None:
     global _function
     _function = function
-    # Handlers of the trainer (checkpoint on SIGTERM, say) are not for worker processes.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A scheduler signals every process of a job. The trainer alone answers, and needs its workers to end its step; that
+    # it blocks these signals is not enough, as starting a process by "spawn" unblocks SIGTERM.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
