@@ -2,6 +2,8 @@
 
 - ``MARKS/pid-RANK`` holds its process number;
 - ``MARKS/data-RANK`` and ``MARKS/first-RANK`` exist while it loads data, or is in its first step;
+- ``MARKS/writing-STEP-RANK`` exists while its thread writes its file of the checkpoint of that step, which is there but
+  not whole; ``MARKS/written-STEP-RANK`` from then on; ``MARKS/commit-STEP`` while rank 0's thread commits it;
 - ``RECORDS/ATTEMPT-rank-RANK.jsonl`` has a line for each step: numbers and digests of the packs that it was given.
 """
 
@@ -14,11 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.checkpoint import saver, writing
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.train import loop
 
 _IN_DATA = 0.01  # seconds that loading is drawn out on either side, so that a signal can meet it
+_IN_SAVE = 0.03  # and each file of a checkpoint before its last bytes: rank 1's twice as long as rank 0's, and so on
 
 
 def install(order: dict[str, Any]) -> None:
@@ -26,6 +30,7 @@ def install(order: dict[str, Any]) -> None:
     (marks / f"pid-{rank}").write_text(str(os.getpid()))
     _watch_data(marks / f"data-{rank}", Path(order["records"]) / f"{order['name']}-rank-{rank}.jsonl")
     _watch_first_step(marks / f"first-{rank}")
+    _watch_save(marks, int(rank))
 
 
 def _watch_data(mark: Path, record: Path) -> None:
@@ -55,6 +60,35 @@ def _watch_first_step(mark: Path) -> None:
         return loss
 
     loop.training_step = first_step
+
+
+def _watch_save(marks: Path, rank: int) -> None:
+    write_share, finish, commit = saver.write_share, writing.HashedFile.finish, saver.commit
+
+    def slow_finish(self: writing.HashedFile) -> dict[str, Any]:
+        time.sleep(_IN_SAVE * (1 + rank))
+        return finish(self)
+
+    def marked_share(aside: Path, *arguments: Any) -> writing.Written:
+        mark = marks / f"writing-{_step_of(aside)}-{rank}"
+        mark.touch()
+        written = write_share(aside, *arguments)
+        mark.rename(marks / f"written-{_step_of(aside)}-{rank}")
+        return written
+
+    def marked_commit(aside: Path, *arguments: Any) -> None:
+        mark = marks / f"commit-{_step_of(aside)}"
+        mark.touch()
+        time.sleep(_IN_SAVE / 2)
+        commit(aside, *arguments)
+        mark.unlink()
+
+    writing.HashedFile.finish = slow_finish  # type: ignore[method-assign]
+    saver.write_share, saver.commit = marked_share, marked_commit
+
+
+def _step_of(aside: Path) -> str:
+    return aside.name.removeprefix(".step-").removesuffix(".tmp")
 
 
 def _digest(pack: PackedBatch) -> str:

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from megatron_mmbert.tokenizer.train import train_tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = ("eng_Latn", "deu_Latn", "rus_Cyrl", "tha_Thai", "swh_Latn", "fin_Latn")
 RANKS = 4
-MOMENTS = ("save", "commit", "data", "first step", "between", "start")
+MOMENTS = ("writing", "between ranks' files", "commit", "data", "first step", "between", "start")
 LIMIT = 120.0  # seconds for whatever is waited for
 
 
@@ -122,10 +123,6 @@ class Run:
         found = newest_sound(self.checkpoints, lambda _: None)
         return found is not None and read_meta(found).finished
 
-    def aside(self) -> Path | None:
-        """The folder that a checkpoint is being written into, if one is."""
-        return next(iter(self.checkpoints.glob(".step-*.tmp")), None)
-
     def _take_in(self, name: str, behind: int) -> None:
         for rank in range(RANKS):
             path = self.records / f"{name}-rank-{rank}.jsonl"
@@ -184,19 +181,25 @@ class Killer:
                 _until(lambda: any(attempt.marks.glob("data-*")), attempt)
                 time.sleep(self._draw.uniform(0, 0.004))
             return any(attempt.marks.glob("data-*"))
-        for _ in range(self._draw.randint(1, 2)):  # the first save of this attempt, or the second
-            _until(lambda: self._run.aside() is None, attempt)
-            _until(lambda: self._run.aside() is not None, attempt)
-        if moment == "save":
-            time.sleep(self._draw.uniform(0, 0.05))
-            return self._run.aside() is not None
-        _until(self._between_commits, attempt)
-        return self._run.aside() is not None
+        there = partial(IN_SAVE[moment], attempt.marks)
+        for _ in range(self._draw.randint(1, 2)):  # in the first save of this attempt, or the second
+            _until(lambda: not there(), attempt)
+            _until(there, attempt)
+        time.sleep(self._draw.uniform(0, 0.01))
+        return there()
 
-    def _between_commits(self) -> bool:
-        """Whether some ranks have written their files of a checkpoint, and it is not there yet."""
-        aside = self._run.aside()
-        return aside is None or any(aside.glob("*.distcp"))
+
+def _saves(marks: Path, sign: str) -> set[str]:
+    """Steps of which some rank has left that ``sign``."""
+    return {path.name.split("-")[1] for path in marks.glob(f"{sign}-*")}
+
+
+IN_SAVE: dict[str, Callable[[Path], bool]] = {
+    "writing": lambda marks: bool(_saves(marks, "writing")),
+    "between ranks' files": lambda marks: bool(_saves(marks, "writing") & _saves(marks, "written")),
+    "commit": lambda marks: bool(_saves(marks, "commit")),
+}
+"""Whether a checkpoint is at that moment: a file is being written; one is whole and another not; rank 0 commits."""
 
 
 def _until(condition: Callable[[], bool], attempt: Attempt) -> None:
