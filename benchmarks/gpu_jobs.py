@@ -53,6 +53,7 @@ def _speed() -> list[Job]:
         Job("base, 1024", partial(run, shape="base", length=1024), 180),
         Job("base, 8192", partial(run, shape="base", length=8192), 120),
         Job("small, 1024", partial(run, shape="small", length=1024), 120),
+        Job("base, 1024, dropout", partial(run, shape="base", length=1024, dropout=0.1)),
         _te("base, 1024, te", 1024),
         *(_te(f"base, 1024, FP8 {scaling}", 1024, fp8=scaling, fp8_linears=ALL_LINEARS) for scaling in SCALINGS),
         _te("base, 1024, FP8 current, probed", 1024, fp8="current"),
@@ -79,6 +80,7 @@ def _te(name: str, length: int, **precision: Any) -> Job:
 
 
 def _peers() -> list[Job]:
+    run = training.throughput
     found = [
         Job("logits, base", partial(peer.same_logits, shape="base")),
         Job("losses, bf16", partial(training.losses, shape="small"), 120),
@@ -92,17 +94,18 @@ def _peers() -> list[Job]:
     ]
     for length in (1024, 8192):
         for full in (True, False):
-            kind = "full" if full else "documents"
-            ours = partial(training.throughput, shape="base", length=length, full=full)
-            found.append(Job(f"ours, {length}, {kind}", ours, 120))
-            for attention in ("sdpa", "flex_attention", "flash_attention_2"):
-                work = partial(peer.training, shape="base", length=length, attention=attention, full=full)
-                found.append(Job(f"peer, {length}, {kind}, {attention}", work))
-        dense = partial(peer.training, shape="base", length=length, attention="sdpa", head="dense", full=False)
-        found.append(Job(f"peer, {length}, documents, sdpa, dense", dense))
-    for length in (1024, 8192):
-        work = partial(peer.training, shape="base", length=length, attention="sdpa", compiled=True)
-        found.append(Job(f"peer, {length}, full, sdpa, compiled", work, 120))
+            kind = f"{length}, {'full' if full else 'documents'}"
+            found.append(Job(f"ours, {kind}", partial(run, shape="base", length=length, full=full), 120))
+            found.append(_peer(f"{kind}, sdpa", length, "sdpa", full=full))
+            found.append(_peer(f"{kind}, flash_attention_2", length, "flash_attention_2", full=full))
     found += [Job(f"inference, {shape}", partial(peer.inference, shape=shape)) for shape in ("base", "small")]
+    for length in (1024, 8192):
+        found.append(_peer(f"{length}, documents, sdpa, dense", length, "sdpa", head="dense", full=False))
+        found.append(_peer(f"{length}, full, sdpa, compiled", length, "sdpa", compiled=True))
+        found.append(_peer(f"{length}, full, flex_attention", length, "flex_attention"))
     found.append(Job("losses, fp32, a third", partial(training.losses, shape="small", share=1 / 3, dtype="fp32")))
     return found
+
+
+def _peer(name: str, length: int, attention: str, **options: Any) -> Job:
+    return Job(f"peer, {name}", partial(peer.training, shape="base", length=length, attention=attention, **options))

@@ -24,15 +24,24 @@ from megatron_mmbert.train.step import Training, build, training_step
 ALL_LINEARS = ["qkv", "proj", "fc1", "fc2"]
 
 
-def throughput(scale: Scale, shape: str, length: int, full: bool = True, times: int = 1, **precision: Any) -> Any:
+def throughput(
+    scale: Scale,
+    shape: str,
+    length: int,
+    full: bool = True,
+    times: int = 1,
+    dropout: float = 0.0,
+    **precision: Any,
+) -> Any:
     """Tokens/s of whole steps (forward, backward, update).
 
     Args:
         full: samples all of ``length`` tokens, else of documents' lengths.
         times: how many of the scale's packs one micro batch holds.
+        dropout: on the attention's output; the recipe's is 0.1.
         precision: of the recipe.
     """
-    recipe = recipe_of(scale, shape, length, scale.pack_tokens * times, precision)
+    recipe = recipe_of(scale, shape, length, scale.pack_tokens * times, precision, dropout)
     packs = [
         pack_of(scale, shape, length, number, full, scale.pack_tokens * times) for number in range(scale.micro_batches)
     ]
@@ -110,7 +119,9 @@ def trained(recipe: Recipe) -> Iterator[tuple[Training, Phase]]:
             torch.cuda.empty_cache()
 
 
-def recipe_of(scale: Scale, shape: str, length: int, tokens: int, precision: dict[str, Any]) -> Recipe:
+def recipe_of(
+    scale: Scale, shape: str, length: int, tokens: int, precision: dict[str, Any], dropout: float = 0.0
+) -> Recipe:
     """A recipe of one phase without data, micro batches of ``tokens``."""
     phase = {
         "name": "benchmark",
@@ -123,7 +134,7 @@ def recipe_of(scale: Scale, shape: str, length: int, tokens: int, precision: dic
     return Recipe.model_validate(
         {
             "name": "gpu",
-            "model": scale.model(shape).model_dump(),
+            "model": scale.model(shape).model_dump() | {"attention_output_dropout": dropout},
             "tokenizer": {"path": "none"},
             "data": {"stores": ["none"]},
             "phases": [phase],

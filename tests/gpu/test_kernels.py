@@ -11,9 +11,11 @@ from torch import Tensor
 
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import loss as loss_module
+from megatron_mmbert.model.dropout import keyed_dropout
 from megatron_mmbert.model.loss import chunked_cross_entropy
 from megatron_mmbert.model.rope import cos_sin, rotate
 from megatron_mmbert.optim.stable_adamw import StableAdamW
+from megatron_mmbert.parallel import Runtime
 
 
 def both(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -73,6 +75,17 @@ def test_the_heads_loss(device: str, dtype: torch.dtype, rows_per_chunk: int, mo
     assert all(mine <= limit for mine, limit in zip(ours, limits, strict=True)), (ours, theirs)
     value = chunked_cross_entropy(*given, label)[0].double()
     torch.testing.assert_close(value, total.detach(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+
+
+def test_dropout_is_a_function_of_its_key(runtime: Runtime, device: str) -> None:
+    x = torch.ones(4096, 1, 64, device=device, dtype=torch.bfloat16)
+    ours, again, other = (keyed_dropout(x, 0.1, key) for key in (5, 5, 6))
+    assert torch.equal(ours, again) and not torch.equal(ours, other)
+    kept = ours != 0
+    assert 0.895 < kept.float().mean() < 0.905
+    torch.testing.assert_close(ours[kept].float(), torch.full_like(ours[kept], 1 / 0.9).float(), rtol=1e-2, atol=0)
+    value, grad = both(lambda x: keyed_dropout(x, 0.1, 5), x)
+    assert torch.equal(value != 0, grad != 0), "what is dropped has no gradient"
 
 
 def test_twenty_updates_are_those_of_the_cpu(device: str) -> None:
