@@ -28,7 +28,7 @@ class PrecisionConfig(Section):
     fp8_linears: Literal["probe"] | list[LinearName] = "probe"
     """The linears of each layer that run in FP8; ``probe`` times them at start and takes those that gain."""
     compile: Literal["auto", "off"] = "auto"
-    """On a GPU, ``auto`` fuses GeGLU, rotation and the head's softmax by torch.compile; ``off`` does not."""
+    """On a GPU, ``auto`` fuses GeGLU, rotation, dropout and the head's softmax by torch.compile; ``off`` does not."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PrecisionConfig:
