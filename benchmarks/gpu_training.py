@@ -17,6 +17,7 @@ from gpu_scale import RATIOS, Scale
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.train.step import Training, build, training_step
@@ -115,6 +116,7 @@ def trained(recipe: Recipe) -> Iterator[tuple[Training, Phase]]:
             chunk.zero_grad_buffer()
         del training
         gc.collect()
+        fp8.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

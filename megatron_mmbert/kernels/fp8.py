@@ -96,12 +96,19 @@ def probe(model: ModelConfig, tokens: int, scaling: str, tensor: int = 1) -> lis
     Raises:
         AssertionError, RuntimeError: Transformer Engine cannot multiply these shapes in FP8.
     """
-    from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
-
     try:
         return [_gain(name, tokens, *sizes, scaling) for name, sizes in shapes(model, tensor).items()]
     finally:
-        FP8GlobalStateManager.reset()  # else the tried linears' scales would be updated with every step of a run
+        forget()
+
+
+def forget() -> None:
+    """Drop what Transformer Engine keeps of all FP8 layers made so far, which would else be updated with every step of
+    those made from now on, though they are gone."""
+    if "transformer_engine.pytorch" in sys.modules:
+        from transformer_engine.pytorch.fp8 import FP8GlobalStateManager
+
+        FP8GlobalStateManager.reset()
 
 
 def gaining(gains: Iterable[Gain]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
@@ -45,6 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def fp8_layers_are_forgotten() -> Iterator[None]:
+    """A test's layers are gone with it."""
+    yield
+    fp8.forget()
 
 
 @pytest.fixture(scope="session")
