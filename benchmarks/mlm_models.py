@@ -13,11 +13,12 @@ import torch
 from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.convert.mapping import from_hf, hf_name
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.plan.layout import Recompute
 
 THETA = 10_000.0
 SHAPES = {
@@ -61,12 +62,12 @@ def load_peer(folder: Path, attention: str, sparse: bool) -> Any:
     return model.train()
 
 
-def load_ours(shape: str, folder: Path) -> Encoder:
+def load_ours(shape: str, folder: Path, recompute: Recompute = "none") -> Encoder:
     from safetensors import safe_open
 
     parallel.start(seed=1)
     model = SHAPES[shape].model_copy(update={"attention_output_dropout": 0.0})
-    encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size)
+    encoder = Encoder(encoder_config(model, THETA, THETA, ParallelConfig(recompute=recompute)), model.vocab_size)
     with safe_open(folder / "model.safetensors", framework="pt") as file, torch.no_grad():
         for name, parameter in encoder.named_parameters():
             parameter.copy_(from_hf(name, file.get_tensor(hf_name(name)), model.num_attention_heads))

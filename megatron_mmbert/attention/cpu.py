@@ -6,7 +6,8 @@ back straight into the gradient of the fused projection. Nothing is split, conca
 
 Global layers run PyTorch's flash kernel sample by sample. Local layers cut the pack into blocks that see themselves
 and a margin on either side; each head is a strip of blocks, so that the keys of a block are a view, never a copy, and
-all products are batched matrix products. Time and memory are O(T * window) whatever the samples' lengths.
+all products are batched matrix products. Time is O(T * window) whatever the samples' lengths, and what is kept for the
+backward pass O(T): the weights, three blocks wide, are computed again.
 """
 
 from __future__ import annotations
@@ -132,22 +133,27 @@ def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int)
     rotate_into(strips.tokens_of(q), qkv_3HTD[0], rotation)
     rotate_into(strips.tokens_of(k), qkv_3HTD[1], rotation)
     strips.tokens_of(v).copy_(qkv_3HTD[2])
-    mask = layout.derive(("strip", window, wide), lambda: band_mask(layout, strips))
-    scores = _scaled_bmm(strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
-    strips.by_head(scores).add_(mask)
-    weights = torch.softmax(scores, -1)
-    out = torch.bmm(weights, strips.neighbourhoods(v))
+    out = torch.bmm(_local_weights(q, k, layout, strips), strips.neighbourhoods(v))
     out_THD = torch.empty((tokens, heads, width), dtype=qkv_3HTD.dtype)
     out_THD.copy_(strips.tokens_of_blocks(out).transpose(0, 1))
-    return out_THD, [q, k, v, weights]
+    return out_THD, [q, k, v]
+
+
+def _local_weights(q: Tensor, k: Tensor, layout: Layout, strips: Strips) -> Tensor:
+    """[batch, B, 3 B]: what each query gives to the keys of its neighbourhood."""
+    mask = layout.derive(("strip", strips.window, strips.dtype), lambda: band_mask(layout, strips))
+    scores = _scaled_bmm(strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
+    strips.by_head(scores).add_(mask)
+    return torch.softmax(scores, -1, out=scores)
 
 
 def _local_backward(
     grad_THD: Tensor, saved: tuple[Tensor, ...], rotation: Any, layout: Layout, window: int, dqkv_3HTD: Tensor
 ) -> None:
-    q, k, v, weights = saved
+    q, k, v = saved
     _, heads, tokens, width = dqkv_3HTD.shape
     strips = Strips(heads, tokens, width, window, q.dtype)
+    weights = _local_weights(q, k, layout, strips)
     grad = strips.empty()
     strips.tokens_of(grad).copy_(grad_THD.transpose(0, 1))
     grad = strips.blocks(grad)

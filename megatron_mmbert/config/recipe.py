@@ -239,9 +239,9 @@ class ParallelConfig(Section):
     weights during forward."""
     bucket_elements: PositiveCount = 40_000_000
     """What one such reduction takes at a time."""
-    recompute: Literal["none", "selective", "full"] = "none"
-    """Activations computed again in backward to save memory: of attention and feed-forward (selective), or of whole
-    layers (full)."""
+    recompute: Literal["none", "light", "selective", "full"] = "none"
+    """Activations computed again in backward to save memory: of norms and GeGLU (light, which repeats no matrix
+    product), of attention and feed-forward (selective), or of whole layers (full)."""
     lost_rank_seconds: Annotated[float, Field(gt=0)] = 60.0
     """A rank that is silent for so long is taken for lost; the others name it and end."""
     hung_rank_seconds: Annotated[float, Field(gt=0)] = 1200.0
@@ -345,6 +345,12 @@ class Recipe(Section):
                 raise PlacedError(f"two phases are called {name!r}; give each its own name", "phases", name)
         if problem := misfit(self.parallel, self.model):
             raise PlacedError(problem, "parallel")
+        if self.parallel.recompute == "light" and (self.precision.layers == "te" or self.precision.fp8 != "none"):
+            raise PlacedError(
+                "recompute light drops the inputs of PyTorch's linears, and precision asks for Transformer Engine's; "
+                "choose recompute selective or full, or precision.layers torch",
+                "parallel",
+            )
         for number, phase in enumerate(self.phases):
             tokens = phase.batch.tokens_per_micro_batch
             if self.parallel.sequence and tokens % self.parallel.tensor:

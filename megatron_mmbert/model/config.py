@@ -28,6 +28,7 @@ class EncoderConfig(TransformerConfig):
     sample_tokens: int = 1024
     layers: str = "torch"
     fp8_linears: tuple[str, ...] = ()
+    light_recompute: bool = False
 
     def is_global(self, layer: int) -> bool:
         """Whether layer ``layer`` (0-based, counted over all pipeline stages) attends to the whole sample."""
@@ -105,6 +106,7 @@ def encoder_config(
 
 _RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
+    "light": {"light_recompute": True},  # ours: model/light_recompute.py
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }

@@ -28,6 +28,12 @@ from megatron_mmbert.attention import Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.dropout import output_dropout
+from megatron_mmbert.model.light_recompute import (
+    LightColumnLinear,
+    LightLayerNorm,
+    LightRowLinear,
+    can_be_computed_again,
+)
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.rope import rotate
@@ -114,7 +120,8 @@ class GeGlu(MegatronModule):
         super().__init__(config)
 
     def forward(self, inner_T1F: Tensor) -> Tensor:
-        return geglu(inner_T1F)
+        output = geglu(inner_T1F)
+        return can_be_computed_again(output, lambda: geglu(inner_T1F)) if self.config.light_recompute else output
 
 
 def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
@@ -127,10 +134,11 @@ def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
 def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
     """The spec of layer ``layer`` (0-based over all pipeline stages)."""
     linear = _linears(config)
+    norm = LightLayerNorm if config.light_recompute else WeightOnlyLayerNorm
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=IdentityOp if layer == 0 else WeightOnlyLayerNorm,
+            input_layernorm=IdentityOp if layer == 0 else norm,
             self_attention=ModuleSpec(
                 module=PackedSelfAttention,
                 params={"attn_mask_type": AttnMaskType.padding},
@@ -139,7 +147,7 @@ def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
                 ),
             ),
             self_attn_bda=_add,
-            pre_mlp_layernorm=WeightOnlyLayerNorm,
+            pre_mlp_layernorm=norm,
             mlp=ModuleSpec(
                 module=MLP,
                 submodules=MLPSubmodules(linear_fc1=linear["fc1"], linear_fc2=linear["fc2"], activation_func=GeGlu),
@@ -152,12 +160,10 @@ def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
 def _linears(config: EncoderConfig) -> dict[str, Any]:
     if config.layers == "te":
         return {name: linear_spec(config, name) for name in ("qkv", "proj", "fc1", "fc2")}
-    return {
-        "qkv": ColumnParallelLinear,
-        "proj": RowParallelLinear,
-        "fc1": ColumnParallelLinear,
-        "fc2": RowParallelLinear,
-    }
+    light = config.light_recompute
+    column = LightColumnLinear if light else ColumnParallelLinear
+    row = LightRowLinear if light else RowParallelLinear
+    return {"qkv": column, "proj": RowParallelLinear, "fc1": column, "fc2": row}
 
 
 def block_spec(config: EncoderConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:

@@ -108,7 +108,7 @@ def _layers(model: ModelConfig, layout: Layout, part: Part) -> float:
     """Two all-reduces of the hidden states forward and two backward; under sequence parallelism as many pairs of
     all-gather and reduce-scatter, and two all-gathers more for the weights' gradients."""
     passes = 10 if layout.sequence else 8
-    passes += {"none": 0, "selective": 2, "full": 4}[layout.recompute]
+    passes += {"none": 0, "light": 0, "selective": 2, "full": 4}[layout.recompute]
     sent = len(part.layers) * layout.micro_batches * passes * _hidden(model, layout)
     if layout.sequence:
         norms = sum(1 if layer == 0 else 2 for layer in part.layers) + part.first + part.last

@@ -9,7 +9,7 @@ from megatron_mmbert.config.recipe import ModelConfig, Recipe
 from megatron_mmbert.model.stages import balanced_split, head_in_layers
 
 Precision = Literal["fp32", "bf16"]
-Recompute = Literal["none", "selective", "full"]
+Recompute = Literal["none", "light", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Layout:
         distributed_optimizer: whether optimizer state is shared out over the data-parallel ranks.
         micro_tokens: tokens of one micro batch; ``scored`` is the share of them that reaches the head.
         micro_batches: of one rank in one step.
-        on_cpu: whether the CPU's attention engine runs, which keeps the probabilities of local layers.
+        on_cpu: whether the CPU's attention engine and head run.
     """
 
     tensor: int = 1

@@ -88,26 +88,30 @@ def _layer_elements(model: ModelConfig, layout: Layout, layer: int) -> float:
     shared = width / (tensor if layout.sequence else 1)
     if layout.recompute == "full":
         return shared
-    norms = 2 if layer == 0 else 4  # input and output of each norm; layer 0 has only one
+    norms = 1 if layer == 0 else 2  # layer 0 has only one
+    norms *= 1 if layout.recompute == "light" else 2  # input of each, and output
     dropout = shared / layout.weight_bytes if model.attention_output_dropout else 0  # a mask of one byte
     outer = norms * shared + dropout
     if layout.recompute == "selective":
         return outer + 4 * width / tensor  # queries, keys and values; the attention's output
-    inner = 4 * width + 3 * feed  # the feed-forward part before and after its gate
-    return outer + (inner + (0 if model.is_global(layer) else _probabilities(model, layout))) / tensor
+    gated = 2 * feed if layout.recompute == "light" else 3 * feed  # the feed-forward part before and after its gate
+    return outer + (4 * width + gated) / tensor
 
 
 def _probabilities(model: ModelConfig, layout: Layout) -> float:
-    """Elements per token that a local layer keeps of its probabilities: blocks of queries by three blocks of keys."""
+    """Elements per token of a local layer's probabilities, blocks of queries by three blocks of keys."""
     blocks = -(-model.window_each_side // _BLOCK)
     return model.num_attention_heads * 3 * _BLOCK * blocks if layout.on_cpu else 0
 
 
 def _layer_scratch(model: ModelConfig, layout: Layout) -> float:
-    """Gradients that live at once in the backward pass of the feed-forward part, and what is computed again."""
+    """Gradients that live at once in the backward pass of the feed-forward part, and what is computed again; or the
+    local layers' probabilities and their gradients."""
     tensor = layout.tensor
     elements = 2 * model.hidden_size + max(3 * model.ffn_hidden_size, 2 * _probabilities(model, layout)) / tensor
-    if layout.recompute != "none":
+    if layout.recompute == "light":
+        elements += max(model.ffn_hidden_size, model.hidden_size) / tensor
+    elif layout.recompute != "none":
         elements += 3 * model.ffn_hidden_size / tensor
     if layout.recompute == "full":
         elements += (4 * model.hidden_size + _probabilities(model, layout)) / tensor + 4 * model.hidden_size

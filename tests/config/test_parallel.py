@@ -36,7 +36,7 @@ def load(folder: Path, *overrides: str) -> Recipe:
         (["pipeline=4", "virtual_stages=2"], "is more than model.num_layers 4 with embedding and head can fill"),
         (["pipeline=2", "layers_per_stage=[1,2]"], "layers_per_stage [1, 2] adds up to 3 and model.num_layers is 4"),
         (["pipeline=2", "layers_per_stage=[4]"], "layers_per_stage has 1 numbers for 2 stages"),
-        (["recompute=some"], "'none', 'selective' or 'full'"),
+        (["recompute=some"], "'none', 'light', 'selective' or 'full'"),
     ],
 )
 def test_refused(overrides: list[str], words: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
-from megatron_mmbert.plan.layout import Layout
+from megatron_mmbert.plan.layout import Layout, Recompute
 
 MODEL = ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, vocab_size=1024)
 LAYOUT = Layout(tensor=2, pipeline=2, data=2, micro_tokens=1000, scored=0.2, micro_batches=3, layers_per_stage=(1, 3))
@@ -46,8 +46,9 @@ def test_one_rank_sends_nothing() -> None:
 
 
 def test_recompute_repeats_the_forward_exchanges() -> None:
-    sent = [rank_traffic(MODEL, replace(LAYOUT, recompute=kind), 0).layers for kind in ("none", "selective", "full")]  # type: ignore[arg-type]
-    assert [count / sent[0] for count in sent] == [1, 1.25, 1.5]
+    kinds: tuple[Recompute, ...] = ("none", "light", "selective", "full")
+    sent = [rank_traffic(MODEL, replace(LAYOUT, recompute=kind), 0).layers for kind in kinds]
+    assert [count / sent[0] for count in sent] == [1, 1, 1.25, 1.5]
 
 
 def test_groups_inside_a_node() -> None:

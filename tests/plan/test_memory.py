@@ -44,9 +44,10 @@ def test_the_distributed_optimizer_shares_out_its_state_and_nothing_else() -> No
 def test_recompute_and_sequence_parallelism_keep_less() -> None:
     kept = [
         rank_memory(BASE, replace(ONE, tensor=2, **changes), 0).activations  # type: ignore[arg-type]
-        for changes in ({}, {"sequence": True}, {"recompute": "selective"}, {"recompute": "full"})
+        for changes in ({}, {"sequence": True}, *({"recompute": kind} for kind in ("light", "selective", "full")))
     ]
-    assert kept[0] > kept[1] > kept[2] > kept[3]
+    assert kept[0] > kept[1]
+    assert kept[0] > max(kept[2:4]) and min(kept[2:4]) > kept[4]
 
 
 def test_micro_batches_in_flight() -> None:
