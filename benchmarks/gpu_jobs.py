@@ -71,7 +71,7 @@ def _speed() -> list[Job]:
         found.append(Job(f"base, 1024, local by {engine}", work))
     found.append(Job("small, 8192", partial(run, shape="small", length=8192)))
     # The last, as it turns compiling off for its whole process.
-    found.append(Job("base, 1024, not compiled", partial(run, shape="base", length=1024, compile="off")))
+    found.append(Job("base, 1024, not compiled", partial(run, shape="base", length=1024, compile="none")))
     return found
 
 

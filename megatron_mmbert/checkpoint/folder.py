@@ -49,6 +49,25 @@ class TrainedSection(BaseModel):
     fingerprint: str
 
 
+class RecordedBatch(BaseModel):
+    """What ``train.replay`` compares when the checkpoint has been loaded.
+
+    Attributes:
+        tokens: ids after masking; ``lengths`` of the samples that they are.
+        scored: positions of the scored ones; ``labels``: their original ids.
+        loss: the mean over them in nats, by the weights of the checkpoint; ``computed``: in what way.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: list[int]
+    lengths: list[int]
+    scored: list[int]
+    labels: list[int]
+    loss: float = 0.0
+    computed: str = ""
+
+
 class CheckpointMeta(BaseModel):
     """What a checkpoint holds and where its run stands.
 
@@ -64,6 +83,7 @@ class CheckpointMeta(BaseModel):
         has_optimizer: whether the optimizer's state is inside.
         finished: whether the phase had seen all its tokens.
         recent_losses: what the rule for loss spikes looks back on.
+        replay: a batch and the loss on it, to compare on resume; None for weights that were not trained here.
         recipe: the resolved recipe; empty for weights from elsewhere.
         origin: where the weights came from (a path or a sentence).
     """
@@ -84,6 +104,7 @@ class CheckpointMeta(BaseModel):
     has_optimizer: bool = False
     finished: bool = False
     recent_losses: list[float] = []
+    replay: RecordedBatch | None = None
     recipe: dict[str, Any] = {}
     tokenizer_fingerprint: str = ""
     origin: str = ""

@@ -111,19 +111,22 @@ class Saver:
         self._flight: _Flight | None = None
         self._cancelled = threading.Event()
 
-    def begin(self, path: Path, meta: CheckpointMeta, state: dict[str, Any]) -> Outcome | None:
+    def begin(
+        self, path: Path, meta: CheckpointMeta, state: dict[str, Any], started: float | None = None
+    ) -> Outcome | None:
         """Begin to write the checkpoint ``path``; the one before it must have ended.
 
         A folder that is at ``path`` already is replaced: a resumed run writes again the step of a damaged checkpoint.
 
         Args:
             state: nested, with Megatron-Core's ``ShardedTensor`` as leaves. They may change when this returns.
+            started: since when training stands still for it, of ``time.perf_counter``; by default since now.
 
         Returns:
             The outcome if it is known already.
         """
         assert self._flight is None, "one save at a time"
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         aside = aside_of(path)
         prepared = _Job(partial(_prepare, aside)) if current().is_main else _Job(lambda: None)
         prepared.start(in_background=False)

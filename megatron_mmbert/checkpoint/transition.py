@@ -24,7 +24,14 @@ from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.history import blocks_begun
 from megatron_mmbert.errors import UserError
 
-_FRESH_CLOCKS: dict[str, Any] = {"step": 0, "phase_tokens": 0, "loader": {}, "finished": False, "recent_losses": []}
+_FRESH_CLOCKS: dict[str, Any] = {
+    "step": 0,
+    "phase_tokens": 0,
+    "loader": {},
+    "finished": False,
+    "recent_losses": [],
+    "replay": None,  # another theta is another function
+}
 _SETTINGS = {
     "mask_ratio": "mask ratio",
     "temperature": "sampling temperature",

@@ -27,8 +27,8 @@ class PrecisionConfig(Section):
     Head, embedding, attention and scoring stay in bf16."""
     fp8_linears: Literal["probe"] | list[LinearName] = "probe"
     """The linears of each layer that run in FP8; ``probe`` times them at start and takes those that gain."""
-    compile: Literal["auto", "off"] = "auto"
-    """On a GPU, ``auto`` fuses GeGLU, rotation, dropout and the head's softmax by torch.compile; ``off`` does not."""
+    compile: Literal["auto", "none"] = "auto"
+    """On a GPU, ``auto`` fuses GeGLU, rotation, dropout and the head's softmax by torch.compile; ``none`` does not."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PrecisionConfig:

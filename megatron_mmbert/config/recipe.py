@@ -281,6 +281,8 @@ class CheckpointConfig(Section):
     on_failure: Literal["continue", "stop"] = "continue"
     """What happens when a checkpoint cannot be written, as on a full disk; at the end of a phase, or asked to stop, the
     run always ends with the reason."""
+    replay: Literal["stop", "warn", "none"] = "stop"
+    """A save records the beginning of a batch and the loss on it; a resume that finds another loss stops, or warns."""
 
 
 class LoggingConfig(Section):

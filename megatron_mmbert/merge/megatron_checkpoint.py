@@ -54,6 +54,7 @@ class MegatronCheckpoint:
                 "step": 0,
                 "phase_tokens": 0,
                 "loader": {},
+                "replay": None,
                 "history": history_of(self._tensors.meta),
                 "has_optimizer": False,
                 "finished": True,

@@ -58,7 +58,7 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
             skipped=session.guard.verdict.action != "step",
         )
         _act_on_numbers(session, hooks)
-        session.step, session.phase_tokens = progress.step, progress.phase_tokens
+        session.step, session.phase_tokens, session.last_pack = progress.step, progress.phase_tokens, packs[0]
         for hook in hooks:
             hook.on_step(progress)
         session.look_after_save(hooks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from megatron_mmbert.checkpoint.folder import (
 from megatron_mmbert.checkpoint.saver import Outcome, Saver
 from megatron_mmbert.checkpoint.transition import explain, transition
 from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.data.loader import PackLoader
 from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
@@ -28,6 +30,7 @@ from megatron_mmbert.train.clocks import batch_ramp, lr_schedule
 from megatron_mmbert.train.data import data_phase, stores_of, token_ids, tokenizer_of, trained_places
 from megatron_mmbert.train.guard import Guard
 from megatron_mmbert.train.hooks import Hook
+from megatron_mmbert.train.replay import check, record
 from megatron_mmbert.train.run_folder import PhaseFolder
 from megatron_mmbert.train.slow_ranks import SlowRanks
 from megatron_mmbert.train.step import Training, build, weight_decay_of
@@ -39,6 +42,7 @@ class Session:
     Attributes:
         step, phase_tokens: the clocks; ``tokens_before`` are real tokens of earlier phases.
         finished: the phase was complete before this process started.
+        last_pack: one of those last trained on; the next checkpoint records its beginning.
         saver: writes the phase's checkpoints.
     """
 
@@ -86,6 +90,7 @@ class Session:
         self.training: Training = build(recipe, phase)
         self.guard = Guard(recipe.numbers, meta.recent_losses)
         self.slow_ranks = SlowRanks(recipe.numbers.slow_rank)
+        self.last_pack: PackedBatch | None = None
         self.saver = Saver(recipe.checkpoint.asynchronous, self._prune)
         self._start: tuple[Path | None, CheckpointMeta] = (path, meta)
         self._take_up(path, meta)
@@ -128,8 +133,24 @@ class Session:
             checkpoints.load(path, self.training.encoders, self.training.optimizer if meta.has_optimizer else None)
             if not meta.has_optimizer:
                 self.training.optimizer.reload_model_params()
+            if self._saved_step is not None:
+                self._replay(path, meta)
         if meta.loader:
             self.loader.load_state_dict(meta.loader)
+
+    def _replay(self, path: Path, meta: CheckpointMeta) -> None:
+        """Compare the loss on the batch that a checkpoint of this phase, just loaded, has recorded."""
+        if self.recipe.checkpoint.replay == "none":
+            return
+        if meta.replay is None:
+            self._say(f"{path}: no batch recorded, so none is replayed")
+            return
+        try:
+            self._say(check(path, meta.replay, self.training.encoders))
+        except UserError as error:
+            if self.recipe.checkpoint.replay == "stop":
+                raise
+            self._say(f"warning: {error}")
 
     def rewind(self, hooks: Sequence[Hook] = ()) -> None:
         """Weights and optimizer of the newest sound checkpoint, or of the start; clocks and data go on, so that the
@@ -159,10 +180,11 @@ class Session:
         path = step_folder(self.folder.checkpoints, self.step)
         if self.step != self._saved_step:
             self.settle(hooks)
+            started = time.perf_counter()
             self.training.gather_parameters()
             self._saved_step = self.step
             state = checkpoints.state_of(self.training.encoders, self.training.optimizer)
-            self._after_save(self.saver.begin(path, self._meta(), state), hooks, last)
+            self._after_save(self.saver.begin(path, self._meta(), state, started), hooks, last)
         if last:
             self._after_save(self.saver.wait(), hooks, last)
         return path
@@ -192,6 +214,7 @@ class Session:
         keep_newest(folder, self.recipe.checkpoint.keep_last, self.recipe.checkpoint.keep_every_tokens)
 
     def _meta(self) -> CheckpointMeta:
+        pack = self.last_pack if self.recipe.checkpoint.replay != "none" else None
         return fresh_meta(self.recipe, self.phase).model_copy(
             update={
                 "step": self.step,
@@ -203,6 +226,7 @@ class Session:
                 "tokenizer_fingerprint": self._fingerprint,
                 "origin": self._origin,
                 "recent_losses": self.guard.rule.losses,
+                "replay": None if pack is None else record(self.training.encoders, pack),
             }
         )
 

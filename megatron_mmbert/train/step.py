@@ -53,7 +53,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
     """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
     runtime, layout = current(), recipe.parallel
     scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, Linear) else phase.mask_ratio
-    if recipe.precision.compile == "off":
+    if recipe.precision.compile == "none":
         switch_off()
     tokens = phase.batch.tokens_per_micro_batch
     precision, linears = settled(recipe.precision, recipe.model, tokens, layout.tensor)

@@ -20,3 +20,10 @@ def test_fp8_and_its_layers_fit_together(wish: dict[str, str], message: str) -> 
     with pytest.raises(ValidationError, match=message):
         PrecisionConfig.model_validate(wish)
     assert PrecisionConfig().fp8 == "none", "never by default"
+
+
+def test_no_value_is_a_word_that_yaml_takes_for_a_truth_value() -> None:
+    """``compile: off`` in a recipe would be False."""
+    schema = PrecisionConfig.model_json_schema()
+    values = {value for field in schema["properties"].values() for value in field.get("enum", [])}
+    assert "bf16" in values and not values & {"on", "off", "yes", "no", "y", "n"}

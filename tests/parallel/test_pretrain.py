@@ -1,9 +1,10 @@
-"""The command itself under torchrun: an interleaved pipeline trains, scores held-out text and saves."""
+"""The command itself under torchrun: an interleaved pipeline trains, scores held-out text and saves; others go on."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,8 @@ COMMON = [
 ]
 
 
-def run(recipe: Path, output: Path, ranks: int, *overrides: str) -> tuple[list[float], dict[str, dict[str, float]]]:
-    """Losses of the steps, and held-out scores by moment and language."""
+def train(recipe: Path, output: Path, ranks: int, *overrides: str) -> str:
+    """Run the command; what it said."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, "-W", "ignore", *launcher, "-m", "megatron_mmbert.pretrain", str(recipe)]
     done = subprocess.run(
@@ -38,6 +39,12 @@ def run(recipe: Path, output: Path, ranks: int, *overrides: str) -> tuple[list[f
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def run(recipe: Path, output: Path, ranks: int, *overrides: str) -> tuple[list[float], dict[str, dict[str, float]]]:
+    """Losses of the steps, and held-out scores by moment and language."""
+    train(recipe, output, ranks, *overrides)
     losses = [json.loads(line)["loss"] for line in (output / "first/metrics.jsonl").open()]
     return losses, json.loads((output / "first/bits_per_byte.json").read_text())
 
@@ -50,3 +57,14 @@ def test_four_ranks_train_and_score_as_one_process(tmp_path: Path) -> None:
     for moment in ("before", "after"):
         assert found[moment] == pytest.approx(scores[moment], rel=1e-5)
     assert complete_checkpoints(tmp_path / "many/first/checkpoints")
+
+
+def test_other_layouts_replay_the_recorded_batch(tmp_path: Path) -> None:
+    """Recorded by one process; replayed by a pipeline in four parts, then by tensor and sequence parallelism."""
+    recipe, output = make_run(tmp_path / "data"), tmp_path / "out"
+    train(recipe, output, 1, "checkpoint.every_tokens=3000")
+    for ranks, layout in ((2, LAYOUT[:2]), (2, ["parallel.tensor=2", "parallel.sequence=true"])):
+        shutil.rmtree(complete_checkpoints(output / "first/checkpoints")[-1])
+        said = train(recipe, output, ranks, *layout)
+        assert "recorded batch replayed: loss " in said
+        assert "tensor 1, pipeline 1 x 1, cpu (local), cpu (global) then" in said

@@ -1,0 +1,114 @@
+"""A recorded batch: the loss that the weights had on it when they were saved is compared when they have been loaded.
+
+Checksums say that a checkpoint's files are those that were written. This says that what is computed from them is what
+was computed: by this code, these libraries, this layout and these attention engines, on these devices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from megatron_mmbert.checkpoint.folder import RecordedBatch
+from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.layers import engines_of
+from megatron_mmbert.model.loss import IGNORED
+from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.relay import loss_of_rows
+from megatron_mmbert.parallel import whereabouts
+from megatron_mmbert.parallel.runtime import broadcast_object, current
+
+TOKENS = 256
+"""Of a recorded batch at most: a save should not cost a step."""
+_SAME = {"float32": 1e-6, "bfloat16": 1e-3}
+_OTHER = {"float32": 1e-4, "bfloat16": 2e-2}
+"""How far, relatively, losses may be apart where all is computed in the same way, and where sums have another order."""
+
+
+def record(encoders: Sequence[Encoder], pack: PackedBatch) -> RecordedBatch | None:
+    """The beginning of rank 0's ``pack`` and the loss on it; None where that is no number. All ranks together."""
+    batch: RecordedBatch = broadcast_object(_beginning(pack) if current().is_main else None)
+    loss = loss_on(encoders, batch)
+    if not math.isfinite(loss):
+        return None
+    return batch.model_copy(update={"loss": loss, "computed": broadcast_object(_way(encoders))})
+
+
+def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
+    """Replay the batch recorded in checkpoint ``path``, from which ``encoders`` were loaded; all ranks together.
+
+    Returns:
+        What was found, for the log.
+
+    Raises:
+        UserError: the loss is another one, by more than the order of sums explains.
+    """
+    loss = loss_on(encoders, batch)
+    now, then = broadcast_object(_way(encoders)), batch.computed
+    limit = _limit(then, now)
+    found = f"{loss:.7g}, {batch.loss:.7g} when it was saved"
+    if abs(loss - batch.loss) <= limit * abs(batch.loss):
+        changed = "" if now == then else f"; computed by {then} then, by {now} now"
+        return f"recorded batch replayed: loss {found} (limit {limit:g} of it){changed}"
+    raise UserError(
+        f"{path}: the loss on the batch recorded in it is {found} (limit {limit:g} of it; computed by {then} then, by "
+        f"{now} now): weights, code or libraries are not those that it was saved by; restore them, move this "
+        "checkpoint away to go on from the one before, or set checkpoint.replay to warn"
+    )
+
+
+@torch.no_grad()
+def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
+    """Mean loss per scored token in nats, without dropout, on every rank; no random state is touched."""
+    whereabouts.at("the recorded batch")
+    device = current().device
+    tokens, lengths = list(batch.tokens), list(batch.lengths)
+    if missing := -len(tokens) % current().tp_size:  # sequence parallelism deals them out evenly
+        tokens, lengths = tokens + missing * [0], [*lengths, missing]
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    packed = PackedParams.of(bounds, max(lengths))
+    rows = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, batch.scored, batch.labels)]
+    training = encoders[0].training
+    for encoder in encoders:
+        encoder.eval()
+    loss_K = loss_of_rows(encoders, rows[0], packed, rows[1], rows[2])
+    for encoder in encoders:
+        encoder.train(training)
+    return float(loss_K.double().mean())
+
+
+def _beginning(pack: PackedBatch) -> RecordedBatch:
+    """The first :data:`TOKENS` of a pack, the last sample cut; where none of them is scored, the first one is."""
+    size = min(TOKENS, len(pack.tokens_T))
+    bounds = [*(bound for bound in pack.cu_seqlens.tolist() if bound < size), size]
+    rows = zip(pack.masked_index_K.tolist(), pack.label_K.tolist(), strict=True)
+    scored = [(index, label) for index, label in rows if label != IGNORED and index < size]
+    scored = scored or [(0, int(pack.tokens_T[0]))]
+    return RecordedBatch(
+        tokens=pack.tokens_T[:size].tolist(),
+        lengths=[stop - start for start, stop in itertools.pairwise(bounds)],
+        scored=[index for index, _ in scored],
+        labels=[label for _, label in scored],
+    )
+
+
+def _way(encoders: Sequence[Encoder]) -> str:
+    """``float32 on cpu, tensor 2, pipeline 1 x 1, cpu (local), cpu (global)``: what the order of sums depends on."""
+    config = encoders[0].config
+    stages = f"{config.pipeline_model_parallel_size} x {len(encoders)}"
+    dtype = str(config.params_dtype).removeprefix("torch.")
+    engines = ", ".join(dict.fromkeys(engines_of(encoder) for encoder in encoders))
+    return f"{dtype} on {current().device.type}, tensor {current().tp_size}, pipeline {stages}, {engines}"
+
+
+def _limit(then: str, now: str) -> float:
+    """Where one of the two is narrow, what narrow sums may differ by."""
+    if then == now:
+        return _SAME[now.split()[0]]
+    return max(_OTHER[way.split()[0]] for way in (then, now))

@@ -1,0 +1,138 @@
+"""The recorded batch: replayed on resume, whatever the layout, and refused where the weights are not those saved."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_mmbert.checkpoint.folder import (
+    CHECKSUM_FILE,
+    CheckpointMeta,
+    RecordedBatch,
+    complete_checkpoints,
+    read_meta,
+    seal,
+    write_meta,
+)
+from megatron_mmbert.checkpoint.tensors import CheckpointTensors, write_tensors
+from megatron_mmbert.config import load_recipe
+from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.errors import UserError
+from megatron_mmbert.model.loss import IGNORED
+from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.train import replay
+from megatron_mmbert.train.loop import train
+from megatron_mmbert.train.session import Session
+
+
+def begin(recipe_path: Path, runtime: Runtime, output: Path, overrides: tuple[str, ...] = ()) -> Session:
+    recipe = load_recipe(recipe_path, overrides)
+    return Session(recipe, recipe.phase("first"), output, runtime)
+
+
+@pytest.fixture
+def stopped(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> Path:
+    """A run's folder after four steps; its one checkpoint is that of step 4."""
+    counter = itertools.count()
+    train(begin(recipe_path, runtime, tmp_path), [], lambda: next(counter) >= 4)
+    return tmp_path
+
+
+def newest(output: Path) -> Path:
+    return complete_checkpoints(output / "first/checkpoints")[-1]
+
+
+def describe_anew(path: Path, meta: CheckpointMeta) -> None:
+    """Another description, under good checksums."""
+    write_meta(path, meta)
+    (path / CHECKSUM_FILE).unlink()
+    seal(path)
+
+
+def test_a_resume_replays_the_batch_and_says_so(
+    stopped: Path, recipe_path: Path, runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = read_meta(newest(stopped)).replay
+    assert recorded is not None and 0 < len(recorded.tokens) <= replay.TOKENS == sum(recorded.lengths)
+    session = begin(recipe_path, runtime, stopped)
+    assert f"recorded batch replayed: loss {recorded.loss:.7g}, {recorded.loss:.7g} when" in capsys.readouterr().out
+    assert replay.loss_on(session.training.encoders, recorded) == recorded.loss
+    assert session.training.encoders[0].training
+
+
+def test_other_weights_under_good_checksums_are_refused(
+    stopped: Path, recipe_path: Path, runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = newest(stopped)
+    tensors, meta = CheckpointTensors(path), read_meta(path).model_copy(update={"has_optimizer": False})
+    values = {name: tensors.load(name) for name in tensors.names()}
+    name = next(name for name in values if "word_embeddings" in name)
+    values[name] *= 1.2
+    write_tensors(path.with_name("other"), meta, values)
+    path.rename(path.with_name("moved"))
+    path.with_name("other").rename(path)
+    with pytest.raises(UserError, match=r"step-00000004: the loss on the batch recorded in it is .*checkpoint.replay"):
+        begin(recipe_path, runtime, stopped)
+    session = begin(recipe_path, runtime, stopped, ("checkpoint.replay=warn",))
+    assert session.step == 4 and "warning: " in capsys.readouterr().out
+    begin(recipe_path, runtime, stopped, ("checkpoint.replay=none",))
+    assert "recorded" not in capsys.readouterr().out
+
+
+def test_another_tokenizers_ids_are_refused(stopped: Path, recipe_path: Path, runtime: Runtime) -> None:
+    """As if the vocabulary had been renumbered under the same name."""
+    path = newest(stopped)
+    meta = read_meta(path)
+    assert meta.replay is not None
+    ids = [(token + 7) % meta.model.vocab_size for token in meta.replay.tokens]
+    describe_anew(path, meta.model_copy(update={"replay": meta.replay.model_copy(update={"tokens": ids})}))
+    with pytest.raises(UserError, match="the loss on the batch recorded"):
+        begin(recipe_path, runtime, stopped)
+
+
+def test_a_checkpoint_without_a_record_is_taken(
+    stopped: Path, recipe_path: Path, runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = newest(stopped)
+    describe_anew(path, read_meta(path).model_copy(update={"replay": None}))
+    assert begin(recipe_path, runtime, stopped).step == 4
+    assert "no batch recorded, so none is replayed" in capsys.readouterr().out
+
+
+def test_no_random_state_is_touched(stopped: Path, recipe_path: Path, runtime: Runtime) -> None:
+    session, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    assert recorded is not None
+    before = torch.get_rng_state()
+    replay.loss_on(session.training.encoders, recorded)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_beginning_of_a_pack() -> None:
+    tokens = torch.arange(600)
+    pack = PackedBatch(
+        tokens_T=tokens,
+        position_T=tokens,
+        cu_seqlens=torch.tensor([0, 100, 500, 600], dtype=torch.int32),
+        max_seqlen=400,
+        masked_index_K=torch.tensor([3, 200, 300, 0]),
+        label_K=torch.tensor([30, 31, 32, IGNORED]),
+        group_S=torch.zeros(3, dtype=torch.int32),
+        real_tokens=600,
+        pack_number=0,
+    )
+    found = replay._beginning(pack)
+    assert found == RecordedBatch(
+        tokens=list(range(256)), lengths=[100, 156], scored=[3, 200], labels=[30, 31], loss=0.0, computed=""
+    )
+    unscored = replay._beginning(replace(pack, masked_index_K=torch.tensor([300]), label_K=torch.tensor([32])))
+    assert (unscored.scored, unscored.labels) == ([0], [0])
+
+
+def test_limits_are_wide_only_where_sums_have_another_order() -> None:
+    one, other, narrow = "float32 on cpu, tensor 1", "float32 on cpu, tensor 2", "bfloat16 on cpu, tensor 1"
+    assert replay._limit(one, one) < replay._limit(one, other) < replay._limit(one, narrow)
+    assert replay._limit(narrow, narrow) < replay._limit(narrow, one)
