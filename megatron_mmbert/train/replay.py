@@ -22,7 +22,7 @@ from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.relay import loss_of_rows
 from megatron_mmbert.parallel import whereabouts
-from megatron_mmbert.parallel.runtime import broadcast_object, current
+from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object, current
 
 TOKENS = 256
 """Of a recorded batch at most: a save should not cost a step."""
@@ -34,7 +34,7 @@ _OTHER = {"float32": 1e-4, "bfloat16": 2e-2}
 def record(encoders: Sequence[Encoder], pack: PackedBatch) -> RecordedBatch | None:
     """The beginning of rank 0's ``pack`` and the loss on it; None where that is no number. All ranks together."""
     batch: RecordedBatch = broadcast_object(_beginning(pack) if current().is_main else None)
-    loss = loss_on(encoders, batch)
+    loss: float = broadcast_object(loss_on(encoders, batch))
     if not math.isfinite(loss):
         return None
     return batch.model_copy(update={"loss": loss, "computed": broadcast_object(_way(encoders))})
@@ -47,19 +47,20 @@ def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
         What was found, for the log.
 
     Raises:
-        UserError: the loss is another one, by more than the order of sums explains.
+        UserError: the loss of some rank is another one, by more than the order of sums explains.
     """
-    loss = loss_on(encoders, batch)
+    losses: list[float] = all_ranks(loss_on(encoders, batch))
+    rank, loss = max(enumerate(losses), key=lambda each: _distance(each[1], batch.loss))
     now, then = broadcast_object(_way(encoders)), batch.computed
     limit = _limit(then, now)
     found = f"{loss:.7g}, {batch.loss:.7g} when it was saved"
-    if abs(loss - batch.loss) <= limit * abs(batch.loss):
+    if _distance(loss, batch.loss) <= limit * abs(batch.loss):
         changed = "" if now == then else f"; computed by {then} then, by {now} now"
         return f"recorded batch replayed: loss {found} (limit {limit:g} of it){changed}"
     raise UserError(
-        f"{path}: the loss on the batch recorded in it is {found} (limit {limit:g} of it; computed by {then} then, by "
-        f"{now} now): weights, code or libraries are not those that it was saved by; restore them, move this "
-        "checkpoint away to go on from the one before, or set checkpoint.replay to warn"
+        f"{path}: the loss on the batch recorded in it is {found} (rank {rank}; limit {limit:g} of it; computed by "
+        f"{then} then, by {now} now): weights, code or libraries are not those that it was saved by; restore them, "
+        "move this checkpoint away to go on from the one before, or set checkpoint.replay to warn"
     )
 
 
@@ -105,6 +106,10 @@ def _way(encoders: Sequence[Encoder]) -> str:
     dtype = str(config.params_dtype).removeprefix("torch.")
     engines = ", ".join(dict.fromkeys(engines_of(encoder) for encoder in encoders))
     return f"{dtype} on {current().device.type}, tensor {current().tp_size}, pipeline {stages}, {engines}"
+
+
+def _distance(loss: float, recorded: float) -> float:
+    return abs(loss - recorded) if math.isfinite(loss) else math.inf
 
 
 def _limit(then: str, now: str) -> float:

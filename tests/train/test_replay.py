@@ -132,6 +132,17 @@ def test_the_beginning_of_a_pack() -> None:
     assert (unscored.scored, unscored.labels) == ([0], [0])
 
 
+def test_one_rank_that_computes_otherwise_is_named(
+    stopped: Path, recipe_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    assert recorded is not None
+    for other in (recorded.loss + 0.1, float("nan")):
+        monkeypatch.setattr(replay, "all_ranks", lambda loss, other=other: [loss, loss, other])
+        with pytest.raises(UserError, match=r"rank 2; limit"):
+            replay.check(newest(stopped), recorded, session.training.encoders)
+
+
 def test_limits_are_wide_only_where_sums_have_another_order() -> None:
     one, other, narrow = "float32 on cpu, tensor 1", "float32 on cpu, tensor 2", "bfloat16 on cpu, tensor 1"
     assert replay._limit(one, one) < replay._limit(one, other) < replay._limit(one, narrow)
