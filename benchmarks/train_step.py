@@ -1,10 +1,12 @@
 """Training tokens/s (forward and backward, fp32): our encoder and transformers' ModernBERT, same weights and texts.
 
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small     # 7 minutes
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape base4     # 7 minutes
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small     # 25 minutes
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape base4     # 20 minutes
 
-Only real tokens count. Ours trains on packs. The peer runs (1) as its own MLM training runs it: documents in random
-order, padded batches, dense head; (2) at its best: grouped by length, ``sparse_prediction``, its fastest attention.
+Three cases: documents up to 1,024 tokens, up to 8,192, and such of 6,000 to 8,192 alone. The samples stand for the
+documents' lengths. Only real tokens count. Ours trains on packs, with light recompute. The peer runs (1) as its own
+MLM training runs it: documents in random order, padded batches, dense head; (2) at its best: grouped by length,
+``sparse_prediction``, its fastest attention; (3) the best of these once more, with the allocator set as ours sets it.
 Both peers get the best of several batch sizes that fit ``--memory-gb``: dense logits of n padded tokens take three
 times n x 256,000 x 4 bytes, so samples that do not fit alone are left out of (1), which only helps its rate. Every
 measurement is a process of its own, so that its peak memory is its own. The optimizer is left out on both sides. Loss
@@ -15,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +36,45 @@ from megatron_mmbert.errors import UserError, run_command
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
-RATIOS = {1024: 0.30, 8192: 0.15}
-SAMPLES = {1024: 24, 8192: 16}
-PACK_TOKENS = {1024: 2048, 8192: 4096}  # a longer sample is a pack of its own
-PADDED_TOKENS = {1024: (2048, 4096), 8192: (2048, 8192)}
-DENSE_PADDED_TOKENS = {1024: (2048, 4096), 8192: (2048, 5120)}
-ATTENTIONS = {1024: ("sdpa", "eager"), 8192: ("sdpa",)}
-"""Eager attention keeps every layer's scores for the backward pass: 35 GB for one sample of 8,192 tokens."""
 DENSE_COPIES = 3.2  # logits, their softmax and its gradient, and what else is there
-SECONDS = 25.0  # at most, of each measurement, whose batches come in random order
+# What megatron_mmbert.parallel.cpu_backend asks of glibc, for the peer.
+OUR_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**27),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained on, and in which batches.
+
+    Attributes:
+        longest, shortest: samples' lengths in tokens; longer documents are cut into even pieces.
+        ratio: of masked tokens.
+        samples: how many stand for all.
+        pack_tokens: ours; a longer sample is a pack of its own.
+        padded, dense: batch sizes to try for the peer, in padded tokens; no dense ones where no sample fits.
+        attentions: of the peer. Eager keeps every layer's scores for the backward pass: 35 GB for one sample of 8,192.
+        seconds: at most, of each measurement, whose batches come in random order.
+    """
+
+    longest: int
+    ratio: float
+    samples: int
+    pack_tokens: int
+    padded: tuple[int, ...]
+    dense: tuple[int, ...]
+    shortest: int = 1
+    attentions: tuple[str, ...] = ("sdpa",)
+    seconds: float = 200.0
+
+
+CASES = {
+    "1024": Case(1024, 0.30, 24, 1024, (2048, 4096), (2048, 4096), attentions=("sdpa", "eager"), seconds=40.0),
+    "8192": Case(8192, 0.15, 16, 4096, (2048, 8192), (2048, 5120)),
+    "8192-long": Case(8192, 0.15, 4, 4096, (8192,), (), shortest=6000),
+}
 
 
 def main() -> None:
@@ -59,51 +93,57 @@ def _compare(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(args.tokenizer)
     documents = tokenizer.encode_batch(texts_of(args.corpus, args.documents))
     figures: dict[str, Any] = {"machine": machine("torch", "transformers", "megatron-core"), "shape": args.shape}
-    figures |= {"threads": torch.get_num_threads(), "dtype": "float32", "lengths": {}}
-    for length in args.lengths:
-        rng = np.random.default_rng(length)
-        chosen = representative([p for each in documents for p in pieces(each, length, tokenizer)], SAMPLES[length])
-        samples = [masked(chosen[i], RATIOS[length], tokenizer, rng) for i in rng.permutation(len(chosen))]
-        save_samples(scratch / f"{length}.npz", samples)
-        job = {"shape": args.shape, "folder": str(scratch / "model"), "samples": str(scratch / f"{length}.npz")}
-        figures["lengths"][str(length)] = _one_length(job | {"length": length}, samples, args.memory_gb)
+    figures |= {"threads": torch.get_num_threads(), "dtype": "float32", "cases": {}}
+    for name in args.cases:
+        case = CASES[name]
+        rng = np.random.default_rng(case.longest)
+        fitting = [p for each in documents for p in pieces(each, case.longest, tokenizer) if len(p) >= case.shortest]
+        chosen = representative(fitting, case.samples)
+        samples = [masked(chosen[i], case.ratio, tokenizer, rng) for i in rng.permutation(len(chosen))]
+        save_samples(scratch / f"{name}.npz", samples)
+        job = {"shape": args.shape, "folder": str(scratch / "model"), "samples": str(scratch / f"{name}.npz")}
+        figures["cases"][name] = _one_case(job | {"case": name}, samples, args.memory_gb)
     return figures
 
 
-def _one_length(job: dict[str, Any], samples: list[Sample], memory_gb: float) -> dict[str, Any]:
-    length = job["length"]
+def _one_case(job: dict[str, Any], samples: list[Sample], memory_gb: float) -> dict[str, Any]:
+    case = CASES[job["case"]]
     tokens = sum(map(len, samples))
-    print(f"\n{job['shape']}, up to {length} tokens: {len(samples)} samples, {tokens:,} tokens", flush=True)
+    print(f"\n{job['shape']}, {job['case']}: {len(samples)} samples, {tokens:,} tokens", flush=True)
     same = _run(job | {"what": "check"})
     print(f"  loss differs by {same['loss_difference']:.1e}, gradients by {same['worst_gradient_difference']:.1e}")
     if same["loss_difference"] > 1e-4 or same["worst_gradient_difference"] > 1e-3:
         raise UserError(f"the two models disagree ({same}); their speeds are not comparable")
-    ours = _row("ours, packed", _run(job | {"what": "ours", "pack_tokens": PACK_TOKENS[length]}))
+    ours = _row("ours, packed", _run(job | {"what": "ours"}))
     vocab = models.SHAPES[job["shape"]].vocab_size
     longest_dense = int(memory_gb * 1e9 / DENSE_COPIES / 4 / vocab)
     dense, sparse = [], []
-    for budget in (budget for budget in DENSE_PADDED_TOKENS[length] if budget <= longest_dense):
+    for budget in (budget for budget in case.dense if budget <= longest_dense):
         peer = job | {"what": "peer", "attention": "sdpa", "padded_tokens": budget, "longest": longest_dense}
         dense.append(_row(f"peer, padded, dense, {budget}", _run(peer | {"sparse": False, "grouped": False})))
-    attention = _fastest_attention(job, length)
-    for budget in PADDED_TOKENS[length]:
+    attention = _fastest_attention(job, case)
+    for budget in case.padded:
         peer = job | {"what": "peer", "attention": attention, "padded_tokens": budget, "sparse": True, "grouped": True}
         sparse.append(_row(f"peer, grouped, sparse, {attention}, {budget}", _run(peer)))
-    own, best = (max(rows, key=lambda row: row["tokens_per_s"]) for rows in (dense, sparse))
-    ratios = {
-        "over_padded_dense": ours["tokens_per_s"] / own["tokens_per_s"],
+    best = max(sparse, key=lambda row: row["tokens_per_s"])
+    allocated = _row("peer, the best, our allocator setting", _run(best["job"], OUR_ALLOCATOR))
+    ratios = {"over_padded_dense": ours["tokens_per_s"] / max(row["tokens_per_s"] for row in dense)} if dense else {}
+    ratios |= {
         "over_best": ours["tokens_per_s"] / best["tokens_per_s"],
+        "over_best_with_our_allocator": ours["tokens_per_s"] / allocated["tokens_per_s"],
         "memory_of_best": ours["peak_mb"] / best["peak_mb"],
         "share_of_mm_ceiling": ours["gflops"] / ours["ceiling_gflops"],
     }
     print("  " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()), flush=True)
-    lengths = sorted(map(len, samples))
-    return {"sample_lengths": lengths, "same": same, "ours": ours, "dense": dense, "sparse": sparse, "ratios": ratios}
+    rows = {"ours": ours, "dense": dense, "sparse": sparse, "sparse_with_our_allocator": allocated}
+    for row in (ours, *dense, *sparse, allocated):
+        del row["job"]
+    return {"sample_lengths": sorted(map(len, samples)), "same": same, **rows, "ratios": ratios}
 
 
-def _fastest_attention(job: dict[str, Any], length: int) -> str:
+def _fastest_attention(job: dict[str, Any], case: Case) -> str:
     """By a short run of each that fits."""
-    names = ATTENTIONS[length]
+    names = case.attentions
     if len(names) == 1:
         return names[0]
     peer = job | {"what": "peer", "sparse": True, "grouped": True, "padded_tokens": 2048, "most_seconds": 8.0}
@@ -117,24 +157,25 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **result}
 
 
-def _run(job: dict[str, Any]) -> dict[str, Any]:
+def _run(job: dict[str, Any], settings: dict[str, str] | None = None) -> dict[str, Any]:
     command = [sys.executable, "-W", "ignore", __file__, "--worker", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (settings or {}))
     if done.returncode:
         raise UserError(f"{job['what']}: failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+    return result | {"job": job}
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
     samples, folder = load_samples(Path(job["samples"])), Path(job["folder"])
-    most_seconds = job.get("most_seconds", SECONDS)
+    case = CASES[job["case"]]
+    most_seconds = job.get("most_seconds", case.seconds)
     if job["what"] == "check":
         short = sorted(samples, key=len)[2:5]
         return models.deviations(job["shape"], folder, short)
     if job["what"] == "ours":
-        batches = models.our_batches(samples, job["pack_tokens"])
-        encoder = models.load_ours(job["shape"], folder)
+        batches = models.our_batches(samples, case.pack_tokens)
+        encoder = models.load_ours(job["shape"], folder, "light")
         done = list(models.timed(encoder, batches, models.our_pass, most_seconds))
     else:
         fitting = [sample for sample in samples if len(sample) <= job.get("longest", len(sample))]
@@ -148,7 +189,7 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
         seen = [sample for batch in models.in_random_order(batches)[: len(done)] for sample in batch]
         rows = sum(int((sample.labels >= 0).sum()) for sample in seen)
         result["gflops"] = training_flops(shape, [len(sample) for sample in seen], rows) / seconds / 1e9
-        result["ceiling_gflops"] = ceiling_gflops(shape, job["pack_tokens"], rows // len(done))
+        result["ceiling_gflops"] = ceiling_gflops(shape, tokens // len(done), rows // len(done))
     return result
 
 
@@ -157,7 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="folder of text files")
     parser.add_argument("--tokenizer", type=Path, help="folder of tools/train_tokenizer.py; may have fewer pieces")
     parser.add_argument("--shape", choices=list(models.SHAPES), default="small", help="base4: 4 layers of base (small)")
-    parser.add_argument("--lengths", type=int, nargs="+", choices=list(RATIOS), default=list(RATIOS))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--documents", type=int, default=1500, help="documents that the samples stand for (1500)")
     parser.add_argument("--memory-gb", type=float, default=18.0, help="what the dense peer's logits may take (18)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -27,6 +27,9 @@ _CUDA_TYPES = {
 }
 _ALLOCATOR_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
+# Activations come from memory that is kept; the token table's gradient and the logits, which would leave holes in it
+# that nothing else fills, from the kernel. With everything kept a step is 3 % faster and holds 8 % more at its peak.
+_MALLOC_OPTIONS = {_M_MMAP_THRESHOLD: 2**27, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26}
 _installed = False
 
 
@@ -52,7 +55,7 @@ def _keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in other C libraries
     if mallopt is not None:
-        for option, value in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
+        for option, value in _MALLOC_OPTIONS.items():
             mallopt(option, value)
 
 

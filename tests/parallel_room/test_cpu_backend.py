@@ -71,6 +71,27 @@ def test_the_random_state_is_the_cpus() -> None:
     assert torch.equal(torch.rand(3, generator=torch.Generator().manual_seed(5)), drawn)
 
 
+def test_the_allocator_keeps_what_is_freed_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, int] = {}
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            pass
+
+        def mallopt(self, option: int, value: int) -> None:
+            asked[option] = value
+
+    monkeypatch.setattr(cpu_backend.ctypes, "CDLL", Library)
+    for name in cpu_backend._ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
+    cpu_backend._keep_freed_memory()
+    assert not asked
+    monkeypatch.delenv("MALLOC_TOP_PAD_")
+    cpu_backend._keep_freed_memory()
+    assert asked == cpu_backend._MALLOC_OPTIONS
+
+
 def test_it_needs_nothing_imported_before() -> None:
     """A tool may start the runtime before anything else has loaded torch's parts."""
     code = "from megatron_mmbert import parallel; parallel.start(); parallel.shutdown()"
