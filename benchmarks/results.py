@@ -28,9 +28,14 @@ def machine(*packages: str) -> dict[str, Any]:
 
 
 def peak_megabytes() -> float:
-    """Most memory this process has held so far, in 10^6 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    """Most memory this process has held so far, in 10^6 bytes. On Linux not ``ru_maxrss``, which begins with what the
+    process that started this one held."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
 def save(name: str, figures: dict[str, Any]) -> Path:

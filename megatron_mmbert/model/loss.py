@@ -21,8 +21,9 @@ from megatron_mmbert.model.table_gradient import TableGradient
 
 IGNORED = -100
 # Logits of one chunk at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
-# gradient, so few chunks are fast; on a CPU 2^27 would make the head a few percent faster and take 256 MiB more.
-LOGITS_PER_CHUNK = {"cpu": 2**26, "cuda": 2**30}
+# gradient, so few chunks are fast. On a CPU a step is no faster with 2^26, and holds 150 MB more: a buffer above the
+# allocator's threshold (parallel/cpu_backend.py) takes no memory that layers have freed.
+LOGITS_PER_CHUNK = {"cpu": 2**25, "cuda": 2**30}
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.
 _CPU_SCRATCH_ELEMENTS = 2**22
