@@ -55,7 +55,8 @@ def main() -> int:
     try:
         finished = run(recipe, phase, folder, stop, arguments.start_from)
     except UserError as error:
-        if folder.path.is_dir() and os.environ.get("RANK", "0") == "0":
+        # What one rank alone meets, the others see as its loss: it says so itself.
+        if folder.path.is_dir() and (os.environ.get("RANK", "0") == "0" or not folder.failed.exists()):
             folder.say(folder.failed, {"error": str(error)})
         raise
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STATUS_STOPPED
@@ -69,9 +70,12 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     """
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
+    from megatron_mmbert.parallel import deterministic
     from megatron_mmbert.parallel.agreement import check_agreement, facts
     from megatron_mmbert.parallel.lost_ranks import watched
 
+    if recipe.numbers.deterministic:
+        deterministic.switch_on()
     parallel.join(recipe.parallel.timeout_minutes)
     layout = recipe.parallel
     with watched(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):

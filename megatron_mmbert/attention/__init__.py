@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from megatron_mmbert.attention import cpu, eager, flash, flex, te, torch_sdpa, varlen
 from megatron_mmbert.attention.plan import Engine, Layout, Request
 from megatron_mmbert.attention.selection import AUTO, fastest, named, try_engine
+from megatron_mmbert.errors import UserError
 
 _ALL = (
     Engine("cpu", cpu.attend, cpu.refusal, fused=cpu.attend_fused),
     Engine("te", te.attend, te.refusal, te.REMEDY),
     Engine("varlen", varlen.attend, varlen.refusal),
-    Engine("flash", flash.attend, flash.refusal, flash.REMEDY),
+    Engine("flash", flash.attend, flash.refusal, flash.REMEDY, deterministic=False),
     Engine("flex", flex.attend, flex.refusal, flex.REMEDY),
     Engine("torch", torch_sdpa.attend, torch_sdpa.refusal),
     Engine("eager", eager.attend, eager.refusal),
@@ -31,12 +33,16 @@ def choose(name: str, request: Request, heads: int) -> Engine:
     """The engine of that name, or for ``auto`` the one to use for ``request`` here.
 
     Raises:
-        UserError: no such engine, or it cannot do the request.
+        UserError: no such engine, it cannot do the request, or not deterministically where PyTorch is asked for that.
     """
+    fixed = torch.are_deterministic_algorithms_enabled()
     if name != AUTO:
-        return named(name, request, ENGINES)
-    if request.device == "cpu":
-        return next(engine for engine in _ALL if engine.refusal(request) is None)
+        engine = named(name, request, ENGINES)
+        if fixed and not engine.deterministic:
+            raise UserError(f"attention engine {name!r}: not deterministic; choose {AUTO} or another engine")
+        return engine
+    if request.device == "cpu" or fixed:
+        return next(each for each in _ALL if each.refusal(request) is None and (each.deterministic or not fixed))
     return ENGINES[_fastest_here(request, heads)]
 
 

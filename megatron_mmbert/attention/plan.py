@@ -97,6 +97,7 @@ class Engine:
         refusal: why it cannot do a request, in a few words; None if it can.
         remedy: the command that makes it available, if one does.
         fused: the same from the fused projection, where the engine has it.
+        deterministic: whether it gives the same bits each time when PyTorch is asked to.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Engine:
     refusal: Callable[[Request], str | None]
     remedy: str = ""
     fused: AttendFused | None = None
+    deterministic: bool = True
 
     def __call__(
         self, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -161,8 +161,11 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
     write_json(folder / META_FILE, stamped.model_dump(mode="json"))
 
 
-def problems(path: Path) -> Iterator[str]:
-    """One sentence for each file of a checkpoint that is missing, of other content, or read though not listed."""
+def problems(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:
+    """One sentence for each file of a checkpoint that is missing, of other content, or read though not listed.
+
+    ``progress`` is called with the bytes of each file that has been read.
+    """
     known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
     if not isinstance(known, dict):
         raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
@@ -172,6 +175,7 @@ def problems(path: Path) -> Iterator[str]:
             yield f"{file}: missing; take another checkpoint"
         elif _checksum(file) != expected:
             yield f"{file}: content differs from its checksum; take another checkpoint"
+        progress(file.stat().st_size if file.is_file() else 0)
     for name in _payload(path):
         if name not in known and (name in _READ or name.endswith((".distcp", ".pt"))):
             yield f"{path / name}: not in the checkpoint's list of files; take another checkpoint"

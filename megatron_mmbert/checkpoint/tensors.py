@@ -5,7 +5,7 @@ Conversion and merging work on these: a name, a shape, a tensor. Nobody needs th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -57,6 +57,20 @@ class CheckpointTensors:
         wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
         with readable(self.path):
             return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
+
+    def everything(self) -> Iterator[tuple[str, Tensor]]:
+        """All that is stored, the optimizer's state too, as it is stored: name and whole tensor, one at a time.
+
+        Raises:
+            UserError: one cannot be read.
+        """
+        with readable(self.path):
+            stored = dist_checkpointing.load_tensors_metadata(str(self.path))
+        for name, entry in stored.items():
+            wanted = {name: ShardedTensor.from_rank_offsets(name, torch.empty(entry.global_shape, dtype=entry.dtype))}
+            with readable(self.path):
+                found = dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)
+            yield name, found[name]
 
 
 def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:

@@ -26,3 +26,6 @@ class NumbersConfig(Section):
     """After so many bad steps one after another the run stops: they are no accident."""
     slow_rank: Annotated[float, Field(gt=1)] = 1.5
     """A rank whose own work takes this many times the median's is named in the log."""
+    deterministic: bool = False
+    """On GPUs too the same recipe, layout and devices give the same bits: attention engines in a fixed order, and no
+    kernel that adds in the order its threads come. Slower."""

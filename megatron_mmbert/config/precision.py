@@ -39,6 +39,20 @@ class PrecisionConfig(Section):
             raise ValueError(f"fp8 {self.fp8} needs Transformer Engine's linears; set layers to te or auto")
         return self
 
+    def misfit(self, recompute: str, deterministic: bool) -> str | None:
+        """Why other sections' values do not go with these, with the remedy; None where they do."""
+        if recompute == "light" and (self.layers == "te" or self.fp8 != "none"):
+            return (
+                "parallel.recompute light drops the inputs of PyTorch's linears, and these are Transformer Engine's; "
+                "choose recompute selective or full, or layers torch"
+            )
+        if deterministic and self.fp8 != "none" and self.fp8_linears == "probe":
+            return (
+                "numbers.deterministic fixes what runs in FP8, and a probe chooses it by its speed; name the linears "
+                "in fp8_linears"
+            )
+        return None
+
     @property
     def for_scoring(self) -> PrecisionConfig:
         """The same without what is of use in training alone."""

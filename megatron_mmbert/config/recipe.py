@@ -347,12 +347,8 @@ class Recipe(Section):
                 raise PlacedError(f"two phases are called {name!r}; give each its own name", "phases", name)
         if problem := misfit(self.parallel, self.model):
             raise PlacedError(problem, "parallel")
-        if self.parallel.recompute == "light" and (self.precision.layers == "te" or self.precision.fp8 != "none"):
-            raise PlacedError(
-                "recompute light drops the inputs of PyTorch's linears, and precision asks for Transformer Engine's; "
-                "choose recompute selective or full, or precision.layers torch",
-                "parallel",
-            )
+        if problem := self.precision.misfit(self.parallel.recompute, self.numbers.deterministic):
+            raise PlacedError(problem, "precision")
         for number, phase in enumerate(self.phases):
             tokens = phase.batch.tokens_per_micro_batch
             if self.parallel.sequence and tokens % self.parallel.tensor:

@@ -27,6 +27,7 @@ class Memory:
         weights, gradients, optimizer: held throughout.
         activations: kept for backward, of all micro batches in flight.
         head: what the head needs beside them while it runs.
+        host_copy: of what a checkpoint takes from the rank that writes most, in the host's memory (asynchronous saves).
         peak: the most at any moment of a step.
     """
 
@@ -35,6 +36,7 @@ class Memory:
     optimizer: float
     activations: float
     head: float
+    host_copy: float
     peak: float
 
 
@@ -54,7 +56,11 @@ def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
         _table_gradients_meeting(model, layout, part),
         _update_scratch(model, layout, part, parameters / shared_out),
     )
-    return Memory(weights, gradients, optimizer, activations, head, weights + gradients + optimizer + max(moments))
+    # Of equal ranks one writes the weights; the token table's copy on the last of several stages is not written.
+    written = parameters - (table_parameters(model, layout.tensor) if part.last and not part.first else 0)
+    host_copy = layout.weight_bytes * written + optimizer * written / parameters
+    peak = weights + gradients + optimizer + max(moments)
+    return Memory(weights, gradients, optimizer, activations, head, host_copy, peak)
 
 
 def most_loaded(model: ModelConfig, layout: Layout) -> Memory:

@@ -12,11 +12,13 @@ from megatron_mmbert.report.text_table import table
 def memory_text(recipe: Recipe, gpus: int) -> str:
     """One row per pipeline rank, in GB (10^9 bytes), for the phase with the most tokens in a micro batch."""
     layout = largest_layout(recipe, gpus)
-    rows = [_row(recipe.model, layout, rank) for rank in range(layout.pipeline)]
-    header = ["pipeline rank", "weights", "gradients", "optimizer", "activations", "head", "peak"]
+    copied = recipe.checkpoint.asynchronous
+    rows = [_row(recipe.model, layout, rank, copied) for rank in range(layout.pipeline)]
+    header = ["pipeline rank", "weights", "gradients", "optimizer", "activations", "head", "peak", "host copy"]
     title = (
         f"memory of a rank, GB, estimated ({layout.describe()}, {layout.precision}, micro batches of "
-        f"{layout.micro_tokens:,} tokens); allocator and libraries come on top"
+        f"{layout.micro_tokens:,} tokens); allocator and libraries come on top; host copy: what an asynchronous save "
+        "keeps in the host's memory of the rank that writes most"
     )
     return f"{title}\n{table(header, rows, [True] * len(header))}"
 
@@ -31,7 +33,8 @@ def largest_layout(recipe: Recipe, gpus: int) -> Layout:
     return layout_of(recipe, gpus, micro, ratios[phase.name], count)
 
 
-def _row(model: ModelConfig, layout: Layout, rank: int) -> list[str]:
+def _row(model: ModelConfig, layout: Layout, rank: int, copied: bool) -> list[str]:
     found = rank_memory(model, layout, rank)
-    parts = (found.weights, found.gradients, found.optimizer, found.activations, found.head, found.peak)
-    return [str(rank), *(f"{part / 1e9:.2f}" for part in parts)]
+    held = [found.weights, found.gradients, found.optimizer, found.activations, found.head, found.peak]
+    held.append(found.host_copy if copied else 0.0)
+    return [str(rank), *(f"{part / 1e9:.2f}" for part in held)]

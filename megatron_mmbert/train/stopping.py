@@ -4,8 +4,8 @@ A signal only sets a flag. The loop asks between steps, all ranks agree, and the
 work and looks the same whatever asked for it. A second SIGTERM ends the process at once.
 
 The signals are blocked and a thread waits for them. Python's own handlers run only between two lines of Python: a rank
-that hangs in a collective would not hear a second signal. A scheduler signals every process of a job: child processes
-that a step or a save needs have to ignore what is answered here.
+that hangs in a collective would not hear a second signal. A scheduler signals every process of a job: the data workers,
+which are processes of their own, ignore what is answered here (``data.prefetch``); checkpoints are written by threads.
 """
 
 from __future__ import annotations

@@ -27,3 +27,11 @@ def test_no_value_is_a_word_that_yaml_takes_for_a_truth_value() -> None:
     schema = PrecisionConfig.model_json_schema()
     values = {value for field in schema["properties"].values() for value in field.get("enum", [])}
     assert "bf16" in values and not values & {"on", "off", "yes", "no", "y", "n"}
+
+
+def test_light_recompute_is_of_pytorchs_linears() -> None:
+    assert PrecisionConfig(dtype="bf16").misfit("light", False) is None
+    for wish in ({"layers": "te"}, {"fp8": "block"}):
+        precision = PrecisionConfig.model_validate({"dtype": "bf16", **wish})
+        assert "parallel.recompute light drops the inputs" in (precision.misfit("light", False) or "")
+        assert precision.misfit("full", False) is None

@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from run_to_save import MODEL, Run
 
+from megatron_mmbert.checkpoint.staging import Stage
+from megatron_mmbert.checkpoint.training import state_of
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.plan.layout import Layout, parts, rank_parameters
+from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.plan.layout import Layout, Precision, parts, rank_parameters
 from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
 
 BASE = ModelConfig()
@@ -74,3 +78,12 @@ def test_estimates_are_within_10_percent_of_what_ranks_hold() -> None:
         done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         assert abs(found["ratio"] - 1) < 0.1, found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_host_copy_is_what_a_save_copies(precision: Precision, runtime: Runtime, tmp_path: Path) -> None:
+    run = Run(1, precision)
+    run.train(1)
+    share = Stage(copies=False).share_of(state_of(run.encoder, run.optimizer), tmp_path)
+    estimate = rank_memory(MODEL, Layout(precision=precision, micro_tokens=256), 0).host_copy
+    assert share.bytes == pytest.approx(estimate, rel=0.001)

@@ -1,0 +1,122 @@
+"""Verifying checkpoints without loading them into a model: files against checksums, contents, and every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_mmbert.checkpoint.folder import (
+    CHECKSUM_FILE,
+    META_FILE,
+    CheckpointMeta,
+    complete_checkpoints,
+    problems,
+    read_meta,
+)
+from megatron_mmbert.errors import UserError
+
+Progress = Callable[[int], None]
+COMMON_FILE = "common.pt"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one checkpoint.
+
+    Attributes:
+        meta: its description; None where that cannot be read.
+        files, bytes: what the folder holds.
+        problems: one sentence each; none if it is sound.
+    """
+
+    path: Path
+    meta: CheckpointMeta | None
+    files: int
+    bytes: int
+    problems: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.problems
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint ``path``, or all of the phase or the run in that folder, oldest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (path / META_FILE).exists() or (path / CHECKSUM_FILE).exists():
+        return [path]
+    folders = [path, path / "checkpoints", *sorted(path.glob("*/checkpoints"))]
+    found = [checkpoint for folder in folders for checkpoint in complete_checkpoints(folder)]
+    others = [folder for folder in sorted(path.glob("*")) if (folder / META_FILE).is_file()]  # merged, converted
+    found += [folder for folder in others if folder not in found]
+    if not found:
+        raise UserError(f"{path}: no checkpoint here; name a run's folder, a phase's, or one checkpoint")
+    return found
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Number and bytes of the files in a folder."""
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def verify(path: Path, deep: bool = False, progress: Progress = lambda done: None) -> Verdict:
+    """Check one checkpoint; nothing in it is run, whatever it holds.
+
+    Args:
+        deep: also read every tensor, the optimizer's too: it must be there, finite, and of the shape that
+            ``checkpoint.json`` says. Needs a running process group (``megatron_mmbert.parallel.start()``).
+        progress: called with the bytes checked since its last call, in all those of the folder (twice if ``deep``).
+    """
+    files, size = size_of(path)
+    found: list[str] = []
+    meta = None
+    try:
+        meta = read_meta(path)
+        found += problems(path, progress)
+    except UserError as error:
+        found.append(str(error))
+    if not found:
+        found += _contents(path, deep, progress)
+    return Verdict(path, meta, files, size, tuple(found))
+
+
+def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
+    """Problems of what the files hold; they are those that were written."""
+    from megatron_mmbert.checkpoint.pickles import check_contents, readable  # Megatron takes seconds
+
+    try:
+        check_contents(path)
+        if (path / COMMON_FILE).is_file():
+            with readable(path / COMMON_FILE):
+                torch.load(path / COMMON_FILE, weights_only=True)
+        if deep:
+            yield from _tensors(path, progress)
+    except UserError as error:
+        yield str(error)
+
+
+def _tensors(path: Path, progress: Progress) -> Iterator[str]:
+    from megatron_mmbert.checkpoint.tensors import CheckpointTensors
+    from megatron_mmbert.convert.from_hf import tensor_shape
+    from megatron_mmbert.convert.mapping import hf_name
+
+    tensors = CheckpointTensors(path)
+    for name in tensors.names():
+        expected = tensor_shape(hf_name(name), tensors.meta.model)
+        if tensors.shape(name) != expected:
+            yield (
+                f"{path}: tensor {name!r} has shape {list(tensors.shape(name))}, and checkpoint.json asks for "
+                f"{list(expected)}; take another checkpoint"
+            )
+    for name, tensor in tensors.everything():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            yield f"{path}: tensor {name!r} has {bad:,} values that are not finite; take another checkpoint"
+        progress(tensor.nbytes)
