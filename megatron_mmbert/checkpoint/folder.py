@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from megatron_mmbert import __version__
 from megatron_mmbert.config.recipe import ModelConfig
@@ -60,12 +60,19 @@ class RecordedBatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tokens: list[int]
-    lengths: list[int]
-    scored: list[int]
-    labels: list[int]
+    tokens: list[NonNegativeInt]
+    lengths: list[PositiveInt]
+    scored: list[NonNegativeInt]
+    labels: list[NonNegativeInt]
     loss: float = 0.0
     computed: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordedBatch:
+        places = 0 < len(self.scored) == len(self.labels) and max(self.scored) < len(self.tokens)
+        if sum(self.lengths) != len(self.tokens) or not places:
+            raise ValueError("no batch: samples, scored positions and labels do not fit its tokens")
+        return self
 
 
 class CheckpointMeta(BaseModel):
@@ -111,6 +118,12 @@ class CheckpointMeta(BaseModel):
     code_version: str = __version__
     written_at: str = ""
 
+    @model_validator(mode="after")
+    def _within_the_vocabulary(self) -> CheckpointMeta:
+        if self.replay is not None and max(*self.replay.tokens, *self.replay.labels) >= self.model.vocab_size:
+            raise ValueError(f"replay has ids beyond the vocabulary of {self.model.vocab_size}")
+        return self
+
 
 def read_meta(path: Path) -> CheckpointMeta:
     """What the checkpoint in folder ``path`` holds.
@@ -123,7 +136,7 @@ def read_meta(path: Path) -> CheckpointMeta:
         return CheckpointMeta.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(str(part) for part in problem["loc"]) or "damaged description"
         raise UserError(f"{path / META_FILE}: {place}: {problem['msg']}; {_NAME_ANOTHER}") from None
 
 

@@ -116,4 +116,4 @@ def _limit(then: str, now: str) -> float:
     """Where one of the two is narrow, what narrow sums may differ by."""
     if then == now:
         return _SAME[now.split()[0]]
-    return max(_OTHER[way.split()[0]] for way in (then, now))
+    return _OTHER["bfloat16" if any(way.startswith("bfloat16") for way in (then, now)) else "float32"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from megatron_mmbert.checkpoint.folder import (
     CHECKSUM_FILE,
+    META_FILE,
     CheckpointMeta,
     RecordedBatch,
     complete_checkpoints,
@@ -92,6 +94,25 @@ def test_another_tokenizers_ids_are_refused(stopped: Path, recipe_path: Path, ru
     describe_anew(path, meta.model_copy(update={"replay": meta.replay.model_copy(update={"tokens": ids})}))
     with pytest.raises(UserError, match="the loss on the batch recorded"):
         begin(recipe_path, runtime, stopped)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scored": [300]}, {"labels": []}, {"lengths": [1]}, {"tokens": [-1] * 256}, {"labels": [10**9], "scored": [0]}],
+    ids=str,
+)
+def test_a_record_that_is_none_is_a_damaged_description(
+    change: dict[str, list[int]], stopped: Path, recipe_path: Path, runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under good checksums: named and skipped, no traceback."""
+    path = newest(stopped)
+    values = json.loads((path / META_FILE).read_text())
+    values["replay"] |= change
+    (path / META_FILE).write_text(json.dumps(values))
+    (path / CHECKSUM_FILE).unlink()
+    seal(path)
+    assert begin(recipe_path, runtime, stopped).step == 0
+    assert f"damaged checkpoint skipped: {path / META_FILE}: " in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_a_record_is_taken(
