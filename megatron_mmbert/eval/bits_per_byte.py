@@ -28,7 +28,7 @@ from megatron_mmbert.data.union import StoreUnion
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
-from megatron_mmbert.model.relay import loss_of_rows
+from megatron_mmbert.model.relay import evaluation_mode, loss_of_rows
 from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import current
 
@@ -80,18 +80,14 @@ class HeldOut:
             model: the encoder, or this rank's chunks of it.
         """
         chunks = [model] if isinstance(model, Encoder) else model
-        was_training = chunks[0].training
-        for chunk in chunks:
-            chunk.eval()
         languages = sorted({language for _, language in self._names})
         row = {language: number for number, language in enumerate(languages)}
         row_of_group = np.array([row[language] for _, language in self._names])
         sums = np.zeros((3, len(languages)))
-        for batch in self._batches:
-            whereabouts.at("held-out text")
-            self._add(chunks, batch, row_of_group, sums)
-        for chunk in chunks:
-            chunk.train(was_training)
+        with evaluation_mode(chunks):
+            for batch in self._batches:
+                whereabouts.at("held-out text")
+                self._add(chunks, batch, row_of_group, sums)
         return {
             language: Score(float(nats), int(size), int(tokens))
             for language, nats, size, tokens in zip(languages, *sums, strict=True)

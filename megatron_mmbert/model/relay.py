@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -10,6 +11,17 @@ from torch import Tensor
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.parallel.runtime import from_last_stage, from_stage_before, to_next_stage
+
+
+@contextmanager
+def evaluation_mode(chunks: Sequence[Encoder]) -> Iterator[None]:
+    """Without dropout inside; afterwards as it was."""
+    was_training = chunks[0].training
+    for chunk in chunks:
+        chunk.eval()
+    yield
+    for chunk in chunks:
+        chunk.train(was_training)
 
 
 @torch.no_grad()

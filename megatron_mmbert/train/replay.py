@@ -20,7 +20,7 @@ from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.loss import IGNORED
 from megatron_mmbert.model.packed import PackedParams
-from megatron_mmbert.model.relay import loss_of_rows
+from megatron_mmbert.model.relay import evaluation_mode, loss_of_rows
 from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object, current
 
@@ -34,10 +34,8 @@ _OTHER = {"float32": 1e-4, "bfloat16": 2e-2}
 def record(encoders: Sequence[Encoder], pack: PackedBatch) -> RecordedBatch | None:
     """The beginning of rank 0's ``pack`` and the loss on it; None where that is no number. All ranks together."""
     batch: RecordedBatch = broadcast_object(_beginning(pack) if current().is_main else None)
-    loss: float = broadcast_object(loss_on(encoders, batch))
-    if not math.isfinite(loss):
-        return None
-    return batch.model_copy(update={"loss": loss, "computed": broadcast_object(_way(encoders))})
+    loss, way = broadcast_object((loss_on(encoders, batch), _way(encoders)))
+    return batch.model_copy(update={"loss": loss, "computed": way}) if math.isfinite(loss) else None
 
 
 def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
@@ -64,7 +62,6 @@ def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
     )
 
 
-@torch.no_grad()
 def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
     """Mean loss per scored token in nats, without dropout, on every rank; no random state is touched."""
     whereabouts.at("the recorded batch")
@@ -75,12 +72,8 @@ def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
     packed = PackedParams.of(bounds, max(lengths))
     rows = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, batch.scored, batch.labels)]
-    training = encoders[0].training
-    for encoder in encoders:
-        encoder.eval()
-    loss_K = loss_of_rows(encoders, rows[0], packed, rows[1], rows[2])
-    for encoder in encoders:
-        encoder.train(training)
+    with evaluation_mode(encoders):
+        loss_K = loss_of_rows(encoders, rows[0], packed, rows[1], rows[2])
     return float(loss_K.double().mean())
 
 
