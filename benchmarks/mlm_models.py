@@ -97,14 +97,15 @@ def peer_batches(samples: Sequence[Sample], padded_tokens: int, grouped: bool) -
 
 
 def our_pass(encoder: Encoder, batch: Sequence[Sample]) -> float:
-    """Forward and backward over one pack; the mean loss per scored token. Gradients are of that mean."""
+    """Forward and backward over one pack; the mean loss per scored token. Gradients are of the sum, as in training,
+    which divides those of all packs of a step at once."""
     ids = torch.from_numpy(np.concatenate([sample.ids for sample in batch]))
     labels = torch.from_numpy(np.concatenate([sample.labels for sample in batch]))
     bounds = torch.tensor([0, *itertools.accumulate(map(len, batch))], dtype=torch.int32)
     scored = (labels != IGNORED).nonzero()[:, 0]
-    loss = encoder(ids, PackedParams.of(bounds, max(map(len, batch))), scored, labels[scored]) / len(scored)
+    loss = encoder(ids, PackedParams.of(bounds, max(map(len, batch))), scored, labels[scored])
     loss.backward()
-    return float(loss)
+    return float(loss) / len(scored)
 
 
 def peer_pass(model: Any, batch: Sequence[Sample]) -> float:
@@ -147,8 +148,9 @@ def deviations(shape: str, folder: Path, batch: Sequence[Sample]) -> dict[str, f
     peer, ours = load_peer(folder, "sdpa", sparse=True), load_ours(shape, folder)
     their_loss, our_loss = peer_pass(peer, batch), our_pass(ours, batch)
     theirs = dict(peer.named_parameters())
+    scored = sum(int((sample.labels != IGNORED).sum()) for sample in batch)
     worst = 0.0
     for name, parameter in ours.named_parameters():
         expected = from_hf(name, theirs[hf_name(name)].grad, SHAPES[shape].num_attention_heads)
-        worst = max(worst, float((parameter.grad - expected).norm() / expected.norm()))
+        worst = max(worst, float((parameter.grad / scored - expected).norm() / expected.norm()))
     return {"loss": our_loss, "loss_difference": abs(our_loss - their_loss), "worst_gradient_difference": worst}

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from megatron_mmbert.attention.plan import Layout, Request
 from megatron_mmbert.attention.strips import Strips, band_mask
+from megatron_mmbert.kernels.scratch import Slot, scratch
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -53,27 +54,28 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, qkv_TH3D: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout, window: int | None
     ) -> Tensor:
-        qkv_3HTD = qkv_TH3D.permute(2, 1, 0, 3)
         rotation = None if cos is None or sin is None else (cos.transpose(0, 1), sin.transpose(0, 1))
-        ctx.layout, ctx.window, ctx.rotation, ctx.shape = layout, window, rotation, qkv_TH3D.shape
-        ctx.dtype = qkv_TH3D.dtype
+        ctx.layout, ctx.window, ctx.rotation = layout, window, rotation
+        out_THD = qkv_TH3D.new_empty(qkv_TH3D[:, :, 0].shape)
+        qkv_3HTD = qkv_TH3D.permute(2, 1, 0, 3)
         if window is None:
-            out, saved = _global_forward(qkv_3HTD, rotation, layout)
+            sums = _global_forward(qkv_3HTD, rotation, layout, out_THD)
+            ctx.save_for_backward(qkv_TH3D, out_THD, *sums)
         else:
-            out, saved = _local_forward(qkv_3HTD, rotation, layout, window)
-        if qkv_TH3D.requires_grad:
-            ctx.save_for_backward(*saved)
-        return out
+            _local_forward(qkv_3HTD, rotation, layout, window, out_THD)
+            ctx.save_for_backward(qkv_TH3D)
+        return out_THD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        dqkv_TH3D = torch.empty(ctx.shape, dtype=ctx.dtype)
-        dqkv_3HTD = dqkv_TH3D.permute(2, 1, 0, 3)
+        qkv_TH3D, *results = ctx.saved_tensors
+        dqkv_TH3D = torch.empty_like(qkv_TH3D)
+        qkv_3HTD, dqkv_3HTD = (x.permute(2, 1, 0, 3) for x in (qkv_TH3D, dqkv_TH3D))
         if ctx.window is None:
-            _global_backward(grad_THD, ctx.saved_tensors, ctx.rotation, ctx.layout, dqkv_3HTD)
+            _global_backward(grad_THD, qkv_3HTD, results, ctx.rotation, ctx.layout, dqkv_3HTD)
         else:
-            _local_backward(grad_THD, ctx.saved_tensors, ctx.rotation, ctx.layout, ctx.window, dqkv_3HTD)
+            _local_backward(grad_THD, qkv_3HTD, ctx.rotation, ctx.layout, ctx.window, dqkv_3HTD)
         return dqkv_TH3D, None, None, None, None
 
 
@@ -96,27 +98,24 @@ def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, 
         out.copy_(target)
 
 
-def _global_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout) -> tuple[Tensor, list[Tensor]]:
-    _, heads, tokens, width = qkv_3HTD.shape
-    kept_3HTD = torch.empty((3, heads, tokens, width), dtype=qkv_3HTD.dtype)
-    rotate_into(kept_3HTD[:2], qkv_3HTD[:2], rotation)
-    kept_3HTD[2].copy_(qkv_3HTD[2])  # a view would keep the whole projection alive until the backward pass
-    out_THD = torch.empty((tokens, heads, width), dtype=qkv_3HTD.dtype)
+def _global_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, out_THD: Tensor) -> list[Tensor]:
+    """Writes ``out_THD``; returns each sample's logarithms of its rows' sums."""
+    turned_3HTD = _turned(qkv_3HTD, rotation)
     sums = []
     for start, stop in layout.bounds:
-        q, k, v = (x[None, :, start:stop] for x in kept_3HTD)
-        out, log_sum = _flash(q, k, v)
+        out, log_sum = _flash(*(x[None, :, start:stop] for x in turned_3HTD))
         out_THD[start:stop] = out[0].transpose(0, 1)
         sums.append(log_sum)
-    return out_THD, [kept_3HTD, out_THD, *sums]
+    return sums
 
 
 def _global_backward(
-    grad_THD: Tensor, saved: tuple[Tensor, ...], rotation: Any, layout: Layout, dqkv_3HTD: Tensor
+    grad_THD: Tensor, qkv_3HTD: Tensor, results: list[Tensor], rotation: Any, layout: Layout, dqkv_3HTD: Tensor
 ) -> None:
-    kept_3HTD, out_THD, *sums = saved
+    turned_3HTD = _turned(qkv_3HTD, rotation)
+    out_THD, *sums = results
     for (start, stop), log_sum in zip(layout.bounds, sums, strict=True):
-        q, k, v = (x[None, :, start:stop] for x in kept_3HTD)
+        q, k, v = (x[None, :, start:stop] for x in turned_3HTD)
         grad, out = (x[None, start:stop].transpose(1, 2) for x in (grad_THD, out_THD))
         dq, dk, dv = _flash_backward(grad, q, k, v, out, log_sum, 0.0, False)
         own = None if rotation is None else (rotation[0][:, start:stop], rotation[1][:, start:stop])
@@ -125,51 +124,69 @@ def _global_backward(
         dqkv_3HTD[2, :, start:stop] = dv[0]
 
 
-def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int) -> tuple[Tensor, list[Tensor]]:
+def _turned(qkv_3HTD: Tensor, rotation: Any) -> Tensor:
+    """Queries and keys rotated, values as they are, heads before tokens."""
+    turned_3HTD = scratch(Slot.TURNED, qkv_3HTD.shape, qkv_3HTD.dtype)
+    rotate_into(turned_3HTD[:2], qkv_3HTD[:2], rotation)
+    turned_3HTD[2].copy_(qkv_3HTD[2])
+    return turned_3HTD
+
+
+def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int, out_THD: Tensor) -> None:
+    strips = _strips(qkv_3HTD, window)
+    q, k, v = _turned_strips(qkv_3HTD, rotation, strips)
+    out = scratch(Slot.ATTENDED, q[1:-1].shape, q.dtype)
+    torch.bmm(_local_weights(q, k, layout, strips), strips.neighbourhoods(v), out=out)
+    out_THD.copy_(strips.tokens_of_blocks(out).transpose(0, 1))
+
+
+def _strips(qkv_3HTD: Tensor, window: int) -> Strips:
     _, heads, tokens, width = qkv_3HTD.shape
     wide = torch.promote_types(qkv_3HTD.dtype, torch.float32)  # scores and sums of bf16 are kept in fp32
-    strips = Strips(heads, tokens, width, window, wide)
-    q, k, v = (strips.empty() for _ in range(3))
-    rotate_into(strips.tokens_of(q), qkv_3HTD[0], rotation)
-    rotate_into(strips.tokens_of(k), qkv_3HTD[1], rotation)
-    strips.tokens_of(v).copy_(qkv_3HTD[2])
-    out = torch.bmm(_local_weights(q, k, layout, strips), strips.neighbourhoods(v))
-    out_THD = torch.empty((tokens, heads, width), dtype=qkv_3HTD.dtype)
-    out_THD.copy_(strips.tokens_of_blocks(out).transpose(0, 1))
-    return out_THD, [q, k, v]
+    return Strips(heads, tokens, width, window, wide)
+
+
+def _turned_strips(qkv_3HTD: Tensor, rotation: Any, strips: Strips) -> Tensor:
+    """Strips [3, batch + 2, B, D] of queries and keys, rotated, and of values."""
+    turned = scratch(Slot.TURNED, (3, *strips.shape), strips.dtype)
+    for strip, x, turn in zip(turned, qkv_3HTD, (rotation, rotation, None), strict=True):
+        rotate_into(strips.tokens_of(strips.cleared(strip)), x, turn)
+    return turned
 
 
 def _local_weights(q: Tensor, k: Tensor, layout: Layout, strips: Strips) -> Tensor:
     """[batch, B, 3 B]: what each query gives to the keys of its neighbourhood."""
     mask = layout.derive(("strip", strips.window, strips.dtype), lambda: band_mask(layout, strips))
-    scores = _scaled_bmm(strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
+    scores = _scaled_bmm(Slot.LARGE, strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
     strips.by_head(scores).add_(mask)
     return torch.softmax(scores, -1, out=scores)
 
 
 def _local_backward(
-    grad_THD: Tensor, saved: tuple[Tensor, ...], rotation: Any, layout: Layout, window: int, dqkv_3HTD: Tensor
+    grad_THD: Tensor, qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int, dqkv_3HTD: Tensor
 ) -> None:
-    q, k, v = saved
-    _, heads, tokens, width = dqkv_3HTD.shape
-    strips = Strips(heads, tokens, width, window, q.dtype)
+    width = qkv_3HTD.shape[-1]
+    strips = _strips(qkv_3HTD, window)
+    q, k, v = _turned_strips(qkv_3HTD, rotation, strips)
     weights = _local_weights(q, k, layout, strips)
-    grad = strips.empty()
+    grad = strips.cleared(scratch(Slot.GRADIENT, q.shape, q.dtype))
     strips.tokens_of(grad).copy_(grad_THD.transpose(0, 1))
     grad = strips.blocks(grad)
-    dv = strips.scatter(weights, grad)
-    dweights = torch.bmm(grad, strips.neighbourhoods(v).transpose(1, 2))
-    dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
-    dq = _scaled_bmm(dscores, strips.neighbourhoods(k), width)
-    dk = strips.scatter(dscores, strips.blocks(q), 1 / math.sqrt(width))
+    dv = strips.scatter(weights, grad, scratch(Slot.VALUES_GRADIENT, q.shape, q.dtype))
+    dweights = scratch(Slot.SECOND_LARGE, weights.shape, q.dtype)
+    torch.bmm(grad, strips.neighbourhoods(v).transpose(1, 2), out=dweights)
+    dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype, grad_input=dweights)
+    dq = _scaled_bmm(Slot.ATTENDED, dscores, strips.neighbourhoods(k), width)
+    dk = strips.scatter(dscores, strips.blocks(q), scratch(Slot.KEYS_GRADIENT, q.shape, q.dtype), 1 / math.sqrt(width))
     rotate_into(dqkv_3HTD[0], strips.tokens_of_blocks(dq), rotation, back=True)
     rotate_into(dqkv_3HTD[1], strips.tokens_of(dk), rotation, back=True)
     dqkv_3HTD[2].copy_(strips.tokens_of(dv))
 
 
-def _scaled_bmm(left: Tensor, right: Tensor, width: int | None = None) -> Tensor:
-    """left @ right / sqrt(width); by default the width that is summed over. The scale costs no pass of its own."""
-    out = torch.empty((len(left), left.shape[1], right.shape[2]), dtype=left.dtype)
+def _scaled_bmm(slot: Slot, left: Tensor, right: Tensor, width: int | None = None) -> Tensor:
+    """left @ right / sqrt(width), in that slot; by default the width that is summed over. The scale costs no
+    pass of its own."""
+    out = scratch(slot, (len(left), left.shape[1], right.shape[2]), left.dtype)
     return torch.baddbmm(out, left, right, beta=0, alpha=1 / math.sqrt(width or left.shape[2]), out=out)
 
 

@@ -26,10 +26,10 @@ class Strips:
         self.block = max(SMALLEST_BLOCK, math.ceil(window / SMALLEST_BLOCK) * SMALLEST_BLOCK)
         self.blocks_per_head = math.ceil(tokens / self.block)
         self.batch = heads * (self.blocks_per_head + 1)
+        self.shape = (self.batch + 2, self.block, width)
 
-    def empty(self) -> Tensor:
-        """[batch + 2, B, D]; zeros wherever no token lies, tokens not yet written."""
-        strip = torch.empty((self.batch + 2, self.block, self.width), dtype=self.dtype)
+    def cleared(self, strip: Tensor) -> Tensor:
+        """``strip`` [batch + 2, B, D] with zeros wherever no token lies."""
         strip[0].zero_()
         strip[-1].zero_()
         self.by_head(strip[1:-1])[:, -1].zero_()
@@ -59,14 +59,14 @@ class Strips:
         per_head = (self.blocks_per_head + 1) * self.block
         return batched.view(self.heads, per_head, self.width)[:, : self.tokens]
 
-    def scatter(self, pairs: Tensor, rows: Tensor, scale: float = 1.0) -> Tensor:
+    def scatter(self, pairs: Tensor, rows: Tensor, strip: Tensor, scale: float = 1.0) -> Tensor:
         """The transpose of a product with neighbourhoods: a strip of sums over the blocks that see each token.
 
         Args:
             pairs: [batch, B, 3 B], a value of every query and key of its neighbourhood.
             rows: [batch, B, D].
+            strip: [batch + 2, B, D], written to and returned.
         """
-        strip = torch.empty((self.batch + 2, self.block, self.width), dtype=self.dtype)
         strip[-2:].zero_()
         for place in range(3):
             part = pairs[:, :, place * self.block : (place + 1) * self.block].transpose(1, 2)

@@ -106,8 +106,8 @@ class PackedSelfAttention(SelfAttention):
         if self.core_attention.engine.fused is None or recompute:
             output, bias = super().forward(hidden_states, attention_mask, *args, **kwargs)
         else:
-            mixed_T1P, _ = self.linear_qkv(hidden_states)
-            output, bias = self.linear_proj(self.core_attention.fused(mixed_T1P, packed))
+            attended = self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed)
+            output, bias = self.linear_proj(attended)
         if self.training:
             output = output_dropout(output, self.config, packed.dropout_key, self.layer_number)
         return output, bias
@@ -120,15 +120,29 @@ class GeGlu(MegatronModule):
         super().__init__(config)
 
     def forward(self, inner_T1F: Tensor) -> Tensor:
-        output = geglu(inner_T1F)
-        return can_be_computed_again(output, lambda: geglu(inner_T1F)) if self.config.light_recompute else output
+        if not self.config.light_recompute:
+            return geglu(inner_T1F)
+        return can_be_computed_again(geglu(inner_T1F, passing=True), lambda: geglu(inner_T1F, passing=True))
 
 
 def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
     def add(output_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
-        return residual + output_and_bias[0]
+        branch = output_and_bias[0]
+        return residual + branch if branch.is_cuda else _AddInto.apply(branch, residual)
 
     return add
+
+
+class _AddInto(torch.autograd.Function):
+    """The sum in the memory of ``branch``, a linear's or dropout's output, which no backward pass reads."""
+
+    @staticmethod
+    def forward(ctx: Any, branch: Tensor, residual: Tensor) -> Tensor:
+        return branch.data.add_(residual)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return grad, grad
 
 
 def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:

@@ -1,14 +1,16 @@
 """Light recompute: what one pass over memory brings back is not kept for the backward pass.
 
-The outputs of norms and of GeGLU are the inputs of linears, which keep them for their weights' gradients. Here such an
-output leaves its linear empty-handed: its memory is given back once the linear has read it, and it is computed again
-from what is kept anyway just before the linear's backward pass. No matrix product is repeated. (The idea is that of
-"memory-efficient" norms and activations in arXiv 2205.05198, section 5.)
+The outputs of norms and of GeGLU are the inputs of linears, which keep them for their weights' gradients. Here the
+linear keeps how to compute its input, and computes it from what is kept anyway when its backward pass asks for it. No
+matrix product is repeated. (Megatron-Core does the same by its ``CheckpointWithoutOutput``, which records and restores
+random states; nothing here draws any.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,27 +33,34 @@ def can_be_computed_again(output: Tensor, compute: Callable[[], Tensor]) -> Tens
     return output
 
 
-def drop_until_backward(input_: Tensor, output: Tensor) -> None:
-    """Free a marked ``input_`` of the function that made ``output``, until the gradient of ``output`` has come."""
+@contextmanager
+def computed_again(input_: Tensor) -> Iterator[None]:
+    """Functions called within do not save a marked ``input_``: their backward computes it anew."""
     compute = input_.__dict__.pop(_AGAIN, None)
-    if compute is None or not output.requires_grad:
+    if compute is None or not torch.is_grad_enabled():
+        yield
         return
-    size = input_.untyped_storage().nbytes()
-    held = [(input_, compute)]  # given up when used: hooks live as long as the whole graph
+    storage = input_.untyped_storage().data_ptr()
 
-    def restore(_: Tensor) -> None:
-        if not held:
-            return
-        dropped, again = held.pop()
-        with torch.no_grad():
-            computed = again()
-        # By storage, as no tensor that autograd has saved may be written to.
-        storage = dropped.untyped_storage()
-        storage.resize_(size)
-        storage.copy_(computed.untyped_storage())
+    def save(tensor: Tensor) -> Tensor | _Again:
+        is_input = tensor.untyped_storage().data_ptr() == storage
+        return _Again(compute, tensor.shape) if is_input else tensor
 
-    output.register_hook(restore)
-    input_.untyped_storage().resize_(0)
+    with torch.autograd.graph.saved_tensors_hooks(save, _load):
+        yield
+
+
+@dataclass(frozen=True)
+class _Again:
+    compute: Callable[[], Tensor]
+    shape: torch.Size
+
+
+def _load(saved: Tensor | _Again) -> Tensor:
+    if isinstance(saved, Tensor):
+        return saved
+    with torch.no_grad():
+        return saved.compute().view(saved.shape)
 
 
 class LightLayerNorm(WeightOnlyLayerNorm):
@@ -66,15 +75,13 @@ class LightColumnLinear(ColumnParallelLinear):
     """Megatron-Core's, which drops a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(input_, *args, **kwargs)
-        drop_until_backward(input_, output[0])
-        return output
+        with computed_again(input_):
+            return super().forward(input_, *args, **kwargs)
 
 
 class LightRowLinear(RowParallelLinear):
     """Megatron-Core's, which drops a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
-        output = super().forward(input_, *args, **kwargs)
-        drop_until_backward(input_, output[0])
-        return output
+        with computed_again(input_):
+            return super().forward(input_, *args, **kwargs)

@@ -17,13 +17,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
+from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
 from megatron_mmbert.model.table_gradient import TableGradient
 
 IGNORED = -100
 # Logits of one chunk at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
-# gradient, so few chunks are fast. On a CPU a step is no faster with 2^26, and holds 150 MB more: a buffer above the
-# allocator's threshold (parallel/cpu_backend.py) takes no memory that layers have freed.
-LOGITS_PER_CHUNK = {"cpu": 2**25, "cuda": 2**30}
+# gradient, so few chunks are fast: of 256,000 words, products of fewer than 150 rows reach less than larger ones.
+LOGITS_PER_CHUNK = {"cpu": 5 * 2**23, "cuda": 2**30}
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.
 _CPU_SCRATCH_ELEMENTS = 2**22
@@ -45,7 +45,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
         loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
         rows = rows_per_chunk(len(label_K), table_VD.shape[0], table_VD.device.type)
-        buffer_CV = x_KD.new_empty(min(rows, len(label_K)), table_VD.shape[0])
+        buffer_CV = _buffer(x_KD, min(rows, len(label_K)), table_VD.shape[0])
         for start in range(0, len(label_K), rows):
             chunk = slice(start, start + rows)
             x_CD = x_KD[chunk]
@@ -62,11 +62,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         # In place: a second table of gradients would be the largest tensor here. A second backward pass is refused.
-        dx_KD, dtable_VD, dbias_V = (grad.mul_(grad_sum) for grad in ctx.saved_tensors)
+        dx_KD, dtable_VD, dbias_V = ctx.saved_tensors
+        dx_KD.mul_(grad_sum)
+        dbias_V.mul_(grad_sum)
+        if not grad_sum.is_cpu or grad_sum != 1:  # as in training; to ask a GPU would be to wait for it
+            dtable_VD.mul_(grad_sum)
         if ctx.carried is None:
             return dx_KD, dtable_VD, dbias_V, None, None, None
         ctx.carried.leave(dtable_VD)
         return dx_KD, None, dbias_V, None, None, None
+
+
+def _buffer(like: Tensor, *shape: int) -> Tensor:
+    return scratch(Slot.LARGE, shape, like.dtype) if like.is_cpu else like.new_empty(shape)
+
+
+def _kept(like: Tensor, dtype: torch.dtype) -> Tensor:
+    return recycled("table gradient", like.shape, dtype) if like.is_cpu else torch.empty_like(like, dtype=dtype)
 
 
 class _Gradients:
@@ -75,8 +87,9 @@ class _Gradients:
 
     def __init__(self, x_KD: Tensor, table_VD: Tensor, bias_V: Tensor) -> None:
         self.x_KD = torch.empty_like(x_KD)
-        make = torch.empty_like if len(x_KD) else torch.zeros_like  # the first chunk overwrites
-        self.table_VD = make(table_VD, dtype=_wide(table_VD))
+        self.table_VD = _kept(table_VD, _wide(table_VD))
+        if not len(x_KD):  # else the first chunk overwrites
+            self.table_VD.zero_()
         self.bias_V = torch.zeros_like(bias_V, dtype=_wide(bias_V))
         self._product_VD = None if self.table_VD.dtype == x_KD.dtype else torch.empty_like(table_VD)
 

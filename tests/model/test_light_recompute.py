@@ -13,7 +13,7 @@ from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.light_recompute import can_be_computed_again, drop_until_backward
+from megatron_mmbert.model.light_recompute import can_be_computed_again, computed_again
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.layout import Recompute
@@ -41,35 +41,39 @@ def test_a_layer_keeps_less(
     assert with_norms - light == 4 * sum(LENGTHS) * (norms + gated)
 
 
-def test_evaluation_drops_nothing(runtime: Runtime, shape: Callable[..., ModelConfig]) -> None:
-    weight = torch.nn.Parameter(torch.ones(4))
-    with torch.no_grad():
-        output = can_be_computed_again(2 * weight, lambda: 2 * weight)
-        drop_until_backward(output, 3 * output)
-    assert output.tolist() == [2.0] * 4
-
-
-def test_what_was_computed_again_is_freed_before_the_graph() -> None:
+def test_only_the_marked_input_is_computed_again() -> None:
     weight, scale = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.tensor(3.0))
-    again: list[weakref.ref[Tensor]] = []
+    calls: list[weakref.ref[Tensor]] = []
 
     def compute() -> Tensor:
         result = 2 * weight
-        again.append(weakref.ref(result))
+        calls.append(weakref.ref(result))
         return result
 
     inner = can_be_computed_again(2 * weight, compute)
-    outer = inner * scale
-    drop_until_backward(inner, outer)
-    assert inner.untyped_storage().nbytes() == 0
-    seen = weakref.ref(inner)
+    with computed_again(inner):
+        outer = inner * scale
+    kept = weakref.ref(inner)
     del inner
+    gc.collect()
+    assert kept() is None, "the graph still holds what was to be computed again"
     loss = outer.sum()
     loss.backward()
     gc.collect()
     assert scale.grad == 8 and weight.grad is not None and weight.grad.tolist() == [6.0] * 4
-    assert len(again) == 1 and again[0]() is None
-    assert seen() is None, "the graph, which `loss` holds, still holds what was dropped"
+    assert len(calls) == 1 and calls[0]() is None
+
+
+def test_an_input_without_mark_and_evaluation_are_as_ever() -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    with computed_again(weight):
+        (weight * weight).sum().backward()
+    assert weight.grad is not None and weight.grad.tolist() == [2.0] * 4
+    with torch.no_grad():
+        output = can_be_computed_again(2 * weight, lambda: 1 / 0)
+        with computed_again(output):
+            tripled = 3 * output
+    assert tripled.tolist() == [6.0] * 4
 
 
 KINDS: tuple[Recompute, Recompute] = ("none", "light")
@@ -96,7 +100,7 @@ def _step(model: ModelConfig, packed: PackedParams, recompute: Recompute) -> tup
 
 
 def _kept_bytes(model: ModelConfig, packed: PackedParams, recompute: Recompute) -> int:
-    """Of all storages that autograd has saved, once the loss is there."""
+    """Of all storages that autograd has saved, once the loss is there, but for the weights."""
     encoder = _encoder(model, recompute)
     saved: list[Tensor] = []
 
@@ -107,5 +111,7 @@ def _kept_bytes(model: ModelConfig, packed: PackedParams, recompute: Recompute) 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = _loss(encoder, packed)
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in saved}
+    for weight in encoder.parameters():
+        storages.pop(weight.untyped_storage()._cdata, None)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in storages.values())
