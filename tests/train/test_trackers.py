@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,10 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     run = json.loads((tmp_path / "wandb.json").read_text())["id"]
     files = list(tmp_path.rglob(f"run-{run}.wandb"))
     assert len(files) == 2, "two sessions of one run"
-    assert all(b"train/loss" in file.read_bytes() for file in files)
+    deadline = time.monotonic() + 20  # another process of wandb's writes them
+    while not (written := all(b"train/loss" in file.read_bytes() for file in files)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert written
 
 
 def test_a_package_that_is_not_there_is_named() -> None:
