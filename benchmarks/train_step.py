@@ -1,7 +1,7 @@
 """Training tokens/s (forward and backward, fp32): our encoder and transformers' ModernBERT, same weights and texts.
 
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small     # 25 minutes
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape base4     # 20 minutes
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small
+    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape base4
 
 Three cases: documents up to 1,024 tokens, up to 8,192, and such of 6,000 to 8,192 alone. The samples stand for the
 documents' lengths. Only real tokens count. Ours trains on packs, with light recompute. The peer runs (1) as its own

@@ -27,8 +27,8 @@ _CUDA_TYPES = {
 }
 _ALLOCATOR_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
-# Activations come from memory that is kept; the token table's gradient, which would leave a hole in it that nothing
-# else fills, from the kernel. With everything kept a step is 3 % faster and holds 8 % more at its peak.
+# Activations come from memory that is kept; what has the token table's size, and would leave a hole that nothing else
+# fills, from the kernel.
 _MALLOC_OPTIONS = {_M_MMAP_THRESHOLD: 2**27, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26}
 _installed = False
 

@@ -2,8 +2,8 @@
 
 Activations are what autograd keeps of one micro batch, counted tensor by tensor from the layers' code; the table is in
 docs/parallelism.md. A step has three moments that can be its peak: the head's forward pass, with all activations alive;
-the end of the backward pass, when the two gradients of the tied table meet; and the optimizer's update of the largest
-tensor. What the allocator, CUDA and the libraries hold beside that is not in here.
+the end of the backward pass, with the gradient of the tied table; and the optimizer's update of the largest tensor. On a
+CPU the head's memory is held from one step to the next (``kernels/scratch.py``). What the allocator, CUDA and the libraries hold beside that is not in here.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
     flying = in_flight(layout, rank)
     activations = flying * micro_batch_bytes(model, layout, part)
     head = head_bytes(model, layout) if part.last else 0.0
+    held = _held_by_head(model, layout) if part.last and layout.on_cpu else 0.0
     moments = (
-        activations + max(head, _table_gradient(model, layout, part) + _layer_scratch(model, layout)),
-        _table_gradients_meeting(model, layout, part),
-        _update_scratch(model, layout, part, parameters / shared_out),
+        activations + max(head, max(held, _table_gradient(model, layout, part)) + _layer_scratch(model, layout)),
+        max(held, _gradient_at_lookup(model, layout, part)),
+        held + _update_scratch(model, layout, part, parameters / shared_out),
     )
     # Of equal ranks one writes the weights; the token table's copy on the last of several stages is not written.
     written = parameters - (table_parameters(model, layout.tensor) if part.last and not part.first else 0)
@@ -130,13 +131,16 @@ def _rows(layout: Layout) -> float:
 
 def head_bytes(model: ModelConfig, layout: Layout) -> float:
     """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
-    vocabulary = model.vocab_size / layout.tensor
-    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), math.ceil(vocabulary), "cpu" if layout.on_cpu else "cuda")
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     scratch = layout.weight_bytes * table_parameters(model, layout.tensor) if layout.precision == "bf16" else 0.0
-    return (
-        rows + chunk_rows * vocabulary * layout.weight_bytes + _FP32 * table_parameters(model, layout.tensor) + scratch
-    )
+    return rows + _held_by_head(model, layout) + scratch
+
+
+def _held_by_head(model: ModelConfig, layout: Layout) -> float:
+    """One chunk of logits, and the gradient of the table's slice."""
+    vocabulary = model.vocab_size / layout.tensor
+    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), math.ceil(vocabulary), "cpu" if layout.on_cpu else "cuda")
+    return chunk_rows * vocabulary * layout.weight_bytes + _FP32 * table_parameters(model, layout.tensor)
 
 
 def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:
@@ -144,8 +148,8 @@ def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:
     return _FP32 * table_parameters(model, layout.tensor) if part.last else 0.0
 
 
-def _table_gradients_meeting(model: ModelConfig, layout: Layout, part: Part) -> float:
-    """One where lookup and decoder are on one stage and share it."""
+def _gradient_at_lookup(model: ModelConfig, layout: Layout, part: Part) -> float:
+    """One, which lookup and decoder share where they are on one stage."""
     return (part.first or part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
 
 

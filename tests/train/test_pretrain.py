@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_mmbert import pretrain
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
+from megatron_mmbert.errors import UserError
 
 
 def command(*arguments: str) -> list[str]:
@@ -39,6 +42,31 @@ def test_bad_input(arguments: list[str], message: str, recipe_path: Path, tmp_pa
     assert len(errors) == 1 and message in errors[0]
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "out").rglob("step-*"))
+
+
+@pytest.mark.parametrize(
+    ("rank", "before", "said"),
+    [("0", None, "mine"), ("0", "older", "mine"), ("1", None, "mine"), ("1", "rank 0's", "rank 0's")],
+)
+def test_the_first_rank_that_fails_says_why(
+    rank: str, before: str | None, said: str, recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one rank alone meets, the others see as its loss; rank 0 knows what all have met."""
+
+    def fail(*_: object) -> bool:
+        raise UserError("mine")
+
+    failed = tmp_path / "first/failed.json"
+    failed.parent.mkdir()
+    if before:
+        failed.write_text(json.dumps({"error": before}))
+    monkeypatch.setattr(pretrain, "run", fail)
+    monkeypatch.setattr(pretrain, "StopRequest", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["pretrain", str(recipe_path), "--phase", "first", "--output", str(tmp_path)])
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(UserError, match="mine"):
+        pretrain.main()
+    assert json.loads(failed.read_text()) == {"error": said}
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(recipe_path: Path, tmp_path: Path) -> None:
