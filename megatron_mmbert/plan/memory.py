@@ -2,8 +2,9 @@
 
 Activations are what autograd keeps of one micro batch, counted tensor by tensor from the layers' code; the table is in
 docs/parallelism.md. A step has three moments that can be its peak: the head's forward pass, with all activations alive;
-the end of the backward pass, with the gradient of the tied table; and the optimizer's update of the largest tensor. On a
-CPU the head's memory is held from one step to the next (``kernels/scratch.py``). What the allocator, CUDA and the libraries hold beside that is not in here.
+the end of the backward pass, with the gradient of the tied table; and the optimizer's update of the largest tensor. On
+a CPU the head's memory is held from one step to the next (``kernels/scratch.py``). What the allocator, CUDA and the
+libraries hold beside that is not in here.
 """
 
 from __future__ import annotations
