@@ -181,8 +181,8 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     case = CASES[job["case"]]
     most_seconds = job.get("most_seconds", case.seconds)
     if job["what"] == "check":
-        short = sorted(samples, key=len)
-        return models.deviations(job["shape"], folder, short[:1] if case.shortest > 1024 else short[2:5])
+        shortest = models.peer_batches(samples, 2048, grouped=True)[0]
+        return models.deviations(job["shape"], folder, shortest)
     if job["what"] == "ours":
         batches = models.our_batches(samples, case.pack_tokens)
         encoder = models.load_ours(job["shape"], folder, "light")

@@ -13,6 +13,7 @@ backward pass O(T): the weights, three blocks wide, are computed again.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -127,9 +128,13 @@ def _global_backward(
 def _turned(qkv_3HTD: Tensor, rotation: Any) -> Tensor:
     """Queries and keys rotated, values as they are, heads before tokens."""
     turned_3HTD = scratch(Slot.TURNED, qkv_3HTD.shape, qkv_3HTD.dtype)
-    rotate_into(turned_3HTD[:2], qkv_3HTD[:2], rotation)
-    turned_3HTD[2].copy_(qkv_3HTD[2])
+    _turn_into(turned_3HTD, qkv_3HTD, rotation)
     return turned_3HTD
+
+
+def _turn_into(targets: Iterable[Tensor], qkv_3HTD: Tensor, rotation: Any) -> None:
+    for target, x, turn in zip(targets, qkv_3HTD, (rotation, rotation, None), strict=True):
+        rotate_into(target, x, turn)
 
 
 def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int, out_THD: Tensor) -> None:
@@ -149,8 +154,7 @@ def _strips(qkv_3HTD: Tensor, window: int) -> Strips:
 def _turned_strips(qkv_3HTD: Tensor, rotation: Any, strips: Strips) -> Tensor:
     """Strips [3, batch + 2, B, D] of queries and keys, rotated, and of values."""
     turned = scratch(Slot.TURNED, (3, *strips.shape), strips.dtype)
-    for strip, x, turn in zip(turned, qkv_3HTD, (rotation, rotation, None), strict=True):
-        rotate_into(strips.tokens_of(strips.cleared(strip)), x, turn)
+    _turn_into((strips.tokens_of(strips.cleared(strip)) for strip in turned), qkv_3HTD, rotation)
     return turned
 
 

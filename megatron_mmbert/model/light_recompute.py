@@ -23,7 +23,7 @@ _AGAIN = "_computed_again_by"
 
 
 def can_be_computed_again(output: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-    """Mark ``output``: one of the linears below, if it comes to one, may drop it.
+    """Mark ``output``: one of the linears below, if it comes to one, need not keep it.
 
     Args:
         compute: gives ``output`` again, bit for bit, from tensors that the backward pass keeps.
@@ -72,7 +72,7 @@ class LightLayerNorm(WeightOnlyLayerNorm):
 
 
 class LightColumnLinear(ColumnParallelLinear):
-    """Megatron-Core's, which drops a marked input."""
+    """Megatron-Core's, which does not keep a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
         with computed_again(input_):
@@ -80,7 +80,7 @@ class LightColumnLinear(ColumnParallelLinear):
 
 
 class LightRowLinear(RowParallelLinear):
-    """Megatron-Core's, which drops a marked input."""
+    """Megatron-Core's, which does not keep a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
         with computed_again(input_):

@@ -22,7 +22,7 @@ from megatron_mmbert.model.table_gradient import TableGradient
 
 IGNORED = -100
 # Logits of one chunk at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
-# gradient, so few chunks are fast: of 256,000 words, products of fewer than 150 rows reach less than larger ones.
+# gradient, so few chunks are fast.
 LOGITS_PER_CHUNK = {"cpu": 3 * 2**24, "cuda": 2**30}
 # fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
 # wait for each other at every operation, operations are still few.

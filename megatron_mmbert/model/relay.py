@@ -19,9 +19,11 @@ def evaluation_mode(chunks: Sequence[Encoder]) -> Iterator[None]:
     was_training = chunks[0].training
     for chunk in chunks:
         chunk.eval()
-    yield
-    for chunk in chunks:
-        chunk.train(was_training)
+    try:
+        yield
+    finally:
+        for chunk in chunks:
+            chunk.train(was_training)
 
 
 @torch.no_grad()
