@@ -14,12 +14,15 @@ from megatron_mmbert.kernels.huge_pages import on_huge_pages
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has madvise")
 def test_a_large_tensor_is_advised() -> None:
     large, small = torch.UntypedStorage(2**27 + 2**22), torch.UntypedStorage(2**22)
-    assert "hg" not in _flags_at(large.data_ptr() + 2**26)
-    for storage in (large, small):
-        assert on_huge_pages(storage) is storage
-    assert "hg" in _flags_at(large.data_ptr() + 2**26)
-    assert "hg" not in _flags_at(small.data_ptr() + 2**21)
-    assert torch.tensor([], dtype=torch.uint8).set_(large).fill_(1).sum() == 2**27 + 2**22  # type: ignore[call-overload]
+    inside = large.data_ptr() + 2**26, small.data_ptr() + 2**21  # pytest would print a storage in a message whole
+    before = [_flags_at(address) for address in inside]
+    given = [on_huge_pages(storage).data_ptr() for storage in (large, small)]
+    after = [_flags_at(address) for address in inside]
+    assert given == [inside[0] - 2**26, inside[1] - 2**21]
+    assert ["hg" in flags for flags in before] == [False, False]
+    assert ["hg" in flags for flags in after] == [True, False]
+    total = int(torch.tensor([], dtype=torch.uint8).set_(large).fill_(1).sum())  # type: ignore[call-overload]
+    assert total == 2**27 + 2**22
 
 
 def _flags_at(address: int) -> list[str]:
