@@ -63,6 +63,7 @@ class Watch:
         self._host = socket.gethostname()
         self._period = min(2.0, seconds / 8)
         self._closed = threading.Event()
+        self._speaks = threading.Lock()
         self._found = threading.Event()
         self._count, self._answered = 0, time.monotonic()
         self._heard: dict[int, tuple[str, float]] = {}
@@ -74,13 +75,11 @@ class Watch:
 
     def close(self) -> None:
         """This rank leaves on its own account."""
-        self._closed.set()
-        self._say(_DONE)
+        self._say_at_last(_DONE)
 
     def fail(self, what: str) -> None:
         """This rank ends by an error; the others need not wait to learn it."""
-        self._closed.set()
-        self._say(f"failed {self._host} {what}")
+        self._say_at_last(f"failed {self._host} {what}")
         if self._rank == 0:  # nobody else would write it down, and the store may end with this process
             self._tell(f"rank 0 on {self._host} ended: {what}; {_REMEDY}")
             time.sleep(2 * self._period)
@@ -90,8 +89,15 @@ class Watch:
         self._found.wait(2 * self._seconds + 2 * self._period)
         return self.sentence
 
-    def _say(self, value: str) -> None:
+    def _say_at_last(self, value: str) -> None:
+        with self._speaks:  # a count under way would otherwise come after the last word, and this rank be lost
+            self._closed.set()
         self._set(f"rank {self._rank}", value)
+
+    def _count_aloud(self, where: Whereabouts) -> None:
+        with self._speaks:
+            if not self._closed.is_set():
+                self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count} {_text(where)}")
 
     def _tell(self, sentence: str) -> None:
         self._set("lost", sentence)
@@ -107,7 +113,7 @@ class Watch:
             self._count += 1
             try:
                 here = whereabouts.now()
-                self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count} {_text(here)}")
+                self._count_aloud(here)
                 if self._rank == 0:
                     self._standings.hear(0, self._host, here, time.monotonic())
                     self._listen()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -102,6 +103,32 @@ def test_a_rank_that_leaves_on_its_own_account_is_not_lost(world: World) -> None
     time.sleep(2.5 * SILENCE)
     assert not any(world.said.values())
     close(world)
+
+
+class Slow:
+    """A store that takes a while over each thing that is set, and keeps it only then."""
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store, self.sets = store, threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def set(self, key: str, value: str) -> None:
+        self.sets.set()
+        time.sleep(0.3)
+        self._store.set(key, value)
+
+
+@pytest.mark.parametrize(("leave", "word"), [(Watch.close, b"done"), (lambda w: w.fail("an error"), b"failed")])
+def test_the_last_word_stays_the_last(leave: Callable[[Watch], None], word: bytes) -> None:
+    """A count that is under way when the rank leaves must not come after it: the rank would seem lost."""
+    slow, said = Slow(server()), []
+    watch = Watch(slow, 1, 2, SILENCE, said.append)
+    slow.sets.wait()
+    leave(watch)
+    time.sleep(1)
+    assert slow.get("rank 1").startswith(word)
 
 
 def test_a_rank_that_fails_is_named_at_once_with_its_error(world: World) -> None:
