@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ def make_peer(shape: str, folder: Path) -> None:
     """A model folder of transformers with random weights."""
     from transformers import ModernBertForMaskedLM
 
+    _no_progress_bars()
     torch.manual_seed(1)
     ModernBertForMaskedLM(peer_config(SHAPES[shape])).save_pretrained(folder)
 
@@ -57,9 +57,16 @@ def peer_config(model: ModelConfig) -> Any:
 def load_peer(folder: Path, attention: str, sparse: bool) -> Any:
     from transformers import ModernBertForMaskedLM
 
+    _no_progress_bars()
     model = ModernBertForMaskedLM.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
     model.sparse_prediction = sparse
     return model.train()
+
+
+def _no_progress_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def load_ours(shape: str, folder: Path, recompute: Recompute = "none") -> Encoder:
@@ -120,22 +127,6 @@ def peer_pass(model: Any, batch: Sequence[Sample]) -> float:
     loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
     return float(loss)
-
-
-def timed(
-    model: torch.nn.Module, batches: Sequence[Sequence[Sample]], step: Callable[..., float], most_seconds: float
-) -> Iterator[tuple[int, float]]:
-    """(real tokens, seconds) of batches in random order, after the smallest to warm up, for ``most_seconds`` or so."""
-    model.zero_grad(set_to_none=True)
-    step(model, min(batches, key=lambda batch: sum(map(len, batch))))
-    started = time.perf_counter()
-    for batch in in_random_order(batches):
-        model.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        step(model, batch)
-        yield sum(map(len, batch)), time.perf_counter() - start
-        if time.perf_counter() - started > most_seconds:
-            return
 
 
 def in_random_order(batches: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:

@@ -21,6 +21,19 @@ def ceiling_gflops(
 ) -> float:
     """GFLOP/s (10^9) of all matrix products of one step over a pack (forward, and backward by input and by weight),
     each at its best of ``repeats``; attention, which is no product of these, is not among them."""
+    work = ceiling_work(model, tokens, scored_rows, repeats, device, dtype)
+    return work["gflops"] / work["seconds"]
+
+
+def ceiling_work(
+    model: ModelConfig,
+    tokens: int,
+    scored_rows: int,
+    repeats: int = 3,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """The same as 10^9 operations (``gflops``) and ``seconds``."""
     width, inner = model.hidden_size, model.ffn_hidden_size
     body = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
     shapes = [(tokens, k, n, float(model.num_layers)) for k, n in body]
@@ -32,7 +45,7 @@ def ceiling_gflops(
         for left, right in ((x, w.t()), (y, w), (y.t(), x)):
             seconds += times * min(_seconds(left, right) for _ in range(repeats))
             flops += times * 2.0 * m * k * n
-    return flops / seconds / 1e9
+    return {"gflops": flops / 1e9, "seconds": seconds}
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -1,27 +1,25 @@
 """Training tokens/s (forward and backward, fp32): our encoder and transformers' ModernBERT, same weights and texts.
 
     OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small
-    OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape base4
 
 Three cases: documents up to 1,024 tokens, up to 8,192, and such of 6,000 to 8,192 alone. The samples stand for the
 documents' lengths. Only real tokens count. Ours trains on packs, with light recompute. The peer runs (1) as its own
 MLM training runs it: documents in random order, padded batches, dense head; (2) at its best: grouped by length,
-``sparse_prediction``, its fastest attention; (3) the best of these once more, with the allocator set as ours sets it.
-Both peers get the best of several batch sizes that fit ``--memory-gb``: dense logits of n padded tokens take three
-times n x 256,000 x 4 bytes, so samples that do not fit alone are left out of (1), which only helps its rate. Every
-measurement is a process of its own, so that its peak memory is its own. Ours and the peer's best are measured again at
-the end, and the faster of both counts, as another program's work comes and goes. The optimizer is left out on both
-sides. Loss and gradients are compared on one batch first. Writes docs/results/train_step-SHAPE.json.
+``sparse_prediction``, the best of several batch sizes and attentions; (3) the best of these once more, with the
+allocator set as ours sets it. Each is a process of its own, so that its peak memory is its own, and is compared with
+ours batch by batch in turn; the smallest ratio counts. Dense logits of n padded tokens take three times
+n x 256,000 x 4 bytes, so samples that do not fit ``--memory-gb`` alone are left out of (1), which only helps its rate.
+The optimizer is left out on both sides. Loss and gradients are compared on one batch first. Writes
+docs/results/train_step-SHAPE.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
-import subprocess
-import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,12 @@ from typing import Any
 import mlm_models as models
 import numpy as np
 import torch
+from in_turn import Rates, Runner, in_turn, serve
 from mlm_samples import Sample, load_samples, masked, pieces, representative, save_samples, texts_of
-from mm_ceiling import ceiling_gflops
-from results import machine, peak_megabytes, save
+from mm_ceiling import ceiling_work
+from results import machine, save
 
+from megatron_mmbert import parallel
 from megatron_mmbert.errors import UserError, run_command
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.tokenizer.load import load_tokenizer
@@ -56,8 +56,9 @@ class Case:
         samples: how many stand for all.
         pack_tokens: ours; a longer sample is a pack of its own.
         padded, dense: batch sizes to try for the peer, in padded tokens; no dense ones where no sample fits.
-        attentions: of the peer. Eager keeps every layer's scores for the backward pass: 35 GB for one sample of 8,192.
-        seconds: at most, of each measurement, whose batches come in random order.
+        attentions: of the peer, each with the smallest of ``padded``, the first with all. Eager keeps every layer's
+            scores for the backward pass: 35 GB for one sample of 8,192.
+        seconds: at most, of each side of a comparison, whose batches come in random order.
     """
 
     longest: int
@@ -68,11 +69,11 @@ class Case:
     dense: tuple[int, ...]
     shortest: int = 1
     attentions: tuple[str, ...] = ("sdpa",)
-    seconds: float = 200.0
+    seconds: float = 150.0
 
 
 CASES = {
-    "1024": Case(1024, 0.30, 24, 1536, (2048, 4096), (2048, 4096), attentions=("sdpa", "eager"), seconds=40.0),
+    "1024": Case(1024, 0.30, 24, 1536, (2048, 4096), (2048, 4096), attentions=("sdpa", "eager"), seconds=60.0),
     "8192": Case(8192, 0.15, 16, 4096, (2048, 8192), (2048, 5120)),
     "8192-long": Case(8192, 0.15, 4, 4096, (8192,), (), shortest=6000),
 }
@@ -81,7 +82,7 @@ CASES = {
 def main() -> None:
     args = _arguments()
     if args.worker:
-        print(json.dumps(_measure(json.loads(args.worker))))
+        _work(json.loads(args.worker))
         return
     with tempfile.TemporaryDirectory() as scratch:
         _compare(args, Path(scratch))
@@ -108,99 +109,122 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
 
 def _one_case(job: dict[str, Any], samples: list[Sample], memory_gb: float) -> dict[str, Any]:
     case = CASES[job["case"]]
-    tokens = sum(map(len, samples))
-    print(f"\n{job['shape']}, {job['case']}: {len(samples)} samples, {tokens:,} tokens", flush=True)
-    same = _run(job | {"what": "check"})
+    print(f"\n{job['shape']}, {job['case']}: {len(samples)} samples, {sum(map(len, samples)):,} tokens", flush=True)
+    with Runner(Path(__file__), job | {"what": "check"}) as check:
+        same = check.batch()
     print(f"  loss differs by {same['loss_difference']:.1e}, gradients by {same['worst_gradient_difference']:.1e}")
     if same["loss_difference"] > 1e-4 or same["worst_gradient_difference"] > 1e-3:
         raise UserError(f"the two models disagree ({same}); their speeds are not comparable")
-    ours = _row("ours, packed", _run(job | {"what": "ours"}))
-    vocab = models.SHAPES[job["shape"]].vocab_size
-    longest_dense = int(memory_gb * 1e9 / DENSE_COPIES / 4 / vocab)
-    dense, sparse = [], []
-    for budget in (budget for budget in case.dense if budget <= longest_dense):
-        peer = job | {"what": "peer", "attention": "sdpa", "padded_tokens": budget, "longest": longest_dense}
-        dense.append(_row(f"peer, padded, dense, {budget}", _run(peer | {"sparse": False, "grouped": False})))
-    attention = _fastest_attention(job, case)
-    for budget in case.padded:
-        peer = job | {"what": "peer", "attention": attention, "padded_tokens": budget, "sparse": True, "grouped": True}
-        sparse.append(_row(f"peer, grouped, sparse, {attention}, {budget}", _run(peer)))
-    best = _again(max(sparse, key=_rate))
-    allocated = _row("peer, the best, our allocator setting", _run(best["job"], OUR_ALLOCATOR))
-    ours = _again(ours)
-    ratios = {"over_padded_dense": ours["tokens_per_s"] / max(map(_rate, dense))} if dense else {}
+    longest_dense = int(memory_gb * 1e9 / DENSE_COPIES / 4 / models.SHAPES[job["shape"]].vocab_size)
+    with Runner(Path(__file__), job | {"what": "ours"}) as ours:
+        ceiling = _against_ceiling(ours, job, case.seconds)
+        dense = [
+            _against_peer(ours, job | {"sparse": False, "padded_tokens": budget, "longest": longest_dense})
+            for budget in case.dense
+            if budget <= longest_dense
+        ]
+        ways = [(case.attentions[0], budget) for budget in case.padded]
+        ways += [(attention, case.padded[0]) for attention in case.attentions[1:]]
+        sparse = [
+            _against_peer(ours, job | {"sparse": True, "padded_tokens": budget, "attention": attention})
+            for attention, budget in ways
+        ]
+        best = min(sparse, key=_ratio)
+        allocated = _against_peer(ours, best["job"], OUR_ALLOCATOR)
+        our_peak = ours.peak_mb()
+    ratios = {"over_padded_dense": min(map(_ratio, dense))} if dense else {}
     ratios |= {
-        "over_best": ours["tokens_per_s"] / best["tokens_per_s"],
-        "over_best_with_our_allocator": ours["tokens_per_s"] / allocated["tokens_per_s"],
-        "memory_of_best": ours["peak_mb"] / best["peak_mb"],
-        "share_of_mm_ceiling": ours["gflops"] / ours["ceiling_gflops"],
+        "over_best": _ratio(best),
+        "over_best_with_our_allocator": _ratio(allocated),
+        "memory_of_best": our_peak / best["peak_mb"],
+        "share_of_mm_ceiling": ceiling["gflops"] / ceiling["ceiling_gflops"],
     }
-    print("  " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()), flush=True)
-    rows = {"ours": ours, "best": best, "dense": dense, "sparse": sparse, "best_with_our_allocator": allocated}
-    for row in (ours, best, *dense, *sparse, allocated):
+    print(
+        f"  ours: {our_peak:.0f} MB; " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()), flush=True
+    )
+    for row in (*dense, *sparse, allocated):
         row.pop("job", None)
-    return {"sample_lengths": sorted(map(len, samples)), "same": same, **rows, "ratios": ratios}
+    same |= {"sample_lengths": sorted(map(len, samples)), "our_peak_mb": our_peak, "ceiling": ceiling}
+    return same | {
+        "best": best,
+        "dense": dense,
+        "sparse": sparse,
+        "best_with_our_allocator": allocated,
+        "ratios": ratios,
+    }
 
 
-def _fastest_attention(job: dict[str, Any], case: Case) -> str:
-    """By a short run of each that fits."""
-    names = case.attentions
-    if len(names) == 1:
-        return names[0]
-    peer = job | {"what": "peer", "sparse": True, "grouped": True, "padded_tokens": 2048, "most_seconds": 8.0}
-    rates = {name: _run(peer | {"attention": name})["tokens_per_s"] for name in names}
-    print("  peer's attention: " + ", ".join(f"{k} {v:.0f} tokens/s" for k, v in rates.items()), flush=True)
-    return max(rates, key=lambda name: rates[name])
+def _against_ceiling(ours: Runner, job: dict[str, Any], seconds: float) -> dict[str, float]:
+    with Runner(Path(__file__), job | {"what": "mm"}) as products:
+        own, plain = in_turn(ours, products, seconds)
+    gflops, most = own.per_second("gflops"), plain.per_second("gflops")
+    print(f"  ours {gflops:.0f} GFLOP/s, torch.mm {most:.0f}", flush=True)
+    return {"gflops": gflops, "ceiling_gflops": most, "our_tokens_per_s": own.per_second("tokens")}
 
 
-def _again(row: dict[str, Any]) -> dict[str, Any]:
-    """The faster of ``row`` and the same measured once more."""
-    return max(row, _row(f"{row['name']}, again", _run(row["job"])), key=_rate)
+def _against_peer(ours: Runner, job: dict[str, Any], settings: dict[str, str] | None = None) -> dict[str, Any]:
+    job = {"attention": "sdpa"} | job | {"what": "peer"}
+    with Runner(Path(__file__), job, settings) as peer:
+        own, theirs = in_turn(ours, peer, CASES[job["case"]].seconds)
+        peak_mb = peer.peak_mb()
+    way = "grouped, sparse" if job["sparse"] else "padded, dense"
+    name = f"{way}, {job['attention']}, {job['padded_tokens']}" + (", our allocator setting" if settings else "")
+    row = {"name": name, **_rates("tokens_per_s", theirs), **_rates("our_tokens_per_s", own), "peak_mb": peak_mb}
+    print(
+        f"  {name:<52} {row['tokens_per_s']:6.0f} tokens/s {peak_mb:8.0f} MB; ours in turn "
+        f"{row['our_tokens_per_s']:6.0f}: {_ratio(row):.2f} times",
+        flush=True,
+    )
+    return row | {"job": job}
 
 
-def _rate(row: dict[str, Any]) -> float:
-    return float(row["tokens_per_s"])
+def _rates(name: str, rates: Rates) -> dict[str, float]:
+    return {name: rates.per_second("tokens"), name.replace("tokens_per_s", "seconds"): rates.seconds}
 
 
-def _row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    print(f"  {name:<36} {result['tokens_per_s']:8.0f} tokens/s  {result['peak_mb']:8.0f} MB", flush=True)
-    return {"name": name, **result}
+def _ratio(row: dict[str, Any]) -> float:
+    return float(row["our_tokens_per_s"] / row["tokens_per_s"])
 
 
-def _run(job: dict[str, Any], settings: dict[str, str] | None = None) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", __file__, "--worker", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (settings or {}))
-    if done.returncode:
-        raise UserError(f"{job['what']}: failed: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result | {"job": job}
-
-
-def _measure(job: dict[str, Any]) -> dict[str, Any]:
+def _work(job: dict[str, Any]) -> None:
     samples, folder = load_samples(Path(job["samples"])), Path(job["folder"])
-    case = CASES[job["case"]]
-    most_seconds = job.get("most_seconds", case.seconds)
+    shape, packs = job["shape"], models.our_batches(samples, CASES[job["case"]].pack_tokens)
     if job["what"] == "check":
         shortest = models.peer_batches(samples, 2048, grouped=True)[0]
-        return models.deviations(job["shape"], folder, shortest)
-    if job["what"] == "ours":
-        batches = models.our_batches(samples, case.pack_tokens)
-        encoder = models.load_ours(job["shape"], folder, "light")
-        done = list(models.timed(encoder, batches, models.our_pass, most_seconds))
+        serve(lambda: models.deviations(shape, folder, shortest), 1)
+    elif job["what"] == "mm":
+        tokens = sum(map(len, samples)) // len(packs)
+        rows = sum(map(_scored, samples)) // len(packs)
+        parallel.start(seed=1)  # for the allocator's settings
+        serve(lambda: ceiling_work(models.SHAPES[shape], tokens, rows), 1)
+    elif job["what"] == "ours":
+        _serve_passes(models.load_ours(shape, folder, "light"), packs, models.our_pass, shape)
     else:
         fitting = [sample for sample in samples if len(sample) <= job.get("longest", len(sample))]
-        batches = models.peer_batches(fitting, job["padded_tokens"], job["grouped"])
-        peer = models.load_peer(folder, job["attention"], job["sparse"])
-        done = list(models.timed(peer, batches, models.peer_pass, most_seconds))
-    tokens, seconds = sum(each[0] for each in done), sum(each[1] for each in done)
-    result = {"tokens_per_s": tokens / seconds, "tokens": tokens, "seconds": seconds, "peak_mb": peak_megabytes()}
-    if job["what"] == "ours":
-        shape = models.SHAPES[job["shape"]]
-        seen = [sample for batch in models.in_random_order(batches)[: len(done)] for sample in batch]
-        rows = sum(int((sample.labels >= 0).sum()) for sample in seen)
-        result["gflops"] = training_flops(shape, [len(sample) for sample in seen], rows) / seconds / 1e9
-        result["ceiling_gflops"] = ceiling_gflops(shape, tokens // len(done), rows // len(done))
-    return result
+        batches = models.peer_batches(fitting, job["padded_tokens"], grouped=job["sparse"])
+        _serve_passes(models.load_peer(folder, job["attention"], job["sparse"]), batches, models.peer_pass, shape)
+
+
+def _serve_passes(model: torch.nn.Module, batches: list[list[Sample]], one_pass: Any, shape: str) -> None:
+    """Batches in random order, again and again, after the smallest to warm up."""
+    one_pass(model, min(batches, key=lambda batch: sum(map(len, batch))))
+    order = itertools.cycle(models.in_random_order(batches))
+
+    def batch() -> dict[str, float]:
+        samples = next(order)
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        one_pass(model, samples)
+        seconds = time.perf_counter() - start
+        lengths, rows = [len(sample) for sample in samples], sum(map(_scored, samples))
+        gflops = training_flops(models.SHAPES[shape], lengths, rows) / 1e9
+        return {"seconds": seconds, "tokens": float(sum(lengths)), "gflops": gflops}
+
+    serve(batch, len(batches))
+
+
+def _scored(sample: Sample) -> int:
+    return int((sample.labels >= 0).sum())
 
 
 def _arguments() -> argparse.Namespace:

@@ -161,16 +161,34 @@ class Encoder(LanguageModule):
         # Where lookup and decoder are on one stage, their gradients of the one table are one tensor.
         carried = TableGradient() if self.pre_process and label_K is not None and self.post_process else None
         embedded = self.embedding(tokens_T, carried) if self.pre_process else None
+        is_scored = self.post_process and masked_index_K is not None and label_K is not None
+        packed.scored_K = masked_index_K if is_scored and self._ends_on_scored_rows else None
         hidden = self.encoder(embedded, attention_mask=None, packed_seq_params=packed)
-        if masked_index_K is None or label_K is None or not self.post_process:
+        if not is_scored:
             return hidden
-        return self.loss(hidden, masked_index_K, label_K, carried)[0]
+        if packed.scored_K is None:
+            hidden = self._whole(hidden)[masked_index_K]
+        return self._loss(hidden, label_K, carried)[0]
+
+    @property
+    def _ends_on_scored_rows(self) -> bool:
+        """Whether the last layer may leave out, behind its attention, the rows that the loss does not read.
+
+        Not under sequence parallelism, where each rank has other rows and as many; not in FP8, whose products want
+        numbers of rows that scored rows do not have.
+        """
+        layers = self.encoder.layers
+        is_here = bool(len(layers)) and layers[-1].layer_number == self.config.num_layers
+        return is_here and not self.config.sequence_parallel and not self.config.fp8
 
     def loss(
         self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor, carried: TableGradient | None = None
     ) -> tuple[Tensor, Tensor]:
         """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
-        x_KD = self.head(self._whole(hidden_T1D).squeeze(1)[masked_index_K])
+        return self._loss(self._whole(hidden_T1D)[masked_index_K], label_K, carried)
+
+    def _loss(self, hidden_K1D: Tensor, label_K: Tensor, carried: TableGradient | None) -> tuple[Tensor, Tensor]:
+        x_KD = self.head(hidden_K1D.squeeze(1))
         return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K, carried)
 
     def _whole(self, hidden_T1D: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Arithmetic of one training step, counted by formula: the one place that every speed figure uses.
 
 A matrix product of [m, k] by [k, n] counts 2 m k n. Backward counts twice the forward. Attention counts the pairs that
-the mask lets through, the head only its scored rows; element-wise work counts nothing.
+the mask lets through; the head, and the last layer behind its attention, only the scored rows; element-wise work counts
+nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ def training_flops(model: ModelConfig, sample_lengths: Sequence[int], scored_row
         scored_rows: K, the rows that reach the decoder.
     """
     width, tokens = model.hidden_size, sum(sample_lengths)
-    linear_weights = 4 * width * width + 3 * width * model.ffn_hidden_size
+    attention_weights, mlp_weights = 4 * width * width, 3 * width * model.ffn_hidden_size
     globals_ = sum(model.is_global(layer) for layer in range(model.num_layers))
     locals_ = model.num_layers - globals_
     pairs = globals_ * sum(length * length for length in sample_lengths)
     pairs += locals_ * sum(_pairs_in_window(length, model.window_each_side) for length in sample_lengths)
     head_weights = width * width + width * model.vocab_size
-    forward = 2 * model.num_layers * linear_weights * tokens + 4 * width * pairs + 2 * head_weights * scored_rows
+    of_tokens = model.num_layers * attention_weights + (model.num_layers - 1) * mlp_weights
+    forward = 2 * of_tokens * tokens + 4 * width * pairs + 2 * (mlp_weights + head_weights) * scored_rows
     return 3.0 * forward
 
 

@@ -96,7 +96,11 @@ def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
 
 class PackedSelfAttention(SelfAttention):
     """Megatron-Core's self-attention with dropout on its output; where the engine can, the projection's output goes to
-    it in one piece."""
+    it in one piece.
+
+    Where only scored rows are wanted of the last layer, all behind its attention works on these alone: the output has
+    no others, and their numbers take the place of the bias, which no layer has, to tell the residual sum.
+    """
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
@@ -104,13 +108,15 @@ class PackedSelfAttention(SelfAttention):
         packed: PackedParams = kwargs["packed_seq_params"]
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
-            output, bias = super().forward(hidden_states, attention_mask, *args, **kwargs)
+            output, _ = super().forward(hidden_states, attention_mask, *args, **kwargs)
         else:
             attended = self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed)
-            output, bias = self.linear_proj(attended)
+            output, _ = self.linear_proj(attended)
         if self.training:
             output = output_dropout(output, self.config, packed.dropout_key, self.layer_number)
-        return output, bias
+        if packed.scored_K is None or self.layer_number < self.config.num_layers:
+            return output, None
+        return output[packed.scored_K], packed.scored_K
 
 
 class GeGlu(MegatronModule):
@@ -126,8 +132,10 @@ class GeGlu(MegatronModule):
 
 
 def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
-    def add(output_and_bias: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
-        branch = output_and_bias[0]
+    def add(output_and_rows: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+        branch, rows = output_and_rows
+        if rows is not None:
+            residual = residual[rows]
         return residual + branch if branch.is_cuda else _AddInto.apply(branch, residual)
 
     return add

@@ -15,11 +15,16 @@ from megatron_mmbert.model import rope
 
 @dataclass
 class PackedParams(PackedSeqParams):
-    """Megatron-Core's packed-sequence argument (``thd``), carrying our layout and positions to the attention."""
+    """Megatron-Core's packed-sequence argument (``thd``), carrying our layout and positions to the attention.
+
+    Attributes:
+        scored_K: int64 [K], the rows that the last layer is to give, in this order; None for all.
+    """
 
     layout: Any = None
     position_T: Any = None
     dropout_key: int = 0
+    scored_K: Tensor | None = None
 
     @classmethod
     def of(

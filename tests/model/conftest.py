@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
@@ -44,10 +44,17 @@ def build(runtime: Runtime, shape: Callable[..., ModelConfig]) -> Build:
     """
 
     def build(
-        theta: float = 10_000.0, theta_local: float | None = None, seed: int = 1, loud: bool = True, **changes: Any
+        theta: float = 10_000.0,
+        theta_local: float | None = None,
+        seed: int = 1,
+        loud: bool = True,
+        parallel: ParallelConfig | None = None,
+        **changes: Any,
     ) -> Encoder:
         model = shape(**changes)
-        encoder = Encoder(encoder_config(model, theta, theta_local or theta), model.vocab_size).eval()
+        encoder = Encoder(
+            encoder_config(model, theta, theta_local or theta, parallel or ParallelConfig()), model.vocab_size
+        ).eval()
         initialize(encoder, seed)
         if loud:
             generator = torch.Generator().manual_seed(seed)

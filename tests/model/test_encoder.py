@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.plan.layout import Recompute
 
 LENGTHS = [70, 200, 1, 129]
 
@@ -143,3 +144,24 @@ def test_theta_matters_where_it_should(build: Callable[..., Encoder], pack: Call
         assert torch.equal(a[lone], b[lone])
         apart = (a - b).abs().amax(-1)
         assert (apart[:270].reshape(-1) > 1e-4).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("recompute", ["none", "light", "selective", "full"])
+def test_the_last_layer_ends_on_scored_rows_with_the_same_loss_and_gradients(
+    recompute: Recompute, build: Callable[..., Encoder], pack: Callable[..., PackedParams]
+) -> None:
+    encoder = build(parallel=ParallelConfig(recompute=recompute)).train()
+    tokens, packed = tokens_of(LENGTHS), pack(LENGTHS)
+    scored = torch.tensor([0, 0, 3, 69, 70, 270, 271, 399])  # as batches have them: ascending, 0 where too few
+    label = tokens_of(LENGTHS, seed=1)[scored].index_fill(0, torch.tensor([0]), -100)
+    seen: list[int] = []
+    encoder.encoder.layers[-1].mlp.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    encoder(tokens, packed, scored, label).backward()
+    ours = {name: parameter.grad for name, parameter in encoder.named_parameters()}
+    assert set(seen) == {len(scored)}
+    encoder.zero_grad(set_to_none=True)
+    encoder.loss(encoder(tokens, packed), scored, label)[0].backward()
+    assert seen[-1] == len(tokens)
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None and ours[name] is not None
+        assert (parameter.grad - ours[name]).norm() / parameter.grad.norm() < 1e-5, name

@@ -36,9 +36,9 @@ def test_a_layer_keeps_less(
     """Of a layer, per token and in fp32: norms' outputs and the gated half of the feed-forward part are not kept."""
     model = shape(num_layers=6, attention_output_dropout=0.0)
     with_norms, light = (_kept_bytes(model, pack(LENGTHS), kind) for kind in KINDS)
-    norms = (2 * model.num_layers - 1) * model.hidden_size
-    gated = model.num_layers * model.ffn_hidden_size
-    assert with_norms - light == 4 * sum(LENGTHS) * (norms + gated)
+    norms, gated = (2 * model.num_layers - 2) * model.hidden_size, (model.num_layers - 1) * model.ffn_hidden_size
+    of_scored_rows = model.hidden_size + model.ffn_hidden_size  # all that the last layer has behind its attention
+    assert with_norms - light == 4 * (sum(LENGTHS) * (norms + gated) + len(_scored()) * of_scored_rows)
 
 
 def test_only_the_marked_input_is_computed_again() -> None:
@@ -85,10 +85,14 @@ def _encoder(model: ModelConfig, recompute: Recompute) -> Encoder:
     return encoder.train()
 
 
+def _scored() -> Tensor:
+    return torch.arange(0, sum(LENGTHS), 3)
+
+
 def _loss(encoder: Encoder, packed: PackedParams) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, 4096, (sum(LENGTHS),), generator=generator)
-    scored = torch.arange(0, sum(LENGTHS), 3)
+    scored = _scored()
     return encoder(tokens, packed, scored, tokens[scored])
 
 
