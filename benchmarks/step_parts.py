@@ -132,7 +132,7 @@ def _attention_seconds(model: ModelConfig, window: int | None, length: int, toke
     assert engine.fused is not None
     fused = engine.fused
     qkv_TH3D = torch.randn(tokens, model.num_attention_heads, 3, model.head_dim)
-    return _best(_gradients_of(lambda x: fused(x, tables, layout, window), qkv_TH3D), repeats)
+    return _best(_gradients_of(lambda x: fused(x, tables, layout, window, None), qkv_TH3D), repeats)
 
 
 def _geglu_seconds(model: ModelConfig, tokens: int, repeats: int) -> float:

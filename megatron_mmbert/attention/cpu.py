@@ -13,7 +13,7 @@ backward pass O(T): the weights, three blocks wide, are computed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -34,33 +34,47 @@ def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_e
 
 
 def attend_fused(
-    qkv_TH3D: Tensor, cos_sin: tuple[Tensor, Tensor] | None, layout: Layout, window_each_side: int | None
+    qkv_TH3D: Tensor,
+    cos_sin: tuple[Tensor, Tensor] | None,
+    layout: Layout,
+    window_each_side: int | None,
+    rows_K: Tensor | None = None,
 ) -> Tensor:
     """Attention of the fused projection's output, queries and keys rotated first.
 
     Args:
         qkv_TH3D: [T, H, 3, D], contiguous; Megatron-Core's order of rows.
         cos_sin: fp32 [T, 1, D] each; None for no rotation.
+        rows_K: int64, the tokens whose queries attend, in any order, also repeated; None for all.
 
     Returns:
-        out_THD, contiguous, in the dtype of ``qkv_TH3D``.
+        out_THD, or out_KHD, contiguous, in the dtype of ``qkv_TH3D``.
     """
     if window_each_side is not None and window_each_side >= layout.max_seqlen - 1:
         window_each_side = None
-    return _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side)
+    if rows_K is not None and window_each_side is not None:  # a local layer costs little; its blocks hold all queries
+        return _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side, None)[rows_K]
+    return _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side, rows_K)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, qkv_TH3D: Tensor, cos: Tensor | None, sin: Tensor | None, layout: Layout, window: int | None
+        ctx: Any,
+        qkv_TH3D: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        layout: Layout,
+        window: int | None,
+        rows_K: Tensor | None,
     ) -> Tensor:
         rotation = None if cos is None or sin is None else (cos.transpose(0, 1), sin.transpose(0, 1))
-        ctx.layout, ctx.window, ctx.rotation = layout, window, rotation
-        out_THD = qkv_TH3D.new_empty(qkv_TH3D[:, :, 0].shape)
+        ctx.layout, ctx.window, ctx.rotation, ctx.rows_K = layout, window, rotation, rows_K
+        tokens, heads, _, width = qkv_TH3D.shape
+        out_THD = qkv_TH3D.new_empty(tokens if rows_K is None else len(rows_K), heads, width)
         qkv_3HTD = qkv_TH3D.permute(2, 1, 0, 3)
         if window is None:
-            sums = _global_forward(qkv_3HTD, rotation, layout, out_THD)
+            sums = _global_forward(qkv_3HTD, rotation, layout, rows_K, out_THD)
             ctx.save_for_backward(qkv_TH3D, out_THD, *sums)
         else:
             _local_forward(qkv_3HTD, rotation, layout, window, out_THD)
@@ -74,10 +88,10 @@ class _Attention(torch.autograd.Function):
         dqkv_TH3D = torch.empty_like(qkv_TH3D)
         qkv_3HTD, dqkv_3HTD = (x.permute(2, 1, 0, 3) for x in (qkv_TH3D, dqkv_TH3D))
         if ctx.window is None:
-            _global_backward(grad_THD, qkv_3HTD, results, ctx.rotation, ctx.layout, dqkv_3HTD)
+            _global_backward(grad_THD, qkv_3HTD, results, ctx.rotation, ctx.layout, ctx.rows_K, dqkv_3HTD)
         else:
             _local_backward(grad_THD, qkv_3HTD, ctx.rotation, ctx.layout, ctx.window, dqkv_3HTD)
-        return dqkv_TH3D, None, None, None, None
+        return dqkv_TH3D, None, None, None, None, None
 
 
 def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, back: bool = False) -> None:
@@ -99,30 +113,60 @@ def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, 
         out.copy_(target)
 
 
-def _global_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, out_THD: Tensor) -> list[Tensor]:
-    """Writes ``out_THD``; returns each sample's logarithms of its rows' sums."""
+def _global_forward(
+    qkv_3HTD: Tensor, rotation: Any, layout: Layout, rows_K: Tensor | None, out_THD: Tensor
+) -> list[Tensor]:
+    """Writes ``out_THD``; returns the logarithms of its rows' sums, sample by sample."""
     turned_3HTD = _turned(qkv_3HTD, rotation)
     sums = []
-    for start, stop in layout.bounds:
-        out, log_sum = _flash(*(x[None, :, start:stop] for x in turned_3HTD))
-        out_THD[start:stop] = out[0].transpose(0, 1)
+    for start, stop, tokens, places in _queries(layout, rows_K):
+        k, v = turned_3HTD[1:, None, :, start:stop]
+        out, log_sum = _flash(turned_3HTD[0, None, :, tokens], k, v)
+        out_THD[places] = out[0].transpose(0, 1)
         sums.append(log_sum)
     return sums
 
 
 def _global_backward(
-    grad_THD: Tensor, qkv_3HTD: Tensor, results: list[Tensor], rotation: Any, layout: Layout, dqkv_3HTD: Tensor
+    grad_THD: Tensor,
+    qkv_3HTD: Tensor,
+    results: list[Tensor],
+    rotation: Any,
+    layout: Layout,
+    rows_K: Tensor | None,
+    dqkv_3HTD: Tensor,
 ) -> None:
     turned_3HTD = _turned(qkv_3HTD, rotation)
     out_THD, *sums = results
-    for (start, stop), log_sum in zip(layout.bounds, sums, strict=True):
-        q, k, v = (x[None, :, start:stop] for x in turned_3HTD)
-        grad, out = (x[None, start:stop].transpose(1, 2) for x in (grad_THD, out_THD))
-        dq, dk, dv = _flash_backward(grad, q, k, v, out, log_sum, 0.0, False)
-        own = None if rotation is None else (rotation[0][:, start:stop], rotation[1][:, start:stop])
-        rotate_into(dqkv_3HTD[0, :, start:stop], dq[0], own, back=True)
-        rotate_into(dqkv_3HTD[1, :, start:stop], dk[0], own, back=True)
+    if rows_K is not None:
+        dqkv_3HTD.zero_()
+    for (start, stop, tokens, places), log_sum in zip(_queries(layout, rows_K), sums, strict=True):
+        k, v = turned_3HTD[1:, None, :, start:stop]
+        grad, out = (x[None, places].transpose(1, 2) for x in (grad_THD, out_THD))
+        dq, dk, dv = _flash_backward(grad, turned_3HTD[0, None, :, tokens], k, v, out, log_sum, 0.0, False)
+        if isinstance(tokens, slice):
+            rotate_into(dqkv_3HTD[0, :, tokens], dq[0], _of(rotation, tokens), back=True)
+        else:
+            turned_back_HKD = torch.empty_like(dq[0])
+            rotate_into(turned_back_HKD, dq[0], _of(rotation, tokens), back=True)
+            dqkv_3HTD[0].index_add_(1, tokens, turned_back_HKD)
+        rotate_into(dqkv_3HTD[1, :, start:stop], dk[0], _of(rotation, slice(start, stop)), back=True)
         dqkv_3HTD[2, :, start:stop] = dv[0]
+
+
+def _queries(layout: Layout, rows_K: Tensor | None) -> Iterator[tuple[int, int, Tensor | slice, Tensor | slice]]:
+    """Of each sample that has any: its bounds, the tokens whose queries attend, and their rows of the output."""
+    for start, stop in layout.bounds:
+        if rows_K is None:
+            yield start, stop, slice(start, stop), slice(start, stop)
+            continue
+        places = ((rows_K >= start) & (rows_K < stop)).nonzero()[:, 0]
+        if len(places):
+            yield start, stop, rows_K[places], places
+
+
+def _of(rotation: Any, tokens: Tensor | slice) -> Any:
+    return None if rotation is None else tuple(table[:, tokens] for table in rotation)
 
 
 def _turned(qkv_3HTD: Tensor, rotation: Any) -> Tensor:

@@ -85,8 +85,9 @@ class Request:
 
 Attend = Callable[[Tensor, Tensor, Tensor, Layout, int | None], Tensor]
 """``attend(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sample."""
-AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", Layout, "int | None"], Tensor]
-"""``attend(qkv_TH3D, (cos_T1D, sin_T1D), layout, window_each_side) -> out_THD``: rotates queries and keys itself."""
+AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", Layout, "int | None", "Tensor | None"], Tensor]
+"""``attend(qkv_TH3D, (cos_T1D, sin_T1D), layout, window_each_side, rows_K) -> out_THD``: rotates queries and keys
+itself. With rows, only these tokens' queries attend: ``out_KHD``, in their order; None for all."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,6 @@ def _attend(
     engine: Engine, qkv_TH3D: Tensor, tables: tuple[Tensor, Tensor], layout: Layout, window: int | None
 ) -> Tensor:
     if engine.fused is not None:
-        return engine.fused(qkv_TH3D, tables, layout, window).flatten(1)
+        return engine.fused(qkv_TH3D, tables, layout, window, None).flatten(1)
     q, k, v = qkv_TH3D.unbind(2)
     return engine(rope.rotate(q, *tables), rope.rotate(k, *tables), v, layout, window).flatten(1)

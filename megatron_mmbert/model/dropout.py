@@ -8,6 +8,7 @@ kept anywhere.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,34 +19,48 @@ from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.parallel.runtime import current
 
 
-def output_dropout(x_T1D: Tensor, config: EncoderConfig, pack_key: int, layer_number: int) -> Tensor:
+class Rows(NamedTuple):
+    """Some rows of a pack: their numbers, and how many rows the pack has."""
+
+    number_K: Tensor
+    total: int
+
+
+def output_dropout(
+    x_T1D: Tensor, config: EncoderConfig, pack_key: int, layer_number: int, rows: Rows | None = None
+) -> Tensor:
     """The attention output of one layer after dropout, in training.
 
     Args:
         x_T1D: [T, 1, D], T being this rank's tokens under sequence parallelism.
         pack_key: 64 bits of the pack.
+        rows: what ``x_T1D`` has of the pack, None for all; not under sequence parallelism.
     """
     if config.hidden_dropout == 0:
         return x_T1D
     shards = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    return keyed_dropout(x_T1D, config.hidden_dropout, key64(pack_key, layer_number), shards)
+    return keyed_dropout(x_T1D, config.hidden_dropout, key64(pack_key, layer_number), shards, rows)
 
 
-def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1) -> Tensor:
+def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1, rows: Rows | None = None) -> Tensor:
     """Set elements to 0 with probability ``rate`` and scale the others by 1 / (1 - rate).
 
     Args:
         x: this rank's rows of a tensor whose rows are spread evenly over ``shards`` tensor-parallel ranks.
         key: 64 bits that fix the mask of all rows (the CPU's generator reads the lower half of them).
+        rows: those that ``x`` has, None for all of them.
     """
     generator = _generator(x.device)
     generator.manual_seed(key)
-    rows = len(x)
+    count = len(x)
     kind = torch.bool if x.is_cuda else torch.float32  # a CPU draws floats faster
-    dropped = torch.empty((rows * shards, *x.shape[1:]), dtype=kind, device=x.device)
+    total = count * shards if rows is None else rows.total
+    dropped = torch.empty((total, *x.shape[1:]), dtype=kind, device=x.device)
     dropped.bernoulli_(rate, generator=generator)
-    if shards > 1:
-        dropped = dropped[current().tp_rank * rows : (current().tp_rank + 1) * rows]
+    if rows is not None:
+        dropped = dropped[rows.number_K]
+    elif shards > 1:
+        dropped = dropped[current().tp_rank * count : (current().tp_rank + 1) * count]
     return _without(x, dropped, 1 / (1 - rate))
 
 

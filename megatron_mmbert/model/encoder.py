@@ -161,13 +161,13 @@ class Encoder(LanguageModule):
         # Where lookup and decoder are on one stage, their gradients of the one table are one tensor.
         carried = TableGradient() if self.pre_process and label_K is not None and self.post_process else None
         embedded = self.embedding(tokens_T, carried) if self.pre_process else None
-        is_scored = self.post_process and masked_index_K is not None and label_K is not None
-        packed.scored_K = masked_index_K if is_scored and self._ends_on_scored_rows else None
+        scored_K = masked_index_K if self.post_process and label_K is not None else None
+        packed.scored_K = scored_K if self._ends_on_scored_rows else None
         hidden = self.encoder(embedded, attention_mask=None, packed_seq_params=packed)
-        if not is_scored:
+        if scored_K is None or label_K is None:
             return hidden
         if packed.scored_K is None:
-            hidden = self._whole(hidden)[masked_index_K]
+            hidden = self._whole(hidden)[scored_K]
         return self._loss(hidden, label_K, carried)[0]
 
     @property

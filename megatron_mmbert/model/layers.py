@@ -27,7 +27,7 @@ from torch import Tensor
 from megatron_mmbert.attention import Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
-from megatron_mmbert.model.dropout import output_dropout
+from megatron_mmbert.model.dropout import Rows, output_dropout
 from megatron_mmbert.model.light_recompute import (
     LightColumnLinear,
     LightLayerNorm,
@@ -69,13 +69,15 @@ class PackedAttention(torch.nn.Module):
         )
         return out_THD.flatten(1)
 
-    def fused(self, mixed_T1P: Tensor, packed: PackedParams) -> Tensor:
-        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D]; engines that have ``fused`` only."""
+    def fused(self, mixed_T1P: Tensor, packed: PackedParams, rows_K: Tensor | None = None) -> Tensor:
+        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of these rows alone; engines that
+        have ``fused`` only."""
         if self.engine.fused is None:
             raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
         qkv_TH3D = mixed_T1P.view(len(mixed_T1P), -1, 3, self.head_width)
         tables = packed.cos_sin(self.rope_theta, self.head_width)
-        return self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side).flatten(1).unsqueeze(1)
+        out_THD = self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side, rows_K)
+        return out_THD.flatten(1).unsqueeze(1)
 
 
 def engines_of(module: torch.nn.Module) -> str:
@@ -106,17 +108,17 @@ class PackedSelfAttention(SelfAttention):
         self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         packed: PackedParams = kwargs["packed_seq_params"]
+        rows = packed.scored_K if self.layer_number == self.config.num_layers else None
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
             output, _ = super().forward(hidden_states, attention_mask, *args, **kwargs)
+            output = output if rows is None else output[rows]
         else:
-            attended = self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed)
-            output, _ = self.linear_proj(attended)
+            output, _ = self.linear_proj(self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed, rows))
         if self.training:
-            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number)
-        if packed.scored_K is None or self.layer_number < self.config.num_layers:
-            return output, None
-        return output[packed.scored_K], packed.scored_K
+            some = None if rows is None else Rows(rows, len(hidden_states))
+            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number, some)
+        return output, rows
 
 
 class GeGlu(MegatronModule):

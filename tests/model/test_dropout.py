@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_mmbert.model import dropout
-from megatron_mmbert.model.dropout import keyed_dropout
+from megatron_mmbert.model.dropout import Rows, keyed_dropout
 from megatron_mmbert.parallel import Runtime
 
 X_T1D = torch.ones(512, 1, 64)
@@ -36,6 +36,12 @@ def test_ranks_take_their_rows_of_one_mask(shards: int, runtime: Runtime, monkey
         monkeypatch.setattr(dropout, "current", lambda rank=rank: replace(runtime, tp_rank=rank))
         parts.append(keyed_dropout(X_T1D.chunk(shards)[rank], 0.1, 5, shards))
     assert torch.equal(torch.cat(parts), keyed_dropout(X_T1D, 0.1, 5))
+
+
+def test_some_rows_get_what_they_get_among_all() -> None:
+    number_K = torch.tensor([0, 0, 7, 3])
+    found = keyed_dropout(X_T1D[number_K], 0.1, 5, rows=Rows(number_K, len(X_T1D)))
+    assert torch.equal(found, keyed_dropout(X_T1D, 0.1, 5)[number_K])
 
 
 def test_the_gradient_is_dropped_alike() -> None:

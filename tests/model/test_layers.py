@@ -95,9 +95,9 @@ def test_dropout_is_on_the_attentions_output_only(
     calls: list[float] = []
     original = dropout.keyed_dropout
 
-    def recorded(x: torch.Tensor, rate: float, key: int, shards: int = 1) -> torch.Tensor:
+    def recorded(x: torch.Tensor, rate: float, *others: Any) -> torch.Tensor:
         calls.append(rate)
-        return original(x, rate, key, shards)
+        return original(x, rate, *others)
 
     monkeypatch.setattr(dropout, "keyed_dropout", recorded)
     encoder = build().train()
