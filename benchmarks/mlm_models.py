@@ -31,7 +31,7 @@ def make_peer(shape: str, folder: Path) -> None:
     """A model folder of transformers with random weights."""
     from transformers import ModernBertForMaskedLM
 
-    _no_progress_bars()
+    no_progress_bars()
     torch.manual_seed(1)
     ModernBertForMaskedLM(peer_config(SHAPES[shape])).save_pretrained(folder)
 
@@ -57,13 +57,13 @@ def peer_config(model: ModelConfig) -> Any:
 def load_peer(folder: Path, attention: str, sparse: bool) -> Any:
     from transformers import ModernBertForMaskedLM
 
-    _no_progress_bars()
+    no_progress_bars()
     model = ModernBertForMaskedLM.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
     model.sparse_prediction = sparse
     return model.train()
 
 
-def _no_progress_bars() -> None:
+def no_progress_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()

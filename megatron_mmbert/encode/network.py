@@ -17,6 +17,10 @@ from megatron_mmbert.model import rope
 from megatron_mmbert.model.loss import chunked_cross_entropy
 
 
+# What works row by row does so on a CPU in pieces that its caches hold; on other devices all rows at once.
+ROWS_AT_A_TIME = {"cpu": 2048}
+
+
 class Network:
     """Weights on one device and the forward pass over a pack.
 
@@ -50,21 +54,26 @@ class Network:
         theta, theta_local = self.thetas
         tables = {base: rope.cos_sin(position_T, base, self.model.head_dim) for base in {theta, theta_local}}
         x_TD = self._norm(F.embedding(tokens_T, self._tensors["embedding.word_embeddings.weight"]), "embedding.norm")
+        qkv_TP = x_TD.new_empty(len(x_TD), 3 * self.model.hidden_size)
         for layer in range(self.model.num_layers):
             is_global = self.model.is_global(layer)
-            x_TD = self._layer(x_TD, layer, tables[theta if is_global else theta_local], layout)
+            self._layer(x_TD, qkv_TP, layer, tables[theta if is_global else theta_local], layout)
         return self._norm(x_TD, "encoder.final_layernorm")
 
-    def _layer(self, x_TD: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
+    def _layer(self, x_TD: Tensor, qkv_TP: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: Layout) -> None:
+        """Turns a layer's input into its output, in place; ``qkv_TP`` is scratch."""
         name = f"encoder.layers.{layer}."
         window = None if self.model.is_global(layer) else self.model.window_each_side
-        normed_TD = self._norm(x_TD, f"{name}input_layernorm") if layer else x_TD
-        qkv_TP = self._linear(normed_TD, f"{name}self_attention.linear_qkv")
+        rows = ROWS_AT_A_TIME.get(x_TD.device.type, len(x_TD))
+        for x, qkv in zip(x_TD.split(rows), qkv_TP.split(rows), strict=True):
+            normed = self._norm(x, f"{name}input_layernorm") if layer else x
+            torch.mm(normed, self._tensors[f"{name}self_attention.linear_qkv.weight"].t(), out=qkv)
         qkv_TH3D = qkv_TP.view(len(x_TD), self.model.num_attention_heads, 3, self.model.head_dim)
         out_TD = _attend(self._engines[window], qkv_TH3D, tables, layout, window)
-        x_TD = x_TD + self._linear(out_TD, f"{name}self_attention.linear_proj")
-        inner_TF = geglu(self._linear(self._norm(x_TD, f"{name}pre_mlp_layernorm"), f"{name}mlp.linear_fc1"))
-        return x_TD.add_(self._linear(inner_TF, f"{name}mlp.linear_fc2"))
+        for x, out in zip(x_TD.split(rows), out_TD.split(rows), strict=True):
+            x.add_(self._linear(out, f"{name}self_attention.linear_proj"))
+            inner = geglu(self._linear(self._norm(x, f"{name}pre_mlp_layernorm"), f"{name}mlp.linear_fc1"))
+            x.add_(self._linear(inner, f"{name}mlp.linear_fc2"))
 
     def log_probabilities(self, hidden_KD: Tensor, label_K: Tensor) -> Tensor:
         """Natural log-probability, fp32 [K], that the MLM head gives each row's label."""
