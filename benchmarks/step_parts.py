@@ -1,12 +1,14 @@
 """Where a training step's time goes, and what local and global layers cost per token at both lengths.
 
-    OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape small          # 3 minutes
-    OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape base4          # 2 minutes
+    OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape small          # 4 minutes
+    OMP_NUM_THREADS=2 python benchmarks/step_parts.py --shape base4          # 3 minutes
 
-One pack of full-length samples, forward and backward, fp32, best of several. Each part is run alone with the model's
-own code at the model's shapes, and multiplied by how often the step runs it; *rest* is what the parts leave of the
-whole. The ceiling is what plain ``torch.mm`` reaches at the same shapes in the same run; FLOPs are counted by
-``megatron_mmbert/model/flops.py``. Writes docs/results/step_parts-SHAPE.json.
+One pack of full-length samples, forward and backward, fp32. Each part is run alone with the model's own code at the
+model's shapes, and multiplied by how often the step runs it (behind the last layer's attention for scored rows alone);
+*rest* is what the parts leave of the whole. The step, its parts and the products of the ceiling take turns, and so do
+local layers at both lengths, so that what else the machine does slows all alike; means count. The ceiling is what plain
+``torch.mm`` reaches at the same shapes in the same run; FLOPs are counted by ``megatron_mmbert/model/flops.py``. Writes
+docs/results/step_parts-SHAPE.json.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mlm_models import SHAPES, THETA
@@ -50,33 +52,53 @@ def main() -> None:
     encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size).train()
     initialize(encoder, 1)
     for length, (tokens, ratio) in PACKS.items():
-        figures[str(length)] = _one_length(encoder, model, length, tokens, round(ratio * tokens), args.repeats)
-    figures["optimizer_ms"] = 1e3 * _optimizer_seconds(encoder, args.repeats)
-    costs = [figures[str(length)]["local_us_per_token"] for length in PACKS]
-    figures["local_cost_at_8192_over_1024"] = costs[1] / costs[0]
+        figures[str(length)] = _one_length(encoder, model, length, tokens, round(ratio * tokens), args.rounds)
+    local = {length: _attention(model, model.window_each_side, length, tokens) for length, (tokens, _) in PACKS.items()}
+    seconds = _in_turn(local, 5 * args.rounds)
+    costs = {str(length): 1e6 * seconds[length] / tokens for length, (tokens, _) in PACKS.items()}
+    figures["optimizer_ms"] = 1e3 * _in_turn({0: StableAdamW(encoder.parameters(), 1e-4).step}, args.rounds)[0]
+    figures["local_us_per_token"] = costs
+    figures["local_cost_at_8192_over_1024"] = costs["8192"] / costs["1024"]
     print(f"\noptimizer: {figures['optimizer_ms']:.0f} ms a step of any size")
-    print(f"a local layer's attention costs {costs[1] / costs[0]:.2f} times as much per token at 8192 as at 1024")
+    ratio = figures["local_cost_at_8192_over_1024"]
+    print(f"a local layer's attention costs {ratio:.2f} times as much per token at 8192 as at 1024")
     if args.shape != "tiny":
         print(f"wrote {save(f'step_parts-{args.shape}', figures)}")
 
 
 def _one_length(
-    encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: int, repeats: int
+    encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: int, rounds: int
 ) -> dict[str, Any]:
-    whole = _step_seconds(encoder, model, length, tokens, rows, repeats)
+    share, ceilings = rows / tokens, list[float]()
     globals_ = sum(model.is_global(layer) for layer in range(model.num_layers))
-    local = _attention_seconds(model, model.window_each_side, length, tokens, repeats)
-    parts = {
-        "linears": model.num_layers * _linear_seconds(model, tokens, repeats),
-        "attention, local": (model.num_layers - globals_) * local,
-        "attention, global": globals_ * _attention_seconds(model, None, length, tokens, repeats),
-        "GeGLU": model.num_layers * _geglu_seconds(model, tokens, repeats),
-        "norms": 2 * model.num_layers * _norm_seconds(model, tokens, repeats),
-        "head": _head_seconds(encoder, model, rows, repeats),
+    ends_globally = model.is_global(model.num_layers - 1)
+    mlp = 3 * model.ffn_hidden_size / (4 * model.hidden_size + 3 * model.ffn_hidden_size)
+    times = {
+        "linears": model.num_layers - mlp * (1 - share),
+        "attention, local": model.num_layers - globals_,
+        "attention, global": globals_ - (1 - share if ends_globally else 0),
+        "GeGLU": model.num_layers - 1 + share,
+        "norms": 2 * model.num_layers - 1 + share,
+        "head": 1,
     }
+    seconds = _in_turn(
+        {
+            "step": _step(encoder, model, length, tokens, rows),
+            "linears": _linears(model, tokens),
+            "attention, local": _attention(model, model.window_each_side, length, tokens),
+            "attention, global": _attention(model, None, length, tokens),
+            "GeGLU": _gradients_of(geglu, torch.randn(tokens, 2 * model.ffn_hidden_size)),
+            "norms": _norm(model, tokens),
+            "head": _head(encoder, model, rows),
+            "ceiling": lambda: ceilings.append(ceiling_gflops(model, tokens, rows, repeats=1)),
+        },
+        rounds,
+    )
+    whole = seconds["step"]
+    parts = {name: times[name] * seconds[name] for name in times}
     parts["rest"] = whole - sum(parts.values())
     gflops = training_flops(model, [length] * (tokens // length), rows) / whole / 1e9
-    ceiling = ceiling_gflops(model, tokens, rows)
+    ceiling = sum(ceilings[1:]) / len(ceilings[1:])
     print(f"\n{tokens} tokens in samples of {length}: {1e3 * whole:.0f} ms, {tokens / whole:.0f} tokens/s")
     body = [[name, f"{1e3 * value:.0f}", f"{value / whole:.1%}"] for name, value in parts.items()]
     print(table(["part", "ms", "share"], body, [False, True, True]))
@@ -87,20 +109,24 @@ def _one_length(
         "gflops": gflops,
         "ceiling_gflops": ceiling,
         "share_of_ceiling": gflops / ceiling,
-        "local_us_per_token": 1e6 * local / tokens,
     }
 
 
-def _best(work: Callable[[], object], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
+Name = TypeVar("Name")
 
 
-def _step_seconds(encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: int, repeats: int) -> float:
+def _in_turn(works: dict[Name, Callable[[], object]], rounds: int) -> dict[Name, float]:
+    """Mean seconds of each over ``rounds`` rounds, after one to warm up."""
+    seconds = dict.fromkeys(works, 0.0)
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[name] += (time.perf_counter() - start) if number else 0.0
+    return {name: total / rounds for name, total in seconds.items()}
+
+
+def _step(encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: int) -> Callable[[], None]:
     ids = torch.randint(5, model.vocab_size, (tokens,))
     scored = torch.randperm(tokens)[:rows].sort().values
     layout = layout_of([length] * (tokens // length), "cpu")
@@ -109,64 +135,53 @@ def _step_seconds(encoder: Encoder, model: ModelConfig, length: int, tokens: int
         encoder.zero_grad(set_to_none=True)
         encoder(ids, PackedParams.of(layout.cu_seqlens, length), scored, ids[scored]).backward()
 
-    return _best(step, repeats)
+    return step
 
 
-def _gradients_of(work: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], None]:
+def _gradients_of(work: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], object]:
     leaves = [x.requires_grad_() for x in inputs]
     direction = torch.randn_like(work(*leaves))
-    return lambda: torch.autograd.backward(work(*leaves), direction, inputs=leaves)
+    return lambda: torch.autograd.grad(work(*leaves), leaves, direction)
 
 
-def _linear_seconds(model: ModelConfig, tokens: int, repeats: int) -> float:
+def _linears(model: ModelConfig, tokens: int) -> Callable[[], object]:
     width, inner = model.hidden_size, model.ffn_hidden_size
     shapes = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
-    work = [_gradients_of(torch.nn.functional.linear, torch.randn(tokens, k), torch.randn(n, k)) for k, n in shapes]
-    return sum(_best(each, repeats) for each in work)
+    each = [_gradients_of(torch.nn.functional.linear, torch.randn(tokens, k), torch.randn(n, k)) for k, n in shapes]
+    return lambda: [work() for work in each]
 
 
-def _attention_seconds(model: ModelConfig, window: int | None, length: int, tokens: int, repeats: int) -> float:
+def _attention(model: ModelConfig, window: int | None, length: int, tokens: int) -> Callable[[], object]:
     engine = choose(AUTO, Request("cpu", torch.float32, model.head_dim, window, True), model.num_attention_heads)
     layout = layout_of([length] * (tokens // length), "cpu")
     tables = cos_sin(torch.arange(tokens) % length, THETA, model.head_dim)
     assert engine.fused is not None
     fused = engine.fused
     qkv_TH3D = torch.randn(tokens, model.num_attention_heads, 3, model.head_dim)
-    return _best(_gradients_of(lambda x: fused(x, tables, layout, window, None), qkv_TH3D), repeats)
+    return _gradients_of(lambda x: fused(x, tables, layout, window, None), qkv_TH3D)
 
 
-def _geglu_seconds(model: ModelConfig, tokens: int, repeats: int) -> float:
-    return _best(_gradients_of(geglu, torch.randn(tokens, 2 * model.ffn_hidden_size)), repeats)
-
-
-def _norm_seconds(model: ModelConfig, tokens: int, repeats: int) -> float:
+def _norm(model: ModelConfig, tokens: int) -> Callable[[], object]:
     shape = (model.hidden_size,)
-    norm = _gradients_of(
+    return _gradients_of(
         lambda x, w: torch.nn.functional.layer_norm(x, shape, w), torch.randn(tokens, *shape), torch.ones(shape)
     )
-    return _best(norm, repeats)
 
 
-def _head_seconds(encoder: Encoder, model: ModelConfig, rows: int, repeats: int) -> float:
+def _head(encoder: Encoder, model: ModelConfig, rows: int) -> Callable[[], object]:
     table_VD = encoder.shared_embedding_or_output_weight().detach()
     bias_V = encoder.output_layer.bias.detach()
     labels = torch.randint(model.vocab_size, (rows,))
-    work = _gradients_of(
+    return _gradients_of(
         lambda x, w, b: chunked_cross_entropy(x, w, b, labels)[0],
         *(torch.randn(rows, model.hidden_size), table_VD.clone(), bias_V.clone()),
     )
-    return _best(work, max(1, repeats - 1))
-
-
-def _optimizer_seconds(encoder: Encoder, repeats: int) -> float:
-    optimizer = StableAdamW(encoder.parameters(), 1e-4)
-    return _best(optimizer.step, repeats)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="small")
-    parser.add_argument("--repeats", type=int, default=2, help="timed passes of each part (2)")
+    parser.add_argument("--rounds", type=int, default=2, help="timed passes of each part (2)")
     return parser.parse_args()
 
 

@@ -16,7 +16,6 @@ from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import rope
 from megatron_mmbert.model.loss import chunked_cross_entropy
 
-
 # What works row by row does so on a CPU in pieces that its caches hold; on other devices all rows at once.
 ROWS_AT_A_TIME = {"cpu": 2048}
 
