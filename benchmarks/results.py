@@ -46,6 +46,13 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     return path
 
 
+def read(name: str) -> dict[str, Any]:
+    """What docs/results/``name``.json holds, nothing where there is none."""
+    path = RESULTS / f"{name}.json"
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return figures
+
+
 def print_table(rows: list[tuple[str, str]]) -> None:
     """Two columns."""
     width = max(len(name) for name, _ in rows)
