@@ -1,8 +1,8 @@
 """Arithmetic of one training step, counted by formula: the one place that every speed figure uses.
 
 A matrix product of [m, k] by [k, n] counts 2 m k n. Backward counts twice the forward. Attention counts the pairs that
-the mask lets through; the head, and the last layer behind its attention, only the scored rows; element-wise work counts
-nothing.
+the mask lets through, of all queries in every layer; the head, and the last layer behind its attention, count only the
+scored rows; element-wise work counts nothing.
 """
 
 from __future__ import annotations
