@@ -48,6 +48,7 @@ class PackedAttention(torch.nn.Module):
         layer = layer_number - 1  # Megatron-Core counts from 1, over all pipeline stages
         self.window_each_side = None if config.is_global(layer) else config.window_each_side
         self.rope_theta = config.theta_of(layer)
+        self._is_last = layer_number == config.num_layers
         self.head_width = config.kv_channels or config.hidden_size // config.num_attention_heads
         heads = config.num_attention_heads // config.tensor_model_parallel_size
         self.engine = choose(config.engine_of(layer), _request(config, self.window_each_side), heads)
@@ -62,21 +63,26 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedParams,
         **_: Any,
     ) -> Tensor:
-        """Returns [T, H * D]. There is no attention mask: the pack's layout says all."""
+        """Returns [T, H * D], or of the wanted rows alone. There is no attention mask: the pack's layout says all."""
         cos, sin = packed_seq_params.cos_sin(self.rope_theta, q_THD.shape[-1])
         out_THD = self.engine(
             rotate(q_THD, cos, sin), rotate(k_THD, cos, sin), v_THD, packed_seq_params.layout, self.window_each_side
         )
-        return out_THD.flatten(1)
+        rows_K = self.rows_of(packed_seq_params)
+        return (out_THD if rows_K is None else out_THD[rows_K]).flatten(1)
 
-    def fused(self, mixed_T1P: Tensor, packed: PackedParams, rows_K: Tensor | None = None) -> Tensor:
+    def rows_of(self, packed: PackedParams) -> Tensor | None:
+        """int64 [K], the rows wanted of this layer's output; None for all."""
+        return packed.scored_K if self._is_last else None
+
+    def fused(self, mixed_T1P: Tensor, packed: PackedParams) -> Tensor:
         """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of these rows alone; engines that
         have ``fused`` only."""
         if self.engine.fused is None:
             raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
         qkv_TH3D = mixed_T1P.view(len(mixed_T1P), -1, 3, self.head_width)
         tables = packed.cos_sin(self.rope_theta, self.head_width)
-        out_THD = self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side, rows_K)
+        out_THD = self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side, self.rows_of(packed))
         return out_THD.flatten(1).unsqueeze(1)
 
 
@@ -108,13 +114,12 @@ class PackedSelfAttention(SelfAttention):
         self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         packed: PackedParams = kwargs["packed_seq_params"]
-        rows = packed.scored_K if self.layer_number == self.config.num_layers else None
+        rows = self.core_attention.rows_of(packed)
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
             output, _ = super().forward(hidden_states, attention_mask, *args, **kwargs)
-            output = output if rows is None else output[rows]
         else:
-            output, _ = self.linear_proj(self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed, rows))
+            output, _ = self.linear_proj(self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed))
         if self.training:
             some = None if rows is None else Rows(rows, len(hidden_states))
             output = output_dropout(output, self.config, packed.dropout_key, self.layer_number, some)

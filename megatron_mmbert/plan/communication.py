@@ -105,14 +105,14 @@ def _hidden(model: ModelConfig, layout: Layout) -> float:
 
 
 def _layers(model: ModelConfig, layout: Layout, part: Part) -> float:
-    """Two all-reduces of the hidden states forward and two backward, of the last layer one each of its scored rows
-    alone; under sequence parallelism as many pairs of all-gather and reduce-scatter of all rows, and two all-gathers
-    more for the weights' gradients."""
+    """Two all-reduces of the hidden states forward and two backward, of the last layer all but the last of these of
+    its scored rows alone; under sequence parallelism as many pairs of all-gather and reduce-scatter of all rows, and
+    two all-gathers more for the weights' gradients."""
     passes = 10 if layout.sequence else 8
     passes += {"none": 0, "light": 0, "selective": 2, "full": 4}[layout.recompute]
     all_passes = float(len(part.layers) * passes)
     if part.last and part.layers and not layout.sequence:
-        all_passes -= (6 if layout.recompute == "full" else 4) * (1 - layout.scored)
+        all_passes -= (passes - 2) * (1 - layout.scored)
     sent = layout.micro_batches * all_passes * _hidden(model, layout)
     if layout.sequence:
         norms = sum(1 if layer == 0 else 2 for layer in part.layers) + part.first + part.last

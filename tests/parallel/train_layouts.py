@@ -197,8 +197,8 @@ def _dropout_of_this_rank() -> None:
 
     original = dropout.keyed_dropout
 
-    def drawn_apart(x: Tensor, rate: float, key: int, shards: int = 1) -> Tensor:
-        return original(x, rate, key + parallel.current().tp_rank, shards)
+    def drawn_apart(x: Tensor, rate: float, key: int, *others: Any) -> Tensor:
+        return original(x, rate, key + parallel.current().tp_rank, *others)
 
     dropout.keyed_dropout = drawn_apart
 

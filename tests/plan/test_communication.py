@@ -23,7 +23,7 @@ LAYOUT = Layout(tensor=2, pipeline=2, data=2, micro_tokens=1000, scored=0.2, mic
 def test_first_and_last_stage_by_hand() -> None:
     first, last = (rank_traffic(MODEL, LAYOUT, rank) for rank in (0, 1))
     hidden = 2 * 1000 * 64  # bytes of a micro batch's hidden states
-    of_scored_rows = 3 * 2 * hidden * 0.8  # what two exchanges of the last layer leave out
+    of_scored_rows = 3 * 3 * hidden * 0.8  # what three exchanges of the last layer leave out
     assert (first.layers, last.layers) == (4 * 3 * hidden, pytest.approx(4 * 3 * 3 * hidden - of_scored_rows))
     assert (first.embedding, last.embedding) == (3 * hidden, 0)
     assert (first.head, last.head) == (0, pytest.approx(3 * 200 * (2 * 64 + 12)))
