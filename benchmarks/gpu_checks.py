@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from gpu_scale import RATIOS, Scale
-from mm_ceiling import ceiling_gflops
+from mm_ceiling import ceiling_work
 
 from megatron_mmbert import parallel
 from megatron_mmbert.attention import ENGINES, Request
@@ -52,7 +52,8 @@ def ceiling(scale: Scale) -> Any:
     found = {"square": measured_tflops(device, scale.dtype, seconds=0.2 if scale.smoke else 2.0)}
     for shape in ("base", "small"):
         rows = round(RATIOS[1024] * scale.pack_tokens)
-        rate = ceiling_gflops(scale.model(shape), scale.pack_tokens, rows, 3, scale.device, scale.dtype)
+        work = ceiling_work(scale.model(shape), scale.pack_tokens, rows, 3, scale.device, scale.dtype)
+        rate = work["gflops"] / work["seconds"]
         found[shape] = rate / 1e3
     return {"tflops": found}
 

@@ -11,29 +11,17 @@ from megatron_mmbert.config.recipe import ModelConfig
 _HEAD_ROWS = {"cpu": 512, "cuda": 4096}
 
 
-def ceiling_gflops(
-    model: ModelConfig,
-    tokens: int,
-    scored_rows: int,
-    repeats: int = 3,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> float:
-    """GFLOP/s (10^9) of all matrix products of one step over a pack (forward, and backward by input and by weight),
-    each at its best of ``repeats``; attention, which is no product of these, is not among them."""
-    work = ceiling_work(model, tokens, scored_rows, repeats, device, dtype)
-    return work["gflops"] / work["seconds"]
-
-
 def ceiling_work(
     model: ModelConfig,
     tokens: int,
     scored_rows: int,
-    repeats: int = 3,
+    repeats: int = 1,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """The same as 10^9 operations (``gflops``) and ``seconds``."""
+    """``gflops`` (10^9 operations) and ``seconds`` of all matrix products of one step over a pack (forward, and
+    backward by input and by weight), each at its best of ``repeats``; attention, which is no product of these, is not
+    among them."""
     width, inner = model.hidden_size, model.ffn_hidden_size
     body = [(width, 3 * width), (width, width), (width, 2 * inner), (inner, width)]
     shapes = [(tokens, k, n, float(model.num_layers)) for k, n in body]

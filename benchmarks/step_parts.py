@@ -80,7 +80,7 @@ def _one_length(
 ) -> dict[str, Any]:
     step = _step(encoder, model, length, tokens, rows)
     products: list[dict[str, float]] = []
-    works = {"step": step, "products": lambda: products.append(ceiling_work(model, tokens, rows, repeats=1))}
+    works = {"step": step, "products": lambda: products.append(ceiling_work(model, tokens, rows))}
     whole = _in_turn(works, rounds)["step"]
     gflops = training_flops(model, [length] * (tokens // length), rows) / whole / 1e9
     ceiling = sum(each["gflops"] for each in products[1:]) / sum(each["seconds"] for each in products[1:])

@@ -8,9 +8,9 @@ MLM training runs it: documents in random order, padded batches, dense head; (2)
 ``sparse_prediction``, the best of several batch sizes and attentions, which a shorter run of each finds; (3) the same
 once more, with the allocator set as ours sets it. Each is a process of its own, so that its peak memory is its own, and
 is compared with ours batch by batch in turn. Dense logits of n padded tokens take three times n x 256,000 x 4 bytes, so
-samples that do not fit ``--memory-gb`` alone are left out of (1), which only helps its rate.
-The optimizer is left out on both sides. Loss and gradients are compared on one batch first. Writes
-docs/results/train_step-SHAPE.json, in which cases that are not run stay as they are.
+samples that do not fit ``--memory-gb`` alone are left out of (1), which only helps its rate. The optimizer is left out
+on both sides. Loss and gradients are compared on one batch first. Writes docs/results/train_step-SHAPE.json, in which
+cases that are not run stay as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import mlm_models as models
 import numpy as np
 import torch
-from in_turn import Rates, Runner, in_turn, serve
+from in_turn import Runner, in_turn, serve
 from mlm_samples import Sample, load_samples, masked, pieces, representative, save_samples, texts_of
 from mm_ceiling import ceiling_work
 from results import machine, read, save
@@ -136,9 +136,8 @@ def _one_case(job: dict[str, Any], samples: list[Sample], memory_gb: float) -> d
         "memory_of_best": our_peak / best["peak_mb"],
         "share_of_mm_ceiling": ceiling["gflops"] / ceiling["ceiling_gflops"],
     }
-    print(
-        f"  ours: {our_peak:.0f} MB; " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()), flush=True
-    )
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in ratios.items())
+    print(f"  ours: {our_peak:.0f} MB; {listed}", flush=True)
     rows = {"dense": dense, "best": best, "best_with_our_allocator": allocated}
     for row in filter(None, rows.values()):
         row.pop("job")
@@ -170,17 +169,14 @@ def _against_peer(
         peak_mb = peer.peak_mb()
     way = "grouped, sparse" if job["sparse"] else "padded, dense"
     name = f"{way}, {job['attention']}, {job['padded_tokens']}" + (", our allocator setting" if settings else "")
-    row = {"name": name, **_rates("tokens_per_s", theirs), **_rates("our_tokens_per_s", own), "peak_mb": peak_mb}
+    row = {"name": name, "tokens_per_s": theirs.per_second("tokens"), "seconds": theirs.seconds, "peak_mb": peak_mb}
+    row |= {"our_tokens_per_s": own.per_second("tokens"), "our_seconds": own.seconds}
     print(
         f"  {name:<52} {row['tokens_per_s']:6.0f} tokens/s {peak_mb:8.0f} MB; ours in turn "
         f"{row['our_tokens_per_s']:6.0f}: {_ratio(row):.2f} times",
         flush=True,
     )
     return row | {"job": job}
-
-
-def _rates(name: str, rates: Rates) -> dict[str, float]:
-    return {name: rates.per_second("tokens"), name.replace("tokens_per_s", "seconds"): rates.seconds}
 
 
 def _ratio(row: dict[str, Any]) -> float:
@@ -197,8 +193,8 @@ def _work(job: dict[str, Any]) -> None:
         tokens = sum(map(len, samples)) // len(packs)
         rows = sum(map(_scored, samples)) // len(packs)
         parallel.start(seed=1)  # for the allocator's settings
-        ceiling_work(models.SHAPES[shape], tokens, rows, repeats=1)
-        serve(lambda: ceiling_work(models.SHAPES[shape], tokens, rows, repeats=1), 1)
+        ceiling_work(models.SHAPES[shape], tokens, rows)
+        serve(lambda: ceiling_work(models.SHAPES[shape], tokens, rows), 1)
     elif job["what"] == "ours":
         _serve_passes(models.load_ours(shape, folder, "light"), packs, models.our_pass, shape)
     else:

@@ -52,9 +52,11 @@ def attend_fused(
     """
     if window_each_side is not None and window_each_side >= layout.max_seqlen - 1:
         window_each_side = None
-    if rows_K is not None and window_each_side is not None:  # a local layer costs little; its blocks hold all queries
-        return _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side, None)[rows_K]
-    return _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side, rows_K)
+    own_rows_K = (
+        rows_K if window_each_side is None else None
+    )  # a local layer's blocks hold all queries; they cost little
+    out = _Attention.apply(qkv_TH3D, *(cos_sin or (None, None)), layout, window_each_side, own_rows_K)
+    return out if own_rows_K is rows_K else out[rows_K]
 
 
 class _Attention(torch.autograd.Function):

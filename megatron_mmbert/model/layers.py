@@ -76,8 +76,8 @@ class PackedAttention(torch.nn.Module):
         return packed.scored_K if self._is_last else None
 
     def fused(self, mixed_T1P: Tensor, packed: PackedParams) -> Tensor:
-        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of these rows alone; engines that
-        have ``fused`` only."""
+        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of the wanted rows alone; engines
+        that have ``fused`` only."""
         if self.engine.fused is None:
             raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
         qkv_TH3D = mixed_T1P.view(len(mixed_T1P), -1, 3, self.head_width)
