@@ -32,6 +32,7 @@ from megatron_mmbert.convert.hf_config import read_config
 from megatron_mmbert.encode.network import Network
 from megatron_mmbert.encode.run import encode_ids
 from megatron_mmbert.errors import run_command
+from megatron_mmbert.kernels import fp32_products
 from megatron_mmbert.report.text_table import table
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
@@ -67,6 +68,7 @@ def main() -> None:
     samples = [next(long_enough)[:length] for length in lengths]
     long = np.resize(max(documents, key=len), LONG).tolist()
     figures: dict[str, Any] = {"machine": machine("torch", "transformers"), "threads": torch.get_num_threads()}
+    figures["our_fp32_products"] = fp32_products.library()
     figures |= {"texts": len(samples), "tokens": sum(map(len, samples)), "batch": BATCH, "checks": {}}
     ways: list[Way] = []
     for name, changes in OURS.items():

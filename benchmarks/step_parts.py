@@ -29,6 +29,7 @@ from megatron_mmbert.attention import AUTO, Request, choose
 from megatron_mmbert.attention.selection import layout_of
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import run_command
+from megatron_mmbert.kernels import fp32_products
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.flops import training_flops
@@ -59,6 +60,7 @@ def main() -> None:
     parallel.start(seed=1)
     model = SHAPES[args.shape]
     figures: dict[str, Any] = {"machine": machine("torch"), "threads": torch.get_num_threads(), "shape": args.shape}
+    figures["fp32_products"] = fp32_products.library()
     encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size).train()
     initialize(encoder, 1)
     for length, (tokens, ratio) in PACKS.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from megatron_mmbert.attention import AUTO, Engine, Layout, Request, choose
 from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.kernels import fp32_products
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import rope
 from megatron_mmbert.model.loss import chunked_cross_entropy
@@ -46,6 +47,7 @@ class Network:
             for window in (None, model.window_each_side)
         }
 
+    @fp32_products.fastest()
     def hidden(self, tokens_T: Tensor, layout: Layout) -> Tensor:
         """Final hidden states [T, D] of packed samples."""
         starts_T = layout.cu_seqlens[:-1].long()[layout.sample_of_token]
@@ -74,6 +76,7 @@ class Network:
             inner = geglu(self._linear(self._norm(x, f"{name}pre_mlp_layernorm"), f"{name}mlp.linear_fc1"))
             x.add_(self._linear(inner, f"{name}mlp.linear_fc2"))
 
+    @fp32_products.fastest()
     def log_probabilities(self, hidden_KD: Tensor, label_K: Tensor) -> Tensor:
         """Natural log-probability, fp32 [K], that the MLM head gives each row's label."""
         x_KD = self._norm(F.gelu(self._linear(hidden_KD, "head.dense")), "head.norm")

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch.utils import _device
 
+from megatron_mmbert.kernels import fp32_products
+
 _CPU = torch.device("cpu")
 _CUDA_TYPES = {
     "torch.FloatTensor": "torch.cuda.FloatTensor",
@@ -40,6 +42,7 @@ def install() -> bool:
         return False
     if not _installed:
         _keep_freed_memory()
+        fp32_products.use_fastest()
         _patch_torch()
         _patch_rng()
         _patch_optimizers()

@@ -1,0 +1,77 @@
+"""Which library multiplies fp32 matrices on a CPU: MKL, as PyTorch has it, or oneDNN.
+
+On AMD's processors MKL leaves AVX-512 aside, and oneDNN is about twice as fast at an encoder's shapes, with the same
+fp32 arithmetic. PyTorch hands fp32 products to oneDNN only under a setting that *allows* bf16 inside; oneDNN makes use
+of that leave on processors with AMX alone, and whether it does is checked here before the setting is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_UNSET = "none"
+_ALLOW_ONEDNN = "bf16"
+_CPU_INFO = Path("/proc/cpuinfo")
+_settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+
+def library() -> str:
+    """The name of the faster one here."""
+    return "oneDNN" if is_onednn_faster() else "MKL"
+
+
+def use_fastest() -> None:
+    """Choose for this process, once and for all.
+
+    A choice by processor, not by time: the same machine rounds alike in every run. Where the program has set
+    ``torch.backends.mkldnn.matmul.fp32_precision`` or ``torch.set_float32_matmul_precision``, nothing changes.
+    """
+    if _settings.fp32_precision == _UNSET and is_onednn_faster():
+        _settings.fp32_precision = _ALLOW_ONEDNN
+
+
+@contextmanager
+def fastest() -> Iterator[None]:
+    """The same within a block, for code that runs in somebody else's program."""
+    before = _settings.fp32_precision
+    use_fastest()
+    try:
+        yield
+    finally:
+        _settings.fp32_precision = before
+
+
+@functools.cache
+def is_onednn_faster() -> bool:
+    """Whether this is a processor with AVX-512 that MKL does not use, and oneDNN keeps fp32 there."""
+    has = torch.cpu.get_capabilities()
+    if not (torch.backends.mkldnn.is_available() and has.get("avx512_f")) or has.get("amx_tile"):
+        return False
+    return _vendor(_CPU_INFO) == "AuthenticAMD" and _keeps_fp32()
+
+
+def _vendor(cpu_info: Path) -> str:
+    try:
+        lines = cpu_info.read_text().splitlines()
+    except OSError:  # no Linux
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def _keeps_fp32() -> bool:
+    """Whether products under the setting know 1 + 2^-20 from 1; bf16 has 8 bits, tf32 has 11."""
+    before = _settings.fp32_precision
+    x = torch.full((256, 256), 1 + 2.0**-20)
+    identity = torch.eye(256)
+    _settings.fp32_precision = _ALLOW_ONEDNN
+    try:
+        products = (torch.mm(x, identity), torch.mm(identity.t(), x.t()), torch.mm(x[:1], identity))
+        return all(bool((product == x[0, 0]).all()) for product in products)
+    finally:
+        _settings.fp32_precision = before

@@ -1,0 +1,83 @@
+"""The library of fp32 products: chosen by processor, exact, left alone where the program has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_mmbert.kernels import fp32_products
+
+SETTINGS = torch.backends.mkldnn.matmul
+
+
+@pytest.fixture(autouse=True)
+def unset() -> Iterator[None]:
+    before, SETTINGS.fp32_precision = SETTINGS.fp32_precision, "none"
+    fp32_products.is_onednn_faster.cache_clear()
+    yield
+    fp32_products.is_onednn_faster.cache_clear()
+    SETTINGS.fp32_precision = before
+
+
+@pytest.mark.parametrize("shape", [(1, 384, 1152), (129, 384, 1153), (384, 2048, 384), (500, 384, 32_000)])
+def test_products_keep_fp32_with_what_is_chosen_here(shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    torch.manual_seed(1)
+    x, w = torch.randn(m, k), torch.randn(n, k)
+    expected = x.double() @ w.double().t()
+    with fp32_products.fastest():
+        for product in (x @ w.t(), (w @ x.t()).t(), torch.addmm(torch.zeros(m, n), x, w.t())):
+            assert (product - expected).abs().max() < 4e-6 * expected.abs().max()
+
+
+def test_the_choice_is_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(fp32_products, "_CPU_INFO", cpu_info)
+    monkeypatch.setattr(fp32_products, "_keeps_fp32", lambda: True)
+
+    def chosen(vendor: str, **has: bool) -> str:
+        cpu_info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+        fp32_products.is_onednn_faster.cache_clear()
+        return fp32_products.library()
+
+    assert chosen("AuthenticAMD", avx512_f=True, amx_tile=False) == "oneDNN"
+    assert chosen("GenuineIntel", avx512_f=True, amx_tile=False) == "MKL"
+    assert chosen("AuthenticAMD", avx512_f=False) == "MKL"
+    assert chosen("AuthenticAMD", avx512_f=True, amx_tile=True) == "MKL"  # there oneDNN takes bf16
+    monkeypatch.setattr(fp32_products, "_keeps_fp32", lambda: False)
+    assert chosen("AuthenticAMD", avx512_f=True) == "MKL"
+    cpu_info.unlink()
+    monkeypatch.setattr(fp32_products, "_keeps_fp32", lambda: True)
+    fp32_products.is_onednn_faster.cache_clear()
+    assert fp32_products.library() == "MKL"
+
+
+def test_a_library_that_rounds_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fp32_products._keeps_fp32() or torch.cpu.get_capabilities().get("amx_tile")
+    exact = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda x, y: exact(x.bfloat16(), y.bfloat16()).float())
+    assert not fp32_products._keeps_fp32()
+    assert SETTINGS.fp32_precision == "none"
+
+
+def test_what_the_program_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp32_products, "is_onednn_faster", lambda: True)
+    SETTINGS.fp32_precision = "ieee"
+    fp32_products.use_fastest()
+    assert SETTINGS.fp32_precision == "ieee"
+    SETTINGS.fp32_precision = "none"
+    fp32_products.use_fastest()
+    assert SETTINGS.fp32_precision == "bf16"
+
+
+def test_a_block_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp32_products, "is_onednn_faster", lambda: True)
+    with pytest.raises(ZeroDivisionError), fp32_products.fastest():
+        assert SETTINGS.fp32_precision == "bf16"
+        raise ZeroDivisionError
+    assert SETTINGS.fp32_precision == "none"
+    torch.get_float32_matmul_precision()  # raises where settings of old and new kind are mixed
