@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
+from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
 from megatron_mmbert.convert.mapping import from_hf, hf_name
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.plan.layout import Recompute
 
+Dtype = Literal["fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THETA = 10_000.0
 SHAPES = {
     "small": ModelConfig(num_layers=22, hidden_size=384, num_attention_heads=6, attention_output_dropout=0.0),
@@ -54,11 +56,13 @@ def peer_config(model: ModelConfig) -> Any:
     )
 
 
-def load_peer(folder: Path, attention: str, sparse: bool) -> Any:
+def load_peer(folder: Path, attention: str, sparse: bool, dtype: Dtype = "fp32") -> Any:
     from transformers import ModernBertForMaskedLM
 
     no_progress_bars()
-    model = ModernBertForMaskedLM.from_pretrained(folder, attn_implementation=attention, local_files_only=True)
+    model = ModernBertForMaskedLM.from_pretrained(
+        folder, attn_implementation=attention, dtype=DTYPES[dtype], local_files_only=True
+    )
     model.sparse_prediction = sparse
     return model.train()
 
@@ -69,12 +73,13 @@ def no_progress_bars() -> None:
     logging.disable_progress_bar()
 
 
-def load_ours(shape: str, folder: Path, recompute: Recompute = "none") -> Encoder:
+def load_ours(shape: str, folder: Path, recompute: Recompute = "none", dtype: Dtype = "fp32") -> Encoder:
     from safetensors import safe_open
 
     parallel.start(seed=1)
     model = SHAPES[shape].model_copy(update={"attention_output_dropout": 0.0})
-    encoder = Encoder(encoder_config(model, THETA, THETA, ParallelConfig(recompute=recompute)), model.vocab_size)
+    layout, precision = ParallelConfig(recompute=recompute), PrecisionConfig(dtype=dtype)
+    encoder = Encoder(encoder_config(model, THETA, THETA, layout, precision), model.vocab_size)
     with safe_open(folder / "model.safetensors", framework="pt") as file, torch.no_grad():
         for name, parameter in encoder.named_parameters():
             parameter.copy_(from_hf(name, file.get_tensor(hf_name(name)), model.num_attention_heads))
@@ -134,9 +139,9 @@ def in_random_order(batches: Sequence[Sequence[Sample]]) -> list[Sequence[Sample
     return [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
 
 
-def deviations(shape: str, folder: Path, batch: Sequence[Sample]) -> dict[str, float]:
+def deviations(shape: str, folder: Path, batch: Sequence[Sample], dtype: Dtype = "fp32") -> dict[str, float]:
     """How far loss (absolute) and gradients (relative to each tensor's norm) of both models are apart on one batch."""
-    peer, ours = load_peer(folder, "sdpa", sparse=True), load_ours(shape, folder)
+    peer, ours = load_peer(folder, "sdpa", sparse=True, dtype=dtype), load_ours(shape, folder, dtype=dtype)
     their_loss, our_loss = peer_pass(peer, batch), our_pass(ours, batch)
     theirs = dict(peer.named_parameters())
     scored = sum(int((sample.labels != IGNORED).sum()) for sample in batch)

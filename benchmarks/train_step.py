@@ -1,4 +1,4 @@
-"""Training tokens/s (forward and backward, fp32): our encoder and transformers' ModernBERT, same weights and texts.
+"""Training tokens/s (forward and backward): our encoder and transformers' ModernBERT, same weights and texts.
 
     OMP_NUM_THREADS=2 python benchmarks/train_step.py --corpus DIR --tokenizer DIR --shape small
 
@@ -10,12 +10,14 @@ once more, with what ours sets for the whole process: the allocator, and the lib
 of its own, so that its peak memory is its own, and is compared with ours batch by batch in turn. Dense logits of n
 padded tokens take three times n x 256,000 x 4 bytes, so samples that do not fit ``--memory-gb`` alone are left out of
 (1), which only helps its rate. The optimizer is left out on both sides. Loss and gradients are compared on one batch
-first. Writes docs/results/train_step-SHAPE.json, in which cases that are not run stay as they are.
+first. Writes docs/results/train_step-SHAPE.json, with ``--dtype bf16`` train_step-SHAPE-bf16.json, in which cases that
+are not run stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import tempfile
@@ -39,6 +41,8 @@ from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 SECONDS_TO_CHOOSE = 20.0  # of each side of a comparison that finds the peer's best configuration
+# Loss, and gradients relative to their norms.
+MAY_DIFFER = {"fp32": (1e-4, 1e-3), "bf16": (1e-2, 1e-1)}
 DENSE_COPIES = 3.2  # logits, their softmax and its gradient, and what else is there
 # What megatron_mmbert.parallel.cpu_backend asks of glibc, for the peer.
 OUR_ALLOCATOR = {
@@ -94,8 +98,8 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
     models.make_peer(args.shape, scratch / "model")
     tokenizer = load_tokenizer(args.tokenizer)
     documents = tokenizer.encode_batch(texts_of(args.corpus, args.documents))
-    name = f"train_step-{args.shape}"
-    figures: dict[str, Any] = {"shape": args.shape, "dtype": "float32", "cases": {}, **read(name)}
+    name = f"train_step-{args.shape}" + ("" if args.dtype == "fp32" else f"-{args.dtype}")
+    figures: dict[str, Any] = {"shape": args.shape, "dtype": args.dtype, "cases": {}, **read(name)}
     for case_name in args.cases:
         case = CASES[case_name]
         rng = np.random.default_rng(case.longest)
@@ -103,10 +107,11 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
         chosen = representative(fitting, case.samples)
         samples = [masked(chosen[i], case.ratio, tokenizer, rng) for i in rng.permutation(len(chosen))]
         save_samples(scratch / f"{case_name}.npz", samples)
-        job = {"shape": args.shape, "folder": str(scratch / "model"), "samples": str(scratch / f"{case_name}.npz")}
+        job = {"shape": args.shape, "dtype": args.dtype, "case": case_name, "folder": str(scratch / "model")}
+        job |= {"samples": str(scratch / f"{case_name}.npz"), "seconds": args.seconds or case.seconds}
         on = {"machine": machine("torch", "transformers", "megatron-core"), "threads": torch.get_num_threads()}
         on["our_fp32_products"] = fp32_products.library()
-        figures["cases"][case_name] = on | _one_case(job | {"case": case_name}, samples, args.memory_gb)
+        figures["cases"][case_name] = on | _one_case(job, samples, args.memory_gb)
         if args.shape != "tiny":
             print(f"wrote {save(name, figures)}", flush=True)
 
@@ -117,19 +122,20 @@ def _one_case(job: dict[str, Any], samples: list[Sample], memory_gb: float) -> d
     with Runner(Path(__file__), job | {"what": "check"}) as check:
         same = check.batch()
     print(f"  loss differs by {same['loss_difference']:.1e}, gradients by {same['worst_gradient_difference']:.1e}")
-    if same["loss_difference"] > 1e-4 or same["worst_gradient_difference"] > 1e-3:
+    loss, gradient = MAY_DIFFER[job["dtype"]]
+    if same["loss_difference"] > loss or same["worst_gradient_difference"] > gradient:
         raise UserError(f"the two models disagree ({same}); their speeds are not comparable")
     longest_dense = int(memory_gb * 1e9 / DENSE_COPIES / 4 / models.SHAPES[job["shape"]].vocab_size)
     with Runner(Path(__file__), job | {"what": "ours"}) as ours:
         ceiling = _against_ceiling(ours, job, 30.0)
         budgets = [budget for budget in case.dense if budget <= longest_dense]
         dense_jobs = [job | {"sparse": False, "padded_tokens": budget, "longest": longest_dense} for budget in budgets]
-        dense = _against_best(ours, dense_jobs, case.seconds) if dense_jobs else None
+        dense = _against_best(ours, dense_jobs, job["seconds"]) if dense_jobs else None
         ways = [(case.attentions[0], budget) for budget in case.padded]
         ways += [(attention, case.padded[0]) for attention in case.attentions[1:]]
         sparse_jobs = [job | {"sparse": True, "padded_tokens": budget, "attention": name} for name, budget in ways]
-        best = _against_best(ours, sparse_jobs, case.seconds)
-        helped = _against_peer(ours, best["job"] | {"our_settings": True}, case.seconds / 2)
+        best = _against_best(ours, sparse_jobs, job["seconds"])
+        helped = _against_peer(ours, best["job"] | {"our_settings": True}, job["seconds"] / 2)
         our_peak = ours.peak_mb()
     ratios = {"over_padded_dense": _ratio(dense)} if dense else {}
     ratios |= {
@@ -185,24 +191,26 @@ def _ratio(row: dict[str, Any]) -> float:
 
 def _work(job: dict[str, Any]) -> None:
     samples, folder = load_samples(Path(job["samples"])), Path(job["folder"])
-    shape, packs = job["shape"], models.our_batches(samples, CASES[job["case"]].pack_tokens)
+    shape, dtype, packs = job["shape"], job["dtype"], models.our_batches(samples, CASES[job["case"]].pack_tokens)
     if job["what"] == "check":
         shortest = models.peer_batches(samples, 2048, grouped=True)[0]
-        serve(lambda: models.deviations(shape, folder, shortest), 1)
+        serve(lambda: models.deviations(shape, folder, shortest, dtype), 1)
     elif job["what"] == "mm":
         tokens = sum(map(len, samples)) // len(packs)
         rows = sum(map(_scored, samples)) // len(packs)
         parallel.start(seed=1)  # for the allocator's settings
-        ceiling_work(models.SHAPES[shape], tokens, rows)
-        serve(lambda: ceiling_work(models.SHAPES[shape], tokens, rows), 1)
+        work = functools.partial(ceiling_work, models.SHAPES[shape], tokens, rows, dtype=models.DTYPES[dtype])
+        work()
+        serve(work, 1)
     elif job["what"] == "ours":
-        _serve_passes(models.load_ours(shape, folder, "light"), packs, models.our_pass, shape)
+        _serve_passes(models.load_ours(shape, folder, "light", dtype), packs, models.our_pass, shape)
     else:
         if job["our_settings"]:
             fp32_products.use_fastest()
         fitting = [sample for sample in samples if len(sample) <= job.get("longest", len(sample))]
         batches = models.peer_batches(fitting, job["padded_tokens"], grouped=job["sparse"])
-        _serve_passes(models.load_peer(folder, job["attention"], job["sparse"]), batches, models.peer_pass, shape)
+        peer = models.load_peer(folder, job["attention"], job["sparse"], dtype)
+        _serve_passes(peer, batches, models.peer_pass, shape)
 
 
 def _serve_passes(model: torch.nn.Module, batches: list[list[Sample]], one_pass: Any, shape: str) -> None:
@@ -232,7 +240,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, help="folder of text files")
     parser.add_argument("--tokenizer", type=Path, help="folder of tools/train_tokenizer.py; may have fewer pieces")
     parser.add_argument("--shape", choices=list(models.SHAPES), default="small", help="base4: 4 layers of base (small)")
+    parser.add_argument("--dtype", choices=list(models.DTYPES), default="fp32", help="of both sides (fp32)")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--seconds", type=float, help="of each side of a comparison at most (the case's own)")
     parser.add_argument("--documents", type=int, default=1500, help="documents that the samples stand for (1500)")
     parser.add_argument("--memory-gb", type=float, default=18.0, help="what the dense peer's logits may take (18)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

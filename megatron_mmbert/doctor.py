@@ -25,7 +25,7 @@ from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.errors import run_command
-from megatron_mmbert.kernels import fp8
+from megatron_mmbert.kernels import fp8, fp32_products
 from megatron_mmbert.parallel import bandwidth
 from megatron_mmbert.parallel.ceiling import measured_tflops
 from megatron_mmbert.report.text_table import table
@@ -49,6 +49,7 @@ _WAYS = ("host to GPU", "GPU to host")
 
 def main() -> None:
     arguments = _arguments()
+    fp32_products.use_fastest()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     default = "bf16" if device == "cuda" else "fp32"
     dtype = DTYPES[arguments.dtype or default]
@@ -75,7 +76,7 @@ def main() -> None:
 def machine_lines(device: str) -> list[str]:
     """Versions and devices, one a line."""
     versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, fp32 products by {fp32_products.library()}"
     lines = [f"python {platform.python_version()}, {', '.join(versions)}", f"cpu: {platform.machine()}, {threads}"]
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

@@ -24,6 +24,7 @@ from megatron_mmbert.encode.model import DTYPES, load_model
 from megatron_mmbert.encode.outputs import FORMATS, write_shards
 from megatron_mmbert.encode.run import PACK_TOKENS, encode_windows, score_windows
 from megatron_mmbert.errors import UserError, run_command
+from megatron_mmbert.kernels import fp32_products
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
     if arguments.output.exists() and not arguments.overwrite:
         raise UserError(f"{arguments.output}: already exists; choose another --output or pass --overwrite")
     files = find_inputs(arguments.input)
+    fp32_products.use_fastest()
     model = load_model(
         arguments.model, arguments.device, arguments.dtype, arguments.max_length, arguments.attention_engine
     )

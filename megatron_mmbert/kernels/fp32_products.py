@@ -8,6 +8,7 @@ of that leave on processors with AMX alone, and whether it does is checked here 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 
 import torch
 
+# oneDNN and PyTorch keep the compiled code of as many shapes each, 1,024 by default: of samples of any length that is
+# 1.7 GB. These hold what a pack needs, whose layers all have the same shapes.
+_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48", "LRU_CACHE_CAPACITY": "48"}
 _UNSET = "none"
 _ALLOW_ONEDNN = "bf16"
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -32,15 +36,19 @@ def use_fastest() -> None:
     A choice by processor, not by time: the same machine rounds alike in every run. Where the program has set
     ``torch.backends.mkldnn.matmul.fp32_precision`` or ``torch.set_float32_matmul_precision``, nothing changes.
     """
-    if _settings.fp32_precision == _UNSET and is_onednn_faster():
-        _settings.fp32_precision = _ALLOW_ONEDNN
+    if _settings.fp32_precision == _UNSET and _mkl_leaves_avx512_aside():
+        for name, shapes in _CACHES.items():  # read at the first product
+            os.environ.setdefault(name, shapes)
+        if is_onednn_faster():
+            _settings.fp32_precision = _ALLOW_ONEDNN
 
 
 @contextmanager
 def fastest() -> Iterator[None]:
-    """The same within a block, for code that runs in somebody else's program."""
+    """The same within a block, for code that runs in somebody else's program; caches stay as they are."""
     before = _settings.fp32_precision
-    use_fastest()
+    if before == _UNSET and is_onednn_faster():
+        _settings.fp32_precision = _ALLOW_ONEDNN
     try:
         yield
     finally:
@@ -50,10 +58,13 @@ def fastest() -> Iterator[None]:
 @functools.cache
 def is_onednn_faster() -> bool:
     """Whether this is a processor with AVX-512 that MKL does not use, and oneDNN keeps fp32 there."""
+    return _mkl_leaves_avx512_aside() and _keeps_fp32()
+
+
+def _mkl_leaves_avx512_aside() -> bool:
     has = torch.cpu.get_capabilities()
-    if not (torch.backends.mkldnn.is_available() and has.get("avx512_f")) or has.get("amx_tile"):
-        return False
-    return _vendor(_CPU_INFO) == "AuthenticAMD" and _keeps_fp32()
+    suited = torch.backends.mkldnn.is_available() and has.get("avx512_f") and not has.get("amx_tile")
+    return bool(suited) and _vendor(_CPU_INFO) == "AuthenticAMD"
 
 
 def _vendor(cpu_info: Path) -> str:

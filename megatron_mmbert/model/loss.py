@@ -21,13 +21,13 @@ from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
 from megatron_mmbert.model.table_gradient import TableGradient
 
 IGNORED = -100
-# Logits of one chunk at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
+# Of one chunk's logits at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
 # gradient, so few chunks are fast.
-LOGITS_PER_CHUNK = {"cpu": 3 * 2**24, "cuda": 2**30}
-# fp32 elements the softmax works on at a time: a CPU's outer cache holds them, and on a busy machine, where threads
-# wait for each other at every operation, operations are still few.
-_CPU_SCRATCH_ELEMENTS = 2**22
-_GPU_SCRATCH_ELEMENTS = 2**28  # rows enough for all of its multiprocessors
+BYTES_OF_LOGITS = {"cpu": 3 * 2**26, "cuda": 2**31}
+# fp32 elements that softmax and the sum of narrow products work on at a time: a CPU's outer cache holds them, and on a
+# busy machine, where threads wait for each other at every operation, operations are still few. A GPU needs rows enough
+# for all of its multiprocessors.
+SCRATCH_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad[:3])
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
         loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
-        rows = rows_per_chunk(len(label_K), table_VD.shape[0], table_VD.device.type)
+        rows = rows_per_chunk(len(label_K), table_VD.shape[0] * table_VD.itemsize, table_VD.device.type)
         buffer_CV = _buffer(x_KD, min(rows, len(label_K)), table_VD.shape[0])
         for start in range(0, len(label_K), rows):
             chunk = slice(start, start + rows)
@@ -91,20 +91,24 @@ class _Gradients:
         if not len(x_KD):  # else the first chunk overwrites
             self.table_VD.zero_()
         self.bias_V = torch.zeros_like(bias_V, dtype=_wide(bias_V))
-        self._product_VD = None if self.table_VD.dtype == x_KD.dtype else torch.empty_like(table_VD)
 
     def add(self, chunk: slice, x_CD: Tensor, table_VD: Tensor, dlogits_CV: Tensor, scale_C: Tensor) -> None:
         """Add a chunk's part; the gradient of its logits is ``scale_C[:, None] * dlogits_CV``."""
         dx_CD = torch.mm(dlogits_CV, table_VD, out=self.x_KD[chunk])
         dx_CD.mul_(scale_C[:, None])
         scaled_CD = (scale_C[:, None] * x_CD).to(x_CD.dtype)
-        first = chunk.start == 0
-        if self._product_VD is None:
-            self.table_VD.addmm_(dlogits_CV.t(), scaled_CD, beta=0 if first else 1)
-        else:
-            torch.mm(dlogits_CV.t(), scaled_CD, out=self._product_VD)
-            self.table_VD.copy_(self._product_VD) if first else self.table_VD.add_(self._product_VD)
+        self._add_to_table(dlogits_CV, scaled_CD, first=chunk.start == 0)
         self.bias_V += torch.mv(dlogits_CV.t(), scale_C.to(dlogits_CV.dtype))
+
+    def _add_to_table(self, dlogits_CV: Tensor, scaled_CD: Tensor, first: bool) -> None:
+        """Narrow products are summed up piece by piece, on a CPU while a cache holds them."""
+        if not _is_narrow(scaled_CD):
+            self.table_VD.addmm_(dlogits_CV.t(), scaled_CD, beta=0 if first else 1)
+            return
+        rows = _rows_at_a_time(self.table_VD)
+        for sum_RD, dlogits_CR in zip(self.table_VD.split(rows), dlogits_CV.split(rows, dim=1), strict=True):
+            product_RD = torch.mm(dlogits_CR.t(), scaled_CD)
+            sum_RD.copy_(product_RD) if first else sum_RD.add_(product_RD)
 
     def reduced(self, group: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Rows' gradients summed over the slices of the vocabulary."""
@@ -113,9 +117,9 @@ class _Gradients:
         return self.x_KD, self.table_VD, self.bias_V
 
 
-def rows_per_chunk(rows: int, vocab: int, device: str) -> int:
-    """Rows of equal chunks of at most :data:`LOGITS_PER_CHUNK`: a small last one would cost as much as a large one."""
-    most = max(1, LOGITS_PER_CHUNK[device] // vocab)
+def rows_per_chunk(rows: int, bytes_per_row: int, device: str) -> int:
+    """Rows of equal chunks of at most :data:`BYTES_OF_LOGITS`: a small last one would cost as much as a large one."""
+    most = max(1, BYTES_OF_LOGITS[device] // bytes_per_row)
     return math.ceil(rows / math.ceil(rows / most)) if rows else 1
 
 
@@ -185,9 +189,8 @@ def _is_narrow(values: Tensor) -> bool:
     return values.dtype != _wide(values)
 
 
-def _rows_at_a_time(logits_CV: Tensor) -> int:
-    scratch = _CPU_SCRATCH_ELEMENTS if logits_CV.is_cpu else _GPU_SCRATCH_ELEMENTS
-    return max(1, scratch // logits_CV.shape[1])
+def _rows_at_a_time(rows: Tensor) -> int:
+    return max(1, SCRATCH_ELEMENTS[rows.device.type] // rows.shape[1])
 
 
 def _wide(values: Tensor) -> torch.dtype:

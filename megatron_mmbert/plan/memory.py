@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.model.loss import rows_per_chunk
+from megatron_mmbert.model.loss import SCRATCH_ELEMENTS, rows_per_chunk
 from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
@@ -133,15 +133,21 @@ def _rows(layout: Layout) -> float:
 def head_bytes(model: ModelConfig, layout: Layout) -> float:
     """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
-    scratch = layout.weight_bytes * table_parameters(model, layout.tensor) if layout.precision == "bf16" else 0.0
-    return rows + _held_by_head(model, layout) + scratch
+    product = 0.0
+    if layout.precision == "bf16":
+        product = layout.weight_bytes * min(table_parameters(model, layout.tensor), SCRATCH_ELEMENTS[_device(layout)])
+    return rows + _held_by_head(model, layout) + product
 
 
 def _held_by_head(model: ModelConfig, layout: Layout) -> float:
     """One chunk of logits, and the gradient of the table's slice."""
-    vocabulary = model.vocab_size / layout.tensor
-    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), math.ceil(vocabulary), "cpu" if layout.on_cpu else "cuda")
-    return chunk_rows * vocabulary * layout.weight_bytes + _FP32 * table_parameters(model, layout.tensor)
+    row_bytes = layout.weight_bytes * math.ceil(model.vocab_size / layout.tensor)
+    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
+    return chunk_rows * row_bytes + _FP32 * table_parameters(model, layout.tensor)
+
+
+def _device(layout: Layout) -> str:
+    return "cpu" if layout.on_cpu else "cuda"
 
 
 def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:

@@ -16,6 +16,7 @@ import torch
 from megatron_mmbert.checkpoint.folder import RecordedBatch
 from megatron_mmbert.data.batch import PackedBatch
 from megatron_mmbert.errors import UserError
+from megatron_mmbert.kernels import fp32_products
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.loss import IGNORED
@@ -93,12 +94,15 @@ def _beginning(pack: PackedBatch) -> RecordedBatch:
 
 
 def _way(encoders: Sequence[Encoder]) -> str:
-    """``float32 on cpu, tensor 2, pipeline 1 x 1, cpu (local), cpu (global)``: what the order of sums depends on."""
+    """What the order of sums depends on: ``float32 on cpu with MKL, tensor 2, pipeline 1 x 1, cpu (local), cpu
+    (global)``."""
     config = encoders[0].config
     stages = f"{config.pipeline_model_parallel_size} x {len(encoders)}"
     dtype = str(config.params_dtype).removeprefix("torch.")
     engines = ", ".join(dict.fromkeys(engines_of(encoder) for encoder in encoders))
-    return f"{dtype} on {current().device.type}, tensor {current().tp_size}, pipeline {stages}, {engines}"
+    device = current().device.type
+    place = f"{device} with {fp32_products.library()}" if device == "cpu" else device
+    return f"{dtype} on {place}, tensor {current().tp_size}, pipeline {stages}, {engines}"
 
 
 def _distance(loss: float, recorded: float) -> float:

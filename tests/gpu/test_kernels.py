@@ -50,7 +50,7 @@ def test_rotation_of_a_slice_of_the_fused_projection(device: str, dtype: torch.d
 def test_the_heads_loss(device: str, dtype: torch.dtype, rows_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 it errs at most 2.5 times as much as dense logits do: each chunk's part is rounded by itself."""
     rows, width, vocabulary = 300, 64, 1000
-    monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, device, rows_per_chunk * vocabulary)
+    monkeypatch.setitem(loss_module.BYTES_OF_LOGITS, device, rows_per_chunk * vocabulary * dtype.itemsize)
     draw = torch.Generator().manual_seed(0)
     sizes = ((rows, width), (vocabulary, width), (vocabulary,))
     given = [torch.randn(*size, generator=draw).mul_(0.4).to(device, dtype) for size in sizes]

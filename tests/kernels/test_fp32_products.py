@@ -65,13 +65,17 @@ def test_a_library_that_rounds_is_found_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_the_program_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fp32_products, "is_onednn_faster", lambda: True)
+    for name in ("is_onednn_faster", "_mkl_leaves_avx512_aside"):
+        monkeypatch.setattr(fp32_products, name, lambda: True)
+    monkeypatch.setattr(fp32_products.os, "environ", found := {"LRU_CACHE_CAPACITY": "7"})
     SETTINGS.fp32_precision = "ieee"
     fp32_products.use_fastest()
     assert SETTINGS.fp32_precision == "ieee"
+    assert len(found) == 1
     SETTINGS.fp32_precision = "none"
     fp32_products.use_fastest()
     assert SETTINGS.fp32_precision == "bf16"
+    assert found == {"LRU_CACHE_CAPACITY": "7", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
 
 
 def test_a_block_leaves_the_setting_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

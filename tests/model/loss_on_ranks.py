@@ -36,7 +36,7 @@ def rank(number: int, ranks: int, folder: str) -> None:
     x, table, bias, label = problem()
     mine = slice(number * VOCAB // ranks, (number + 1) * VOCAB // ranks)
     inputs = [each.clone().requires_grad_() for each in (x, table[mine], bias[mine])]
-    loss_module.LOGITS_PER_CHUNK["cpu"] = 7 * VOCAB // ranks
+    loss_module.BYTES_OF_LOGITS["cpu"] = 7 * VOCAB // ranks * 4
     total, rows = chunked_cross_entropy(*inputs, label, dist.group.WORLD)
     grads = torch.autograd.grad(0.37 * total, inputs)
     torch.save([total.detach(), rows, *grads], Path(folder) / f"{number}.pt")

@@ -23,7 +23,7 @@ ROWS, WIDTH, VOCAB = 23, 16, 101
 @pytest.fixture(params=[1, 7, 23, 1000], ids="{} rows a chunk".format)
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Rows of each chunk that was computed; the sizes cover one row, an uneven rest, exactly all and more than all."""
-    monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", request.param * VOCAB)
+    monkeypatch.setitem(loss_module.BYTES_OF_LOGITS, "cpu", request.param * VOCAB * 4)
     seen: list[int] = []
     original = loss_module._softmax
 
@@ -128,7 +128,7 @@ def test_many_chunks_in_bf16_lose_no_more_than_one(monkeypatch: pytest.MonkeyPat
     expected = torch.autograd.grad(dense(*exact, label).sum(), exact)
 
     def errors(rows_per_chunk: int) -> list[float]:
-        monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", rows_per_chunk * vocab)
+        monkeypatch.setitem(loss_module.BYTES_OF_LOGITS, "cpu", rows_per_chunk * vocab * 2)
         inputs = [each.clone().requires_grad_() for each in narrow]
         found = torch.autograd.grad(chunked_cross_entropy(*inputs, label)[0], inputs)
         assert all(grad.dtype == torch.bfloat16 for grad in found)

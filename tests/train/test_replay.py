@@ -165,6 +165,6 @@ def test_one_rank_that_computes_otherwise_is_named(
 
 
 def test_limits_are_wide_only_where_sums_have_another_order() -> None:
-    one, other, narrow = "float32 on cpu, tensor 1", "float32 on cpu, tensor 2", "bfloat16 on cpu, tensor 1"
+    one, other, narrow = "float32 on cpu with MKL", "float32 on cpu with oneDNN", "bfloat16 on cpu with MKL"
     assert replay._limit(one, one) < replay._limit(one, other) < replay._limit(one, narrow)
     assert replay._limit(narrow, narrow) < replay._limit(narrow, one)
