@@ -44,8 +44,16 @@ class ProcessMap(Generic[T]):
         return self._waiting.popleft().result()
 
     def close(self) -> None:
-        """End the workers."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the workers. Where one was killed, the others are: it may have held the lock of their queue, and they do
+        not heed the SIGTERM by which the pool would end them, waiting for ever."""
+        workers = list((self._pool._processes or {}).values())
+        manager: Any = self._pool._executor_manager_thread
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while manager is not None and manager.is_alive():
+            if self._pool._broken:
+                for worker in workers:
+                    worker.kill()
+            manager.join(_POLL_SECONDS)
 
     def _submit(self) -> None:
         self._waiting.append(self._pool.submit(_call, self._next))

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -37,10 +38,13 @@ def test_workers_outlive_a_signal_to_every_process_of_a_job(name: str, own_worke
     items.close()
 
 
-def test_a_killed_worker_is_an_error_and_the_others_end(own_workers: Callable[[], list[int]]) -> None:
+@pytest.mark.parametrize("place", range(3))
+def test_a_killed_worker_is_an_error_and_the_others_end(place: int, own_workers: Callable[[], list[int]]) -> None:
+    """One of the idle workers waits with the lock of their queue in hand."""
     items = ProcessMap(_number, 0, workers=3)
     assert next(items) == 0
-    os.kill(own_workers()[0], signal.SIGKILL)
+    wait(items._waiting)
+    os.kill(sorted(own_workers())[place], signal.SIGKILL)
     with pytest.raises(BrokenProcessPool):
         for _ in range(20):
             next(items)
