@@ -92,8 +92,9 @@ def test_what_fails_hangs_or_dies_is_named_and_the_rest_goes_on(
 
 
 def test_a_command_that_is_late_is_asked_to_stop_and_what_it_said_is_kept() -> None:
-    code = (
-        "import time\nprint('said', flush=True)\ntry:\n  time.sleep(60)\nexcept KeyboardInterrupt:\n  print('so far')"
+    code = (  # what a shell starts in the background ignores SIGINT, unless it says otherwise
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n  print('said', flush=True)\n  time.sleep(60)\nexcept KeyboardInterrupt:\n  print('so far')"
     )
     found = gpu_checks._command([sys.executable, "-c", code], 2.0, {})
     assert found["status"] == "stopped at its limit" and found["seconds"] < 20
