@@ -2,12 +2,13 @@
 
     OMP_NUM_THREADS=2 python benchmarks/inference.py --corpus DIR --tokenizer DIR       # 10 minutes
 
-Texts of the corpus cut to lengths drawn evenly from 8 to 512 tokens; embeddings are means over tokens, fp32. Peers run
+Texts of the corpus cut to lengths drawn evenly from 8 to 512 tokens; embeddings are means over tokens. Peers run
 in padded batches: in the texts' order, and sorted by length. Batches are of 8, so that few texts, sorted, have as
 little padding as many have in larger ones. ModernBERT runs with the very weights ours has, its embeddings compared;
 XLM-R-base and multilingual MiniLM are transformers' models of those shapes with random weights (all rows of 250,002
 and 250,037 words), fed the same numbers of tokens. Last, one document of 8,192 tokens. Only real tokens count. All
-take turns, pass by pass, so that what else the machine does slows all alike. Writes docs/results/inference.json.
+take turns, pass by pass, so that what else the machine does slows all alike. Writes docs/results/inference.json, with
+``--dtype bf16``, for all, inference-bf16.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mlm_models import no_progress_bars
+from mlm_models import DTYPES, no_progress_bars
 from mlm_samples import texts_of
 from results import machine, save
 from torch import Tensor
@@ -37,6 +38,8 @@ from megatron_mmbert.report.text_table import table
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 BATCH = 8
+# Of an embedding; those of a model with random weights are of about 1.
+MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 LONG = 8192
 OURS = {
     "small": {"hidden_size": 384, "num_attention_heads": 6},
@@ -68,33 +71,35 @@ def main() -> None:
     samples = [next(long_enough)[:length] for length in lengths]
     long = np.resize(max(documents, key=len), LONG).tolist()
     figures: dict[str, Any] = {"machine": machine("torch", "transformers"), "threads": torch.get_num_threads()}
-    figures["our_fp32_products"] = fp32_products.library()
+    figures |= {"dtype": args.dtype, "our_fp32_products": fp32_products.library()}
+    dtype = DTYPES[args.dtype]
     figures |= {"texts": len(samples), "tokens": sum(map(len, samples)), "batch": BATCH, "checks": {}}
     ways: list[Way] = []
     for name, changes in OURS.items():
         with tempfile.TemporaryDirectory() as scratch:
-            ways += _of_our_shape(name, changes, Path(scratch), samples, long, figures["checks"])
+            ways += _of_our_shape(name, changes, Path(scratch), dtype, samples, long, figures["checks"])
     for name, changes in OTHERS.items():
-        ways += _padded_and_sorted(f"{name} shape", _xlm_roberta(changes), samples)
+        ways += _padded_and_sorted(f"{name} shape", _xlm_roberta(changes).to(dtype), samples)
     figures["tokens_per_s"] = rates = _rates_in_turn(ways, args.rounds)
     figures["ratios"] = _ratios(rates)
     print(table(["model", "tokens/s"], [[name, f"{rate:.0f}"] for name, rate in rates.items()], [False, True]))
     print("\n".join(f"{name}: {value:.2f}" for name, value in figures["ratios"].items()))
-    print(f"wrote {save('inference', figures)}")
+    print(f"wrote {save('inference' if args.dtype == 'fp32' else f'inference-{args.dtype}', figures)}")
 
 
 def _of_our_shape(
     name: str,
     changes: dict[str, int],
     folder: Path,
+    dtype: torch.dtype,
     samples: list[list[int]],
     long: list[int],
     checks: dict[str, float],
 ) -> list[Way]:
-    peer = _modern_bert(changes, folder)
+    peer = _modern_bert(changes, folder).to(dtype)
     config = read_config(folder)
     thetas = (config.rope_theta, config.rope_theta_local)
-    network = Network(config.model, thetas, read_tensors(folder, config.model), torch.device("cpu"), torch.float32)
+    network = Network(config.model, thetas, read_tensors(folder, config.model), torch.device("cpu"), dtype)
     checks[f"{name}: largest difference of an embedding"] = _difference(network, peer, samples[:4])
     return [
         Way(f"{name}, ours, packed", lambda: encode_ids(network, samples), sum(map(len, samples))),
@@ -125,8 +130,9 @@ def _rates_in_turn(ways: list[Way], rounds: int) -> dict[str, float]:
 
 
 def _difference(network: Network, peer: Any, samples: list[list[int]]) -> float:
-    difference = float((encode_ids(network, samples) - padded(peer, samples)).abs().max())
-    if not difference < 1e-4:
+    theirs = padded(peer, samples)
+    difference = float((encode_ids(network, samples) - theirs).abs().max())
+    if not difference < MAY_DIFFER[theirs.dtype]:
         raise SystemExit(f"embeddings differ by {difference}; their speeds are not comparable")
     return difference
 
@@ -179,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of text files")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of tools/train_tokenizer.py")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of all models (fp32)")
     parser.add_argument("--texts", type=int, default=64, help="texts to encode (64)")
     parser.add_argument("--rounds", type=int, default=2, help="passes of each (2)")
     return parser.parse_args()

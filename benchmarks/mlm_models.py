@@ -140,13 +140,34 @@ def in_random_order(batches: Sequence[Sequence[Sample]]) -> list[Sequence[Sample
 
 
 def deviations(shape: str, folder: Path, batch: Sequence[Sample], dtype: Dtype = "fp32") -> dict[str, float]:
-    """How far loss (absolute) and gradients (relative to each tensor's norm) of both models are apart on one batch."""
-    peer, ours = load_peer(folder, "sdpa", sparse=True, dtype=dtype), load_ours(shape, folder, dtype=dtype)
-    their_loss, our_loss = peer_pass(peer, batch), our_pass(ours, batch)
-    theirs = dict(peer.named_parameters())
+    """How far loss (absolute) and gradients (the worst tensor, relative to its norm) of both models are apart on one
+    batch, and in bf16 how far each one's are from those in fp32 of the same rounded weights."""
+    heads = SHAPES[shape].num_attention_heads
+    peer = load_peer(folder, "sdpa", sparse=True, dtype=dtype)
+    their_loss = peer_pass(peer, batch)
+    parameters = dict(peer.named_parameters())
+    ours = load_ours(shape, folder, dtype=dtype)
+    names = [name for name, _ in ours.named_parameters()]
+    theirs = {name: from_hf(name, parameters[hf_name(name)].grad, heads) for name in names}
+    our_loss, own = _loss_and_gradients(ours, batch)
+    found = {"loss": our_loss, "loss_difference": abs(our_loss - their_loss)}
+    found["worst_gradient_difference"] = _worst(own, theirs)
+    if dtype != "fp32":
+        exact = load_ours(shape, folder)
+        with torch.no_grad():
+            for parameter in exact.parameters():
+                parameter.copy_(parameter.to(DTYPES[dtype]))
+        _, gradients = _loss_and_gradients(exact, batch)
+        found |= {"our_rounding": _worst(own, gradients), "their_rounding": _worst(theirs, gradients)}
+    return found
+
+
+def _loss_and_gradients(encoder: Encoder, batch: Sequence[Sample]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of the mean over the scored tokens."""
+    loss = our_pass(encoder, batch)
     scored = sum(int((sample.labels != IGNORED).sum()) for sample in batch)
-    worst = 0.0
-    for name, parameter in ours.named_parameters():
-        expected = from_hf(name, theirs[hf_name(name)].grad, SHAPES[shape].num_attention_heads)
-        worst = max(worst, float((parameter.grad / scored - expected).norm() / expected.norm()))
-    return {"loss": our_loss, "loss_difference": abs(our_loss - their_loss), "worst_gradient_difference": worst}
+    return loss, {name: each.grad / scored for name, each in encoder.named_parameters() if each.grad is not None}
+
+
+def _worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
