@@ -71,7 +71,7 @@ def main() -> None:
     samples = [next(long_enough)[:length] for length in lengths]
     long = np.resize(max(documents, key=len), LONG).tolist()
     figures: dict[str, Any] = {"machine": machine("torch", "transformers"), "threads": torch.get_num_threads()}
-    figures |= {"dtype": args.dtype, "our_fp32_products": fp32_products.library()}
+    figures |= {"dtype": args.dtype, "our_fp32_products": fp32_products.backend()}
     dtype = DTYPES[args.dtype]
     figures |= {"texts": len(samples), "tokens": sum(map(len, samples)), "batch": BATCH, "checks": {}}
     ways: list[Way] = []

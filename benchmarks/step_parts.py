@@ -60,7 +60,7 @@ def main() -> None:
     parallel.start(seed=1)
     model = SHAPES[args.shape]
     figures: dict[str, Any] = {"machine": machine("torch"), "threads": torch.get_num_threads(), "shape": args.shape}
-    figures["fp32_products"] = fp32_products.library()
+    figures["fp32_products"] = fp32_products.backend()
     encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size).train()
     initialize(encoder, 1)
     for length, (tokens, ratio) in PACKS.items():

@@ -112,7 +112,7 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
         job = {"shape": args.shape, "dtype": args.dtype, "case": case_name, "folder": str(scratch / "model")}
         job |= {"samples": str(scratch / f"{case_name}.npz"), "seconds": args.seconds or case.seconds}
         on = {"machine": machine("torch", "transformers", "megatron-core"), "threads": torch.get_num_threads()}
-        on["our_fp32_products"] = fp32_products.library()
+        on["our_fp32_products"] = fp32_products.backend()
         figures["cases"][case_name] = on | _one_case(job, samples, args.memory_gb)
         if args.shape != "tiny":
             print(f"wrote {save(name, figures)}", flush=True)

@@ -76,7 +76,7 @@ def main() -> None:
 def machine_lines(device: str) -> list[str]:
     """Versions and devices, one a line."""
     versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, fp32 products by {fp32_products.library()}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, fp32 products by {fp32_products.backend()}"
     lines = [f"python {platform.python_version()}, {', '.join(versions)}", f"cpu: {platform.machine()}, {threads}"]
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

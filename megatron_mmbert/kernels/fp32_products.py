@@ -26,7 +26,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
-def library() -> str:
+def backend() -> str:
     """The name of the faster one here."""
     return "oneDNN" if is_onednn_faster() else "MKL"
 

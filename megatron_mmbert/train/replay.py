@@ -101,7 +101,7 @@ def _way(encoders: Sequence[Encoder]) -> str:
     dtype = str(config.params_dtype).removeprefix("torch.")
     engines = ", ".join(dict.fromkeys(engines_of(encoder) for encoder in encoders))
     device = current().device.type
-    place = f"{device} with {fp32_products.library()}" if device == "cpu" else device
+    place = f"{device} with {fp32_products.backend()}" if device == "cpu" else device
     return f"{dtype} on {place}, tensor {current().tp_size}, pipeline {stages}, {engines}"
 
 

@@ -45,7 +45,7 @@ def test_the_choice_is_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         cpu_info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
         fp32_products.is_onednn_faster.cache_clear()
-        return fp32_products.library()
+        return fp32_products.backend()
 
     assert chosen("AuthenticAMD", avx512_f=True, amx_tile=False) == "oneDNN"
     assert chosen("GenuineIntel", avx512_f=True, amx_tile=False) == "MKL"
@@ -56,7 +56,7 @@ def test_the_choice_is_by_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     cpu_info.unlink()
     monkeypatch.setattr(fp32_products, "_keeps_fp32", lambda: True)
     fp32_products.is_onednn_faster.cache_clear()
-    assert fp32_products.library() == "MKL"
+    assert fp32_products.backend() == "MKL"
 
 
 def test_a_library_that_rounds_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
