@@ -29,6 +29,11 @@ SHAPES = {
 }
 
 
+def result_name(benchmark: str, dtype: Dtype) -> str:
+    """What a benchmark's results in ``dtype`` are called; fp32 is not named."""
+    return benchmark if dtype == "fp32" else f"{benchmark}-{dtype}"
+
+
 def make_peer(shape: str, folder: Path) -> None:
     """A model folder of transformers with random weights."""
     from transformers import ModernBertForMaskedLM
@@ -142,14 +147,11 @@ def in_random_order(batches: Sequence[Sequence[Sample]]) -> list[Sequence[Sample
 def deviations(shape: str, folder: Path, batch: Sequence[Sample], dtype: Dtype = "fp32") -> dict[str, float]:
     """How far loss (absolute) and gradients (the worst tensor, relative to its norm) of both models are apart on one
     batch, and in bf16 how far each one's are from those in fp32 of the same rounded weights."""
-    heads = SHAPES[shape].num_attention_heads
     peer = load_peer(folder, "sdpa", sparse=True, dtype=dtype)
     their_loss = peer_pass(peer, batch)
-    parameters = dict(peer.named_parameters())
-    ours = load_ours(shape, folder, dtype=dtype)
-    names = [name for name, _ in ours.named_parameters()]
-    theirs = {name: from_hf(name, parameters[hf_name(name)].grad, heads) for name in names}
-    our_loss, own = _loss_and_gradients(ours, batch)
+    our_loss, own = _loss_and_gradients(load_ours(shape, folder, dtype=dtype), batch)
+    parameters, heads = dict(peer.named_parameters()), SHAPES[shape].num_attention_heads
+    theirs = {name: from_hf(name, parameters[hf_name(name)].grad, heads) for name in own}
     found = {"loss": our_loss, "loss_difference": abs(our_loss - their_loss)}
     found["worst_gradient_difference"] = _worst(own, theirs)
     if dtype != "fp32":
@@ -166,7 +168,7 @@ def _loss_and_gradients(encoder: Encoder, batch: Sequence[Sample]) -> tuple[floa
     """Of the mean over the scored tokens."""
     loss = our_pass(encoder, batch)
     scored = sum(int((sample.labels != IGNORED).sum()) for sample in batch)
-    return loss, {name: each.grad / scored for name, each in encoder.named_parameters() if each.grad is not None}
+    return loss, {name: each.grad / scored for name, each in encoder.named_parameters()}
 
 
 def _worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

@@ -41,10 +41,9 @@ from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 SECONDS_TO_CHOOSE = 20.0  # of each side of a comparison that finds the peer's best configuration
-# Loss, and in fp32 gradients relative to their norms; in bf16 ours may not be rounded worse than the peer's.
 LOSS_MAY_DIFFER = {"fp32": 1e-4, "bf16": 1e-2}
-GRADIENTS_MAY_DIFFER = 1e-3
-ROUNDING_MAY_DIFFER = 1.25
+GRADIENTS_MAY_DIFFER = 1e-3  # in fp32, relative to their norms
+ROUNDING_MAY_DIFFER = 1.25  # in bf16: of our gradients, as a multiple of the peer's
 DENSE_COPIES = 3.2  # logits, their softmax and its gradient, and what else is there
 # What megatron_mmbert.parallel.cpu_backend asks of glibc, for the peer.
 OUR_ALLOCATOR = {
@@ -100,7 +99,7 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
     models.make_peer(args.shape, scratch / "model")
     tokenizer = load_tokenizer(args.tokenizer)
     documents = tokenizer.encode_batch(texts_of(args.corpus, args.documents))
-    name = f"train_step-{args.shape}" + ("" if args.dtype == "fp32" else f"-{args.dtype}")
+    name = models.result_name(f"train_step-{args.shape}", args.dtype)
     figures: dict[str, Any] = {"shape": args.shape, "dtype": args.dtype, "cases": {}, **read(name)}
     for case_name in args.cases:
         case = CASES[case_name]
