@@ -1,7 +1,7 @@
 """Which library multiplies fp32 matrices on a CPU: MKL, as PyTorch has it, or oneDNN.
 
-On AMD's processors MKL leaves AVX-512 aside, and oneDNN is about twice as fast at an encoder's shapes, with the same
-fp32 arithmetic. PyTorch hands fp32 products to oneDNN only under a setting that *allows* bf16 inside; oneDNN makes use
+On AMD's processors MKL leaves AVX-512 aside, and oneDNN is faster at an encoder's shapes, with the same fp32
+arithmetic. PyTorch hands fp32 products to oneDNN only under a setting that *allows* bf16 inside; oneDNN makes use
 of that leave on processors with AMX alone, and whether it does is checked here before the setting is kept.
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 # oneDNN, which also takes all products in bf16, and PyTorch keep the compiled code of as many shapes each, 1,024 by
-# default: of packs of any length that is 1.7 GB, 60 MB a pack with AMX. These hold what a pack needs, whose layers all
-# have the same shapes.
+# default: of packs of any length that comes to gigabytes. These hold what a pack needs, whose layers all have the same
+# shapes.
 _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48", "LRU_CACHE_CAPACITY": "48"}
 _UNSET = "none"
 _ALLOW_ONEDNN = "bf16"

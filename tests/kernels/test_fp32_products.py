@@ -80,7 +80,7 @@ def test_what_the_program_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_memory_does_not_grow_with_the_number_of_shapes_in_bf16() -> None:
-    """oneDNN compiles for every shape; with AMX 400 of these take 800 MB without the bound."""
+    """oneDNN compiles for every shape; with AMX 400 of these take 60 MB and more without the bound."""
     code = """
 import resource, sys, torch
 from megatron_mmbert.kernels import fp32_products
