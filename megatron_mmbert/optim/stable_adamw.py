@@ -33,9 +33,9 @@ It is called exactly once per step, also on a rank whose P is 0, so it may hold 
 tensors the optimizer updates (masters or shards), in the order of ``squares_P``; ranks may hold different ones.
 """
 
-# Temporaries live for one bucket of tensors at a time: few launches on a GPU, within the cache on a CPU (1.7× faster).
-GPU_SCRATCH_ELEMENTS = 1 << 26
-CPU_SCRATCH_ELEMENTS = 1 << 20
+# Temporaries live for one bucket at a time: few launches on a GPU, within the outer cache on a CPU. An embedding table
+# is many buckets, else its two temporaries would be the largest tensors of a whole step.
+SCRATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 
 
 class _Work(NamedTuple):
@@ -56,17 +56,32 @@ def local_rms_reducer(squares_P: Tensor, params: Sequence[Tensor]) -> tuple[Tens
     return squares_P, torch.tensor(counts, dtype=torch.float64).to(squares_P.device, non_blocking=True)
 
 
-def _buckets(params: list[Tensor]) -> Iterator[slice]:
-    """Slices of ``params`` within the scratch limit of their device, or of one tensor."""
-    limit = CPU_SCRATCH_ELEMENTS if params and params[0].is_cpu else GPU_SCRATCH_ELEMENTS
+class _Bucket(NamedTuple):
+    """Neighbours among the parameters, all of their elements; or a part of one, flattened."""
+
+    params: slice
+    part: slice | None = None
+
+    def of(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Views of ``tensors``, one a parameter of the bucket."""
+        return tensors if self.part is None else [tensor.view(-1)[self.part] for tensor in tensors]
+
+
+def _buckets(params: list[Tensor]) -> Iterator[_Bucket]:
+    """All elements of ``params`` in order, each bucket within the scratch limit of their device."""
     start, elements = 0, 0
     for index, param in enumerate(params):
+        limit = SCRATCH_ELEMENTS[param.device.type]
         if index > start and elements + param.numel() > limit:
-            yield slice(start, index)
+            yield _Bucket(slice(start, index))
             start, elements = index, 0
         elements += param.numel()
+        if elements > limit:
+            parts = range(0, elements, limit)
+            yield from (_Bucket(slice(index, index + 1), slice(part, part + limit)) for part in parts)
+            start, elements = index + 1, 0
     if start < len(params):
-        yield slice(start, len(params))
+        yield _Bucket(slice(start, len(params)))
 
 
 class StableAdamW(torch.optim.AdamW):
@@ -160,15 +175,20 @@ class StableAdamW(torch.optim.AdamW):
         beta1, beta2 = debiased_beta(beta1, step), debiased_beta(beta2, step)
         squares: list[Tensor] = []
         for bucket in _buckets(work.params):
-            params = work.params[bucket]
-            firsts, seconds = self._moments(params)
-            grads = [p.grad if p.grad.dtype == p.dtype else p.grad.to(p.dtype) for p in params if p.grad is not None]
+            params = work.params[bucket.params]
+            firsts, seconds = map(bucket.of, self._moments(params))
+            grads = bucket.of([param.grad.contiguous() for param in params if param.grad is not None])
+            grads = [grad.to(first.dtype) for grad, first in zip(grads, firsts, strict=True)]
             torch._foreach_lerp_(firsts, grads, 1.0 - beta1)
             torch._foreach_mul_(seconds, beta2)
             torch._foreach_addcmul_(seconds, grads, grads, 1.0 - beta2)
             ratios = torch._foreach_mul(grads, grads)
             torch._foreach_div_(ratios, torch._foreach_clamp_min(seconds, eps**2))
-            squares.extend(ratio.sum() for ratio in ratios)
+            sums = [ratio.sum() for ratio in ratios]
+            if bucket.part is not None and bucket.part.start > 0:
+                squares[-1] += sums[0]
+            else:
+                squares.extend(sums)
         return squares
 
     def _learning_rate_scales(self, squares: list[Tensor], params: list[Tensor]) -> Tensor:
@@ -183,9 +203,10 @@ class StableAdamW(torch.optim.AdamW):
         group = work.group
         decay = group["weight_decay"] / group["max_lr"] if group["weight_decay"] else 0.0
         for bucket in _buckets(work.params):
-            params = work.params[bucket]
-            firsts, seconds = self._moments(params)
-            lr_P = (scales_P[bucket] * group["lr"]).to(params[0].dtype)
+            params = work.params[bucket.params]
+            firsts, seconds = map(bucket.of, self._moments(params))
+            params = bucket.of(params)
+            lr_P = (scales_P[bucket.params] * group["lr"]).to(params[0].dtype)
             updates = torch._foreach_sqrt(seconds)
             torch._foreach_add_(updates, group["eps"])
             updates = torch._foreach_div(firsts, updates)

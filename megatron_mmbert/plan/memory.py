@@ -2,9 +2,9 @@
 
 Activations are what autograd keeps of one micro batch, counted tensor by tensor from the layers' code; the table is in
 docs/parallelism.md. A step has three moments that can be its peak: the head's forward pass, with all activations alive;
-the end of the backward pass, with the gradient of the tied table; and the optimizer's update of the largest tensor. On
-a CPU the head's memory is held from one step to the next (``kernels/scratch.py``). What the allocator, CUDA and the
-libraries hold beside that is not in here.
+the end of the backward pass, with the gradient of the tied table; and the optimizer's update. On a CPU the head's
+memory is held from one step to the next (``kernels/scratch.py``). What the allocator, CUDA and the libraries hold
+beside that is not in here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import math
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.model.loss import SCRATCH_ELEMENTS, rows_per_chunk
+from megatron_mmbert.model import loss
+from megatron_mmbert.optim import stable_adamw
 from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
@@ -56,7 +57,7 @@ def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
     moments = (
         activations + max(head, max(held, _table_gradient(model, layout, part)) + _layer_scratch(model, layout)),
         max(held, _gradient_at_lookup(model, layout, part)),
-        held + _update_scratch(model, layout, part, parameters / shared_out),
+        held + _update_scratch(layout, parameters / shared_out),
     )
     # Of equal ranks one writes the weights; the token table's copy on the last of several stages is not written.
     written = parameters - (table_parameters(model, layout.tensor) if part.last and not part.first else 0)
@@ -135,14 +136,15 @@ def head_bytes(model: ModelConfig, layout: Layout) -> float:
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     product = 0.0
     if layout.precision == "bf16":
-        product = layout.weight_bytes * min(table_parameters(model, layout.tensor), SCRATCH_ELEMENTS[_device(layout)])
+        elements = min(table_parameters(model, layout.tensor), loss.SCRATCH_ELEMENTS[_device(layout)])
+        product = layout.weight_bytes * elements
     return rows + _held_by_head(model, layout) + product
 
 
 def _held_by_head(model: ModelConfig, layout: Layout) -> float:
     """One chunk of logits, and the gradient of the table's slice."""
     row_bytes = layout.weight_bytes * math.ceil(model.vocab_size / layout.tensor)
-    chunk_rows = rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
+    chunk_rows = loss.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
     return chunk_rows * row_bytes + _FP32 * table_parameters(model, layout.tensor)
 
 
@@ -160,7 +162,6 @@ def _gradient_at_lookup(model: ModelConfig, layout: Layout, part: Part) -> float
     return (part.first or part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
 
 
-def _update_scratch(model: ModelConfig, layout: Layout, part: Part, parameters: float) -> float:
-    """Two temporaries of the largest tensor, of which the distributed optimizer has a share."""
-    table = table_parameters(model, layout.tensor) if part.first or part.last else 0.0
-    return 2 * _FP32 * min(parameters, table)
+def _update_scratch(layout: Layout, parameters: float) -> float:
+    """The optimizer's two temporaries of one bucket of the parameters that this rank updates."""
+    return 2 * _FP32 * min(parameters, stable_adamw.SCRATCH_ELEMENTS[_device(layout)])
