@@ -254,7 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seconds", type=float, help="of each side of a comparison at most (the case's own)")
     parser.add_argument("--documents", type=int, default=1500, help="documents that the samples stand for (1500)")
-    parser.add_argument("--memory-gb", type=float, default=18.0, help="what the dense peer's logits may take (18)")
+    parser.add_argument("--memory-gb", type=float, default=16.0, help="what the dense peer's logits may take (16)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.worker and not (args.corpus and args.tokenizer):
