@@ -22,15 +22,15 @@ from typing import Any
 from results import machine, print_table, save
 
 from megatron_mmbert import parallel
+from megatron_mmbert.checkpoint.async_saver import Saver
 from megatron_mmbert.checkpoint.folder import resolve
-from megatron_mmbert.checkpoint.saver import Saver
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.preprocess import PreprocessJob, preprocess
+from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
 from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.session import Session
+from megatron_mmbert.train.trainer import Session
 
 CORPUS = Path(__file__).resolve().parents[1] / "examples" / "sample_corpus" / "train"
 SHAPE = {"num_layers": 6, "hidden_size": 256, "ffn_hidden_size": 384, "num_attention_heads": 4, "vocab_size": 8192}

@@ -28,8 +28,8 @@ from typing import Any
 
 from results import machine
 
-from megatron_mmbert.errors import UserError, run_command
-from megatron_mmbert.files import write_json
+from megatron_mmbert.utils.errors import UserError, run_command
+from megatron_mmbert.utils.files import write_json
 
 PART_SECONDS = 530.0
 _LEAST_SECONDS = 15.0  # no measurement is begun with less

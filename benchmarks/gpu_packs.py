@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from mlm_samples import IGNORED, Sample
 
-from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.data.loading.batch import PackedBatch
 
 FIRST_WORD = 5  # ids below it are special; 4 is <mask>
 MASK = 4

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from megatron_mmbert.attention import AUTO
 from megatron_mmbert.attention.selection import layout_of
-from megatron_mmbert.convert.from_hf import read_tensors
-from megatron_mmbert.encode.network import Network
-from megatron_mmbert.encode.run import encode_ids
+from megatron_mmbert.convert.import_hf import read_tensors
+from megatron_mmbert.inference.network import Network
+from megatron_mmbert.inference.run import encode_ids
 
 PADDED_TOKENS = {"sparse": 32_768, "dense": 8_192}
 """Of a batch: logits of 32,768 tokens, 30 % of them scored, take 30 GB with their copies; dense of 8,192 take 25."""

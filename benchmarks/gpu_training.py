@@ -16,7 +16,7 @@ from gpu_scale import RATIOS, Scale
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Phase, Recipe
-from megatron_mmbert.data.batch import PackedBatch
+from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.model.layers import engines_of

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from results import machine, save
 from torch import Tensor
 
-from megatron_mmbert.model.loss import IGNORED, chunked_cross_entropy
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.model.mlm_loss import IGNORED, chunked_cross_entropy
+from megatron_mmbert.utils.text_table import table
 
 WIDTH, VOCAB, SCORED = 768, 256_000, 0.3
 CASES = [

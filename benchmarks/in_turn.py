@@ -17,7 +17,7 @@ from typing import Any
 
 from results import peak_megabytes
 
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 Batch = Callable[[], dict[str, float]]
 """Does the next batch; returns its ``seconds`` and whatever else adds up, such as ``tokens``."""

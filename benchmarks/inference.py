@@ -28,14 +28,14 @@ from mlm_samples import texts_of
 from results import machine, save
 from torch import Tensor
 
-from megatron_mmbert.convert.from_hf import read_tensors
 from megatron_mmbert.convert.hf_config import read_config
-from megatron_mmbert.encode.network import Network
-from megatron_mmbert.encode.run import encode_ids
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.kernels import fp32_products
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.convert.import_hf import read_tensors
+from megatron_mmbert.inference.network import Network
+from megatron_mmbert.inference.run import encode_ids
+from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.text_table import table
 
 BATCH = 8
 MAY_DIFFER = {torch.float32: 1e-4, torch.bfloat16: 1e-2}  # an embedding's numbers
@@ -70,7 +70,7 @@ def main() -> None:
     samples = [next(long_enough)[:length] for length in lengths]
     long = np.resize(max(documents, key=len), LONG).tolist()
     figures: dict[str, Any] = {"machine": machine("torch", "transformers"), "threads": torch.get_num_threads()}
-    figures |= {"dtype": args.dtype, "our_fp32_products": fp32_products.backend()}
+    figures |= {"dtype": args.dtype, "our_fp32_products": fp32_matmul.backend()}
     dtype = DTYPES[args.dtype]
     figures |= {"texts": len(samples), "tokens": sum(map(len, samples)), "batch": BATCH, "checks": {}}
     ways: list[Way] = []

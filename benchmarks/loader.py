@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from results import machine, print_table, save
 
-from megatron_mmbert.data.loader import PackLoader
-from megatron_mmbert.data.phase import DataPhase, MaskUnit
-from megatron_mmbert.data.store import Store
+from megatron_mmbert.builders.data import token_ids
+from megatron_mmbert.data.loading.loader import PackLoader
+from megatron_mmbert.data.sampling.settings import DataPhase, MaskUnit
+from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.tokenizer.load import load_tokenizer
-from megatron_mmbert.train.data import token_ids
 
 PACK_TOKENS = 49_152
 

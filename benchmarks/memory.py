@@ -30,11 +30,11 @@ from results import machine, save
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.batch import PackedBatch
-from megatron_mmbert.plan.layout import layout_of
+from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.plan.parallel_layout import layout_of
 from megatron_mmbert.train.step import build, training_step
+from megatron_mmbert.utils.text_table import table
 
 SHAPE = {"num_layers": 8, "hidden_size": 256, "ffn_hidden_size": 384, "num_attention_heads": 4, "vocab_size": 65_536}
 TINY = {"num_layers": 4, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 2, "vocab_size": 512}

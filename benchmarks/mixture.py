@@ -39,8 +39,8 @@ import numpy as np
 import numpy.typing as npt
 from results import machine, peak_megabytes, print_table, save
 
-from megatron_mmbert.data.mixture import Mixture, Outline
-from megatron_mmbert.data.phase import DataPhase
+from megatron_mmbert.data.sampling.mixture import Mixture, Outline
+from megatron_mmbert.data.sampling.settings import DataPhase
 
 SAMPLES = 10**9
 MEAN_TOKENS = 700.0

@@ -13,11 +13,11 @@ from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
-from megatron_mmbert.convert.mapping import from_hf, hf_name
+from megatron_mmbert.convert.name_mapping import from_hf, hf_name
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed import PackedParams
-from megatron_mmbert.plan.layout import Recompute
+from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.plan.parallel_layout import Recompute
 
 Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

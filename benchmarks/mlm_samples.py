@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.documents import find_inputs, read_documents
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.data.text.documents import find_inputs, read_documents
 from megatron_mmbert.tokenizer.load import Tokenizer
+from megatron_mmbert.utils.errors import UserError
 
 IGNORED = -100
 

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from results import machine, print_table, save
 
-from megatron_mmbert.data.indexed import indexed_dataset
-from megatron_mmbert.data.store import Store
+from megatron_mmbert.data.store.index_format import indexed_dataset
+from megatron_mmbert.data.store.reader import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 _LENT_NAME = """

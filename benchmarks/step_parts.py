@@ -28,16 +28,16 @@ from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, Request, choose
 from megatron_mmbert.attention.selection import layout_of
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.kernels import fp32_products
+from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.model.rope import cos_sin
 from megatron_mmbert.optim.stable_adamw import StableAdamW
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.text_table import table
 
 PACKS = {1024: (4096, 0.30), 8192: (8192, 0.15)}
 """Length -> (tokens of a pack, mask ratio)."""
@@ -60,7 +60,7 @@ def main() -> None:
     parallel.start(seed=1)
     model = SHAPES[args.shape]
     figures: dict[str, Any] = {"machine": machine("torch"), "threads": torch.get_num_threads(), "shape": args.shape}
-    figures["fp32_products"] = fp32_products.backend()
+    figures["fp32_products"] = fp32_matmul.backend()
     encoder = Encoder(encoder_config(model, THETA, THETA), model.vocab_size).train()
     initialize(encoder, 1)
     for length, (tokens, ratio) in PACKS.items():

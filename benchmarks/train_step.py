@@ -35,17 +35,17 @@ from mm_ceiling import ceiling_work
 from results import machine, read, save
 
 from megatron_mmbert import parallel
-from megatron_mmbert.errors import UserError, run_command
-from megatron_mmbert.kernels import fp32_products
+from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.utils.errors import UserError, run_command
 
 SECONDS_TO_CHOOSE = 20.0  # of each side of a comparison that finds the peer's best configuration
 LOSS_MAY_DIFFER = {"fp32": 1e-4, "bf16": 1e-2}
 GRADIENTS_MAY_DIFFER = 1e-3  # in fp32, relative to their norms
 ROUNDING_MAY_DIFFER = 1.25  # in bf16: of our gradients, as a multiple of the peer's
 DENSE_COPIES = 3.2  # logits, their softmax and its gradient, and what else is there
-# What megatron_mmbert.parallel.cpu_backend asks of glibc, for the peer.
+# What megatron_mmbert.parallel.cpu_mode asks of glibc, for the peer.
 OUR_ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**27),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -111,7 +111,7 @@ def _compare(args: argparse.Namespace, scratch: Path) -> None:
         job = {"shape": args.shape, "dtype": args.dtype, "case": case_name, "folder": str(scratch / "model")}
         job |= {"samples": str(scratch / f"{case_name}.npz"), "seconds": args.seconds or case.seconds}
         on = {"machine": machine("torch", "transformers", "megatron-core"), "threads": torch.get_num_threads()}
-        on["our_fp32_products"] = fp32_products.backend()
+        on["our_fp32_products"] = fp32_matmul.backend()
         figures["cases"][case_name] = on | _one_case(job, samples, args.memory_gb)
         if args.shape != "tiny":
             print(f"wrote {save(name, figures)}", flush=True)
@@ -216,7 +216,7 @@ def _work(job: dict[str, Any]) -> None:
         _serve_passes(models.load_ours(shape, folder, "light", dtype), packs, models.our_pass, shape)
     else:
         if job["our_settings"]:
-            fp32_products.use_fastest()
+            fp32_matmul.use_fastest()
         fitting = [sample for sample in samples if len(sample) <= job.get("longest", len(sample))]
         batches = models.peer_batches(fitting, job["padded_tokens"], grouped=job["sparse"])
         peer = models.load_peer(folder, job["attention"], job["sparse"], dtype)

@@ -24,11 +24,11 @@ from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.kernels import fp8, fp32_products
+from megatron_mmbert.kernels import fp8, fp32_matmul
+from megatron_mmbert.kernels.matmul_peak import measured_tflops
 from megatron_mmbert.parallel import bandwidth
-from megatron_mmbert.parallel.ceiling import measured_tflops
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.text_table import table
 
 HEADS = {"small": 6, "base": 12}
 HEAD_WIDTH = 64
@@ -49,7 +49,7 @@ _WAYS = ("host to GPU", "GPU to host")
 
 def main() -> None:
     arguments = _arguments()
-    fp32_products.use_fastest()
+    fp32_matmul.use_fastest()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     default = "bf16" if device == "cuda" else "fp32"
     dtype = DTYPES[arguments.dtype or default]
@@ -76,7 +76,7 @@ def main() -> None:
 def machine_lines(device: str) -> list[str]:
     """Versions and devices, one a line."""
     versions = [f"{name} {_version(name) or 'missing'}" for name in PACKAGES]
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, fp32 products by {fp32_products.backend()}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, fp32 products by {fp32_matmul.backend()}"
     lines = [f"python {platform.python_version()}, {', '.join(versions)}", f"cpu: {platform.machine()}, {threads}"]
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.manifest import load_manifest
-from megatron_mmbert.errors import EXIT_BAD_INPUT, UserError, run_command
-from megatron_mmbert.files import read_json, write_json
-from megatron_mmbert.parallel.agreement import facts as rank_facts
+from megatron_mmbert.data.store.manifest import load_manifest
+from megatron_mmbert.resilience.consistency import facts as rank_facts
+from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, UserError, run_command
+from megatron_mmbert.utils.files import read_json, write_json
 
 PACKAGES = ("transformer-engine", "flash-attn", "numpy", "sentencepiece", "tokenizers", "safetensors")
 

@@ -16,12 +16,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
-from megatron_mmbert.errors import UserError, nearest, run_command
-from megatron_mmbert.files import write_json
-from megatron_mmbert.train.run_folder import PhaseFolder
-from megatron_mmbert.train.stopping import STATUS_STOPPED, StopRequest, end_time_of
+from megatron_mmbert.train.stop_request import STATUS_STOPPED, StopRequest, end_time_of
+from megatron_mmbert.utils.errors import UserError, nearest, run_command
+from megatron_mmbert.utils.files import write_json
 
 
 def parse() -> argparse.Namespace:
@@ -71,8 +71,8 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
     from megatron_mmbert.parallel import deterministic
-    from megatron_mmbert.parallel.agreement import check_agreement, facts
-    from megatron_mmbert.parallel.lost_ranks import watched
+    from megatron_mmbert.resilience.consistency import check_agreement, facts
+    from megatron_mmbert.resilience.rank_monitor import watched
 
     if recipe.numbers.deterministic:
         deterministic.switch_on()
@@ -89,7 +89,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     from megatron_mmbert.parallel.runtime import any_rank
     from megatron_mmbert.train.hooks import Heartbeat, Tolerant
     from megatron_mmbert.train.loop import train
-    from megatron_mmbert.train.session import Session
+    from megatron_mmbert.train.trainer import Session
 
     layout = recipe.parallel
     runtime = parallel.start(

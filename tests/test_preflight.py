@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import make_run
+from support.tiny_run import make_run
 
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.preflight import compare, facts, problems

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.errors import run_command
+from megatron_mmbert.utils.errors import run_command
 
 
 def parse() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     from megatron_mmbert import parallel  # takes seconds: not before the command line is known to be good
-    from megatron_mmbert.convert.from_hf import import_folder
+    from megatron_mmbert.convert.import_hf import import_folder
 
     parallel.start()
     try:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from megatron_mmbert.convert.hf_writer import DEFAULT_SHARD
-from megatron_mmbert.errors import run_command
+from megatron_mmbert.utils.errors import run_command
 
 
 def parse() -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     from megatron_mmbert import parallel  # takes seconds: not before the command line is known to be good
-    from megatron_mmbert.convert.to_hf import export
+    from megatron_mmbert.convert.export_hf import export
 
     parallel.start()
     try:

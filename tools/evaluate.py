@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.files import write_json
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.text_table import table
 
 if TYPE_CHECKING:
     from megatron_mmbert.eval.bits_per_byte import Score

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from megatron_mmbert.checkpoint.folder import check_output, read_meta, resolve
-from megatron_mmbert.checkpoint.transition import explain, extend, write_transition
-from megatron_mmbert.errors import run_command
+from megatron_mmbert.checkpoint.phase_transition import explain, extend, write_transition
+from megatron_mmbert.utils.errors import run_command
 
 
 def parse() -> argparse.Namespace:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from megatron_mmbert.errors import UserError, run_command
 from megatron_mmbert.eval.fill_mask import Filled, MaskFiller, Prompt, read_prompts
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.utils.errors import UserError, run_command
+from megatron_mmbert.utils.text_table import table
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -20,12 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
+from megatron_mmbert.builders.data import data_phase, planned_places, stores_of, token_ids, tokenizer_of, trained_places
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.config.quantities import parse_count
 from megatron_mmbert.config.recipe import Phase, Recipe
-from megatron_mmbert.errors import UserError, nearest, run_command
+from megatron_mmbert.config.values import parse_count
 from megatron_mmbert.tokenizer.load import Tokenizer
-from megatron_mmbert.train.data import data_phase, planned_places, stores_of, token_ids, tokenizer_of, trained_places
+from megatron_mmbert.utils.errors import UserError, nearest, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -70,9 +70,9 @@ def _token(text: str, phase: Phase) -> int:
 def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted: argparse.Namespace) -> None:
     # These import torch, which takes seconds: not before the command is known to be good.
     from megatron_mmbert.checkpoint.folder import read_meta, resolve
-    from megatron_mmbert.checkpoint.transition import history_of
-    from megatron_mmbert.data.inspect import COUNTED_BLOCKS, packs_at
-    from megatron_mmbert.data.loader import PackLoader
+    from megatron_mmbert.checkpoint.phase_transition import history_of
+    from megatron_mmbert.data.loading.inspect import COUNTED_BLOCKS, packs_at
+    from megatron_mmbert.data.loading.loader import PackLoader
     from megatron_mmbert.report.pack_text import LEGEND, pack_lines, plain_text, wants_colour
 
     stores = stores_of(recipe.data.stores, tokenizer)

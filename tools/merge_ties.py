@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.merge.driver import REPORT, merge_folders
 from megatron_mmbert.merge.options import METHODS, MergeOptions
+from megatron_mmbert.merge.run import REPORT, merge_folders
+from megatron_mmbert.utils.errors import run_command
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from megatron_mmbert.checkpoint.folder import check_output, resolve
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.errors import UserError, nearest, run_command
+from megatron_mmbert.utils.errors import UserError, nearest, run_command
 
 
 def parse() -> argparse.Namespace:
@@ -36,8 +36,8 @@ def main() -> None:
     check_output(arguments.output, (arguments.checkpoint,), arguments.overwrite)
     path = resolve(arguments.checkpoint)
     from megatron_mmbert import parallel  # takes seconds: not before the input is known to be good
-    from megatron_mmbert.checkpoint.training import check_shape
-    from megatron_mmbert.checkpoint.transition import explain, transition, write_transition
+    from megatron_mmbert.checkpoint.phase_transition import explain, transition, write_transition
+    from megatron_mmbert.checkpoint.training_state import check_shape
 
     before = check_shape(path, recipe.model)
     after = transition(before, recipe, recipe.phase(arguments.to))

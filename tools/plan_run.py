@@ -21,17 +21,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.config.quantities import parse_count
 from megatron_mmbert.config.recipe import ParallelConfig
-from megatron_mmbert.errors import UserError, run_command
-from megatron_mmbert.files import write_json
-from megatron_mmbert.plan.forecast import Machine, forecast
+from megatron_mmbert.config.values import parse_count
+from megatron_mmbert.plan.cost import Machine, forecast
 from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of
-from megatron_mmbert.plan.memory_text import largest_layout, memory_text
-from megatron_mmbert.plan.plan import Plan, as_json, make_plan
+from megatron_mmbert.plan.render.memory_table import largest_layout, memory_text
+from megatron_mmbert.plan.render.plan_tables import plan_text
+from megatron_mmbert.plan.render.scaling_tables import choice_text, choose, scaling_text, traffic_text
+from megatron_mmbert.plan.run_plan import Plan, as_json, make_plan
 from megatron_mmbert.plan.scaling import scaling
-from megatron_mmbert.plan.scaling_text import choice_text, choose, scaling_text, traffic_text
-from megatron_mmbert.plan.text import plan_text
+from megatron_mmbert.utils.errors import UserError, run_command
+from megatron_mmbert.utils.files import write_json
 
 _ENDINGS = (".png", ".json")
 
@@ -90,7 +90,7 @@ def main() -> None:
     for path in arguments.output:
         _write(plan, path)
     if gpu and arguments.scaling_picture:
-        from megatron_mmbert.plan.scaling_picture import draw_scaling
+        from megatron_mmbert.plan.render.scaling_plot import draw_scaling
 
         draw_scaling(recipe.name, forecasts, gpu, arguments.scaling_picture)
     print(plan_text(plan, arguments.all))
@@ -105,7 +105,7 @@ def _write(plan: Plan, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, as_json(plan))
         return
-    from megatron_mmbert.plan.picture import draw_plan  # here, as Matplotlib takes a while to import
+    from megatron_mmbert.plan.render.languages_plot import draw_plan  # here, as Matplotlib takes a while to import
 
     draw_plan(plan, path)
 

@@ -16,11 +16,11 @@ import os
 import signal
 from pathlib import Path
 
-from megatron_mmbert.data.documents import ENDINGS
-from megatron_mmbert.data.preprocess import PreprocessJob, merge, preprocess, preprocess_part
-from megatron_mmbert.data.records import MAX_LINE_BYTES, Fields, is_language
-from megatron_mmbert.data.writer import SHARD_BYTES
-from megatron_mmbert.errors import UserError, run_command
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_part
+from megatron_mmbert.data.store.writer import SHARD_BYTES
+from megatron_mmbert.data.text.documents import ENDINGS
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, is_language
+from megatron_mmbert.utils.errors import UserError, run_command
 
 
 def parse() -> argparse.Namespace:

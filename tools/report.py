@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from megatron_mmbert.errors import run_command
 from megatron_mmbert.report.build import write_report
-from megatron_mmbert.report.run_data import read_run
+from megatron_mmbert.report.run_reader import read_run
 from megatron_mmbert.report.tables import tables_text
+from megatron_mmbert.utils.errors import run_command
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.config.quantities import parse_count
-from megatron_mmbert.data.heldout import split_files
-from megatron_mmbert.errors import run_command
+from megatron_mmbert.config.values import parse_count
+from megatron_mmbert.data.text.heldout_split import split_files
+from megatron_mmbert.utils.errors import run_command
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.config.quantities import parse_count
-from megatron_mmbert.errors import run_command
+from megatron_mmbert.config.values import parse_count
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import SKIPPED_FILE, train_tokenizer
+from megatron_mmbert.utils.errors import run_command
 
 
 def count(text: str) -> int:

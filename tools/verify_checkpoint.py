@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_mmbert.checkpoint.verify import Verdict, find_checkpoints, size_of, verify
-from megatron_mmbert.data.progress import ByteProgress
-from megatron_mmbert.errors import run_command
-from megatron_mmbert.report.text_table import table
+from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.progress import ByteProgress
+from megatron_mmbert.utils.text_table import table
 
 EXIT_DAMAGED = 1
 

@@ -11,13 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_mmbert.data.manifest import load_manifest
-from megatron_mmbert.data.part import IDS_NAME, PART_NAME
-from megatron_mmbert.data.preprocess import load_any_tokenizer
-from megatron_mmbert.data.progress import ByteProgress
-from megatron_mmbert.data.summary import describe
-from megatron_mmbert.data.verify import verify
-from megatron_mmbert.errors import EXIT_BAD_INPUT, run_command
+from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME, PART_NAME
+from megatron_mmbert.data.preprocess.run import load_any_tokenizer
+from megatron_mmbert.data.store.manifest import load_manifest
+from megatron_mmbert.data.store.summary import describe
+from megatron_mmbert.data.store.verify import verify
+from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, run_command
+from megatron_mmbert.utils.progress import ByteProgress
 
 
 def main() -> int:

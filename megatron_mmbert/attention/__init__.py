@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention import cpu, eager, flash, flex, te, torch_sdpa, varlen
-from megatron_mmbert.attention.plan import Engine, Layout, Request
+from megatron_mmbert.attention.engines import cpu, eager, flash, flex, te, torch_sdpa, varlen
+from megatron_mmbert.attention.interface import Engine, Layout, Request
 from megatron_mmbert.attention.selection import AUTO, fastest, named, try_engine
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 _ALL = (
     Engine("cpu", cpu.attend, cpu.refusal, fused=cpu.attend_fused),

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention.plan import Engine, Layout, Request
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.attention.interface import Engine, Layout, Request
+from megatron_mmbert.utils.errors import UserError, nearest
 
 AUTO = "auto"
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 
 from megatron_mmbert import __version__
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import read_json, replace_folder, sync_folder, write_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json, replace_folder, sync_folder, write_json
 
 META_FILE = "checkpoint.json"
 CHECKSUM_FILE = "checksums.json"

@@ -16,7 +16,7 @@ from megatron_mmbert.checkpoint.folder import (
     problems,
     read_meta,
 )
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 Progress = Callable[[int], None]
 COMMON_FILE = "common.pt"
@@ -89,7 +89,7 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
 
 def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
     """Problems of what the files hold; they are those that were written."""
-    from megatron_mmbert.checkpoint.pickles import check_contents, readable  # Megatron takes seconds
+    from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable  # Megatron takes seconds
 
     try:
         check_contents(path)
@@ -103,9 +103,9 @@ def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
 
 
 def _tensors(path: Path, progress: Progress) -> Iterator[str]:
-    from megatron_mmbert.checkpoint.tensors import CheckpointTensors
-    from megatron_mmbert.convert.from_hf import tensor_shape
-    from megatron_mmbert.convert.mapping import hf_name
+    from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+    from megatron_mmbert.convert.import_hf import tensor_shape
+    from megatron_mmbert.convert.name_mapping import hf_name
 
     tensors = CheckpointTensors(path)
     for name in tensors.names():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_mmbert.errors import nearest
+from megatron_mmbert.utils.errors import nearest
 
 _PRETRAIN = """
 afr arb azj ben bul ces cmn dan deu ekk ell eng fas fil fin fra gle glg guj heb hin hrv hun ind ita jpn kat kaz khk khm

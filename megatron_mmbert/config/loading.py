@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, nearest
 
 Location = tuple[str | int, ...]
 _WEIGHT_TABLES = ("sources", "boost")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from megatron_mmbert.config.section import Section
+from megatron_mmbert.config.base import Section
 
 LinearName = Literal["qkv", "proj", "fc1", "fc2"]
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from megatron_mmbert.config.base import Section
 from megatron_mmbert.config.languages import expand
-from megatron_mmbert.config.numbers import NumbersConfig
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.quantities import Count, PositiveCount, Schedule, check_range
-from megatron_mmbert.config.section import Section
-from megatron_mmbert.errors import nearest
+from megatron_mmbert.config.stability import NumbersConfig
+from megatron_mmbert.config.values import Count, PositiveCount, Schedule, check_range
+from megatron_mmbert.utils.errors import nearest
 
 SPECIAL_TOKENS_PER_SAMPLE = 2  # <bos> and <eos>
 PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tensor parallelism

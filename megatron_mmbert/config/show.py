@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.errors import UserError, nearest, run_command
+from megatron_mmbert.utils.errors import UserError, nearest, run_command
 
 
 def lookup(values: Any, path: str) -> Any:

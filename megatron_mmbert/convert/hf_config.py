@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import read_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json
 
 CONFIG_FILE = "config.json"
 GLOBAL, LOCAL = "full_attention", "sliding_attention"

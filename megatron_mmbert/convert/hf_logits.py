@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_mmbert.errors import UserError, run_command
+from megatron_mmbert.utils.errors import UserError, run_command
 
 _IDS, _LOGITS = "ids.json", "logits.safetensors"
 

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import read_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # what fp32 holds without loss

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import write_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import write_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

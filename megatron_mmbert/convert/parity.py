@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert.hf_logits import Answer, ask_transformers
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.tokenizer.load import Tokenizer
+from megatron_mmbert.utils.errors import UserError
 
 TOLERANCE = 1e-4
 TEXTS = (

@@ -17,20 +17,20 @@ import numpy.typing as npt
 import torch
 
 from megatron_mmbert.config.recipe import EvaluationConfig, Recipe
-from megatron_mmbert.data.batch import Assembler, PackedBatch
-from megatron_mmbert.data.masking import Masker
-from megatron_mmbert.data.mixture import Block
-from megatron_mmbert.data.packing import pack_block
-from megatron_mmbert.data.permutation import hash64, key64, string_key
-from megatron_mmbert.data.phase import DataPhase, TokenizerIds
-from megatron_mmbert.data.pieces import PieceTable
-from megatron_mmbert.data.union import StoreUnion
+from megatron_mmbert.data.loading.batch import Assembler, PackedBatch
+from megatron_mmbert.data.loading.masking import Masker
+from megatron_mmbert.data.loading.packing import pack_block
+from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, key64, string_key
+from megatron_mmbert.data.sampling.examples import PieceTable
+from megatron_mmbert.data.sampling.mixture import Block
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds
+from megatron_mmbert.data.store.multi_store import StoreUnion
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.loss import IGNORED
-from megatron_mmbert.model.packed import PackedParams
-from megatron_mmbert.model.relay import evaluation_mode, loss_of_rows
-from megatron_mmbert.parallel import whereabouts
+from megatron_mmbert.model.evaluation import evaluation_mode, loss_of_rows
+from megatron_mmbert.model.mlm_loss import IGNORED
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.parallel.runtime import current
+from megatron_mmbert.resilience import progress_marker
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
 _PACK_TOKENS = 8192
@@ -86,7 +86,7 @@ class HeldOut:
         sums = np.zeros((3, len(languages)))
         with evaluation_mode(chunks):
             for batch in self._batches:
-                whereabouts.at("held-out text")
+                progress_marker.at("held-out text")
                 self._add(chunks, batch, row_of_group, sums)
         return {
             language: Score(float(nats), int(size), int(tokens))

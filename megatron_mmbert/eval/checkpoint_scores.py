@@ -13,15 +13,15 @@ from typing import Any
 from tqdm import tqdm
 
 from megatron_mmbert import parallel
-from megatron_mmbert.checkpoint import training as checkpoints
+from megatron_mmbert.builders.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, resolve
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, held_out
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.parallel.runtime import current
-from megatron_mmbert.train.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.utils.errors import UserError
 
 _SECONDS_BEFORE_BAR = 3.0
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, nearest
 
 MASK = "<mask>"
 _SPACE = "▁"

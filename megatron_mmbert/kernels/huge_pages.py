@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-_SMALLEST = 2**27  # bytes; glibc takes as much from the kernel (parallel/cpu_backend.py), so that all pages are new
+_SMALLEST = 2**27  # bytes; glibc takes as much from the kernel (parallel/cpu_mode.py), so that all pages are new
 
 
 def on_huge_pages(storage: torch.UntypedStorage) -> torch.UntypedStorage:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import read_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_mmbert.checkpoint.folder import META_FILE, resolve, seal
-from megatron_mmbert.checkpoint.transition import history_of
+from megatron_mmbert.checkpoint.phase_transition import history_of
 
 
 def is_megatron_checkpoint(path: Path) -> bool:
@@ -28,7 +28,7 @@ class MegatronCheckpoint:
 
         self.path = resolve(path)
         parallel.start()  # Megatron-Core's checkpoint reader wants a process group, if only of one
-        from megatron_mmbert.checkpoint.tensors import CheckpointTensors
+        from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 
         self._tensors = CheckpointTensors(self.path)
 
@@ -46,7 +46,7 @@ class MegatronCheckpoint:
 
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """A weights-only checkpoint; its clocks are at the start, as no phase made it."""
-        from megatron_mmbert.checkpoint.tensors import fill_folder
+        from megatron_mmbert.checkpoint.tensor_reader import fill_folder
 
         meta = self._tensors.meta.model_copy(
             update={

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, nearest
 
 Method = Literal["ties", "linear", "slerp", "task_arithmetic", "ema"]
 METHODS: tuple[Method, ...] = get_args(Method)

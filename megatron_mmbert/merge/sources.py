@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 
 class TensorSource(Protocol):

@@ -12,7 +12,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
-from megatron_mmbert.model.stages import stage_layout
+from megatron_mmbert.model.pipeline_split import stage_layout
 
 
 @dataclass
@@ -106,7 +106,7 @@ def encoder_config(
 
 _RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
-    "light": {"light_recompute": True},  # ours: model/light_recompute.py
+    "light": {"light_recompute": True},  # ours: model/recompute.py
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from megatron_mmbert.data.permutation import key64
+from megatron_mmbert.data.sampling.epoch_order.feistel import key64
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.parallel.runtime import current

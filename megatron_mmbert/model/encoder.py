@@ -26,10 +26,10 @@ from torch import Tensor
 
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.layers import block_spec
-from megatron_mmbert.model.loss import chunked_cross_entropy
+from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed import PackedParams
-from megatron_mmbert.model.table_gradient import TableGradient, look_up
+from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.tied_embedding_grad import TableGradient, look_up
 
 
 class TokenTable(VocabParallelEmbedding):

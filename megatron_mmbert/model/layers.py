@@ -28,14 +28,14 @@ from megatron_mmbert.attention import Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.dropout import Rows, output_dropout
-from megatron_mmbert.model.light_recompute import (
+from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.recompute import (
     LightColumnLinear,
     LightLayerNorm,
     LightRowLinear,
     can_be_computed_again,
 )
-from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed import PackedParams
 from megatron_mmbert.model.rope import rotate
 from megatron_mmbert.model.te_layers import linear_spec
 

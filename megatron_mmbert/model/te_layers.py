@@ -15,9 +15,9 @@ from torch import Tensor
 
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.utils.errors import UserError
 
 
 def settled(

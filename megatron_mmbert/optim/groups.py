@@ -113,7 +113,7 @@ def build_optimizer(
     from megatron.core import parallel_state
     from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
 
-    from megatron_mmbert.parallel.logical_rms import LogicalRms
+    from megatron_mmbert.optim.logical_rms import LogicalRms
     from megatron_mmbert.parallel.optimizer_shards import names_of_all_stages, optimizer_shards
 
     if named_parameters is None:

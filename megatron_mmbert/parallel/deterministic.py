@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _FIXED_WORKSPACES = (":4096:8", ":16:8")  # those with which cuBLAS' sums have one order, by its manual

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.parallel import cpu_backend
+from megatron_mmbert.parallel import cpu_mode
+from megatron_mmbert.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def start(
         UserError: the world size does not divide by ``tensor * pipeline``.
     """
     global _runtime
-    on_cpu = cpu_backend.install()
+    on_cpu = cpu_mode.install()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % (tensor * pipeline):
         raise UserError(
@@ -107,7 +107,7 @@ def join(timeout_minutes: float = 30.0) -> None:
     """
     if dist.is_initialized():
         return
-    backend = "gloo" if cpu_backend.install() else "nccl"
+    backend = "gloo" if cpu_mode.install() else "nccl"
     timeout = timedelta(minutes=timeout_minutes)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

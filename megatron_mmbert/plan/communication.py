@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
+from megatron_mmbert.plan.parallel_layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
 

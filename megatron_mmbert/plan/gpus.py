@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

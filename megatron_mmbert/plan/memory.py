@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.model import loss
+from megatron_mmbert.model import mlm_loss
 from megatron_mmbert.optim import stable_adamw
-from megatron_mmbert.plan.layout import Layout, Part, parts, rank_parameters, table_parameters
+from megatron_mmbert.plan.parallel_layout import Layout, Part, parts, rank_parameters, table_parameters
 
 _FP32 = 4
 _BLOCK = 64  # queries per block of local attention
@@ -136,7 +136,7 @@ def head_bytes(model: ModelConfig, layout: Layout) -> float:
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     product = 0.0
     if layout.precision == "bf16":
-        elements = min(table_parameters(model, layout.tensor), loss.SCRATCH_ELEMENTS[_device(layout)])
+        elements = min(table_parameters(model, layout.tensor), mlm_loss.SCRATCH_ELEMENTS[_device(layout)])
         product = layout.weight_bytes * elements
     return rows + _held_by_head(model, layout) + product
 
@@ -144,7 +144,7 @@ def head_bytes(model: ModelConfig, layout: Layout) -> float:
 def _held_by_head(model: ModelConfig, layout: Layout) -> float:
     """One chunk of logits, and the gradient of the table's slice."""
     row_bytes = layout.weight_bytes * math.ceil(model.vocab_size / layout.tensor)
-    chunk_rows = loss.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
+    chunk_rows = mlm_loss.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
     return chunk_rows * row_bytes + _FP32 * table_parameters(model, layout.tensor)
 
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megatron_mmbert.config.quantities import value_at
+from megatron_mmbert.builders.data import data_phase, found_languages
+from megatron_mmbert.builders.schedules import batch_ramp
 from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
-from megatron_mmbert.data.masking import scored_positions
-from megatron_mmbert.data.mixture import Mixture, Outline
-from megatron_mmbert.data.packing import Int64s, pack_block
-from megatron_mmbert.data.phase import DataPhase, TokenSource
-from megatron_mmbert.errors import UserError, nearest
+from megatron_mmbert.config.values import value_at
+from megatron_mmbert.data.loading.masking import scored_positions
+from megatron_mmbert.data.loading.packing import Int64s, pack_block
+from megatron_mmbert.data.sampling.mixture import Mixture, Outline
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenSource
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import BatchRamp, steps_for
-from megatron_mmbert.plan.text_there_is import TokenCounts
-from megatron_mmbert.train.clocks import batch_ramp
-from megatron_mmbert.train.data import data_phase, found_languages
+from megatron_mmbert.plan.token_counts import TokenCounts
+from megatron_mmbert.utils.errors import UserError, nearest
 
 Warn = Callable[[str], None]
 _MOST_NAMED = 8

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_mmbert.builders.schedules import batch_ramp
 from megatron_mmbert.config.parallel import misfit
-from megatron_mmbert.config.quantities import value_at
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Phase, Recipe
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.model.stages import EMBEDDING_IN_LAYERS, head_in_layers
+from megatron_mmbert.config.values import value_at
+from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
-from megatron_mmbert.plan.layout import Layout, layout_of, parts, rank_parameters, table_parameters
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.train.clocks import batch_ramp
+from megatron_mmbert.plan.parallel_layout import Layout, layout_of, parts, rank_parameters, table_parameters
+from megatron_mmbert.utils.errors import UserError
 
 MOST_GPUS = 4096
 MEMORY_SHARE = 0.9  # the rest is for the allocator, CUDA and the libraries

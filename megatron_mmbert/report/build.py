@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_mmbert.files import atomic_file, write_json
-from megatron_mmbert.report.run_data import Run
-from megatron_mmbert.report.run_picture import draw_run
-from megatron_mmbert.report.scores_picture import draw_scores
+from megatron_mmbert.report.run_plot import draw_run
+from megatron_mmbert.report.run_reader import Run
+from megatron_mmbert.report.scores_plot import draw_scores
 from megatron_mmbert.report.tables import summary, tables_text
+from megatron_mmbert.utils.files import atomic_file, write_json
 
 RUN_PICTURE, SCORES_PICTURE = "run.png", "bits_per_byte.png"
 SUMMARY, PAGE = "summary.json", "report.md"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TextIO
 
-from megatron_mmbert.data.inspect import NOT_SCORED, PackView, SampleView
+from megatron_mmbert.data.loading.inspect import NOT_SCORED, PackView, SampleView
 from megatron_mmbert.tokenizer.load import Tokenizer
 
 LEGEND = "[MASK→token] hidden; [other→token] replaced; [=token] kept, but to be predicted; all else is not scored"

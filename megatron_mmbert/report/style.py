@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megatron_mmbert.files import atomic_file
+from megatron_mmbert.utils.files import atomic_file
 
 INK, FAINT, REST = "#222222", "#8a8a8a", "#c9c9c9"
 BANDS = ("#f3f5f8", "#ffffff")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron_mmbert.report.groups import Column, Group, columns, language_groups, mean, scored
-from megatron_mmbert.report.run_data import Run
-from megatron_mmbert.report.text_table import table
-from megatron_mmbert.report.verdicts import verdicts
+from megatron_mmbert.report.findings import verdicts
+from megatron_mmbert.report.language_groups import Column, Group, columns, language_groups, mean, scored
+from megatron_mmbert.report.run_reader import Run
+from megatron_mmbert.utils.text_table import table
 
 NO_VALUE = "–"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megatron_mmbert.report.run_data import Float64s, PhaseRun, Run
+from megatron_mmbert.report.run_reader import Float64s, PhaseRun, Run
 from megatron_mmbert.report.style import short_count
 
 _LEAST_WIDTH = 0.28  # of the whole axis

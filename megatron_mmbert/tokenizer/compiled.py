@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from megatron_mmbert.tokenizer.proto import Kind
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
-from megatron_mmbert.tokenizer.words import has_separate_words
+from megatron_mmbert.tokenizer.word_cache import has_separate_words
 
 OFF = "MMBERT_NO_COMPILED"
 

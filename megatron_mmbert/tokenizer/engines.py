@@ -18,13 +18,13 @@ import numpy.typing as npt
 import sentencepiece
 import tokenizers
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import atomic_file
 from megatron_mmbert.tokenizer import export
 from megatron_mmbert.tokenizer.compiled import CompiledEncoder, compiled_encoder
-from megatron_mmbert.tokenizer.layout import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.proto import Kind, parse_model
-from megatron_mmbert.tokenizer.words import WordEncoder, has_separate_words
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
+from megatron_mmbert.tokenizer.word_cache import WordEncoder, has_separate_words
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import atomic_file
 
 
 class Engine(ABC):

@@ -14,11 +14,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import atomic_file, write_json
-from megatron_mmbert.tokenizer.layout import SPECIAL_PIECES, TWIN_FILE
 from megatron_mmbert.tokenizer.proto import BPE, Kind
+from megatron_mmbert.tokenizer.special_tokens import SPECIAL_PIECES, TWIN_FILE
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import atomic_file, write_json
 
 MODEL_MAX_LENGTH = 8192
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import sentencepiece
 
-from megatron_mmbert.data.progress import SECONDS_PER_LINE, ByteProgress
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.tokenizer.layout import FIXED_PIECES, SPECIAL_PIECES
 from megatron_mmbert.tokenizer.sampling import Sampler
 from megatron_mmbert.tokenizer.settings import SMALLEST_VOCABULARY, Settings
+from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES, SPECIAL_PIECES
 from megatron_mmbert.tokenizer.whitespace import SPACE, keep_whitespace, whitespace_pieces
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.progress import SECONDS_PER_LINE, ByteProgress
 
 DEFAULT_COVERAGE = 0.9995
 THREADS = 8

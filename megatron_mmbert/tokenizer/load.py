@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.tokenizer.engines import Engine, JsonEngine, SentencePieceEngine
-from megatron_mmbert.tokenizer.layout import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.utils.errors import UserError
 
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
 

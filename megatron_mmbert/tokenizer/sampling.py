@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_mmbert.data.documents import SkippedLines, find_inputs, language_of, read_documents
-from megatron_mmbert.data.progress import ByteProgress
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.data.text.documents import SkippedLines, find_inputs, language_of, read_documents
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, SPACE
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.progress import ByteProgress
 
 CHUNK_CHARACTERS = 4096
 """Longest chunk. SentencePiece drops or truncates long lines without a word, so none is given to it."""

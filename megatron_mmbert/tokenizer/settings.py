@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.tokenizer.layout import FIXED_PIECES
+from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES
+from megatron_mmbert.utils.errors import UserError
 
 SMALLEST_VOCABULARY = FIXED_PIECES + 2
 

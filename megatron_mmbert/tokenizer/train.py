@@ -12,14 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.documents import SkippedLines
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import atomic_folder, write_json
-from megatron_mmbert.tokenizer.layout import MODEL_FILE
+from megatron_mmbert.data.text.documents import SkippedLines
 from megatron_mmbert.tokenizer.learn import learn_exactly
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.tokenizer.sampling import Sampler, copies_per_chunk, measure_corpus
 from megatron_mmbert.tokenizer.settings import Settings
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import atomic_folder, write_json
 
 REPORT_FILE = "training.json"
 SKIPPED_FILE = "skipped.jsonl"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.train.progress import Progress
+from megatron_mmbert.train.metrics import Progress
 
 
 class Hook:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from megatron_mmbert.config.quantities import value_at
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.batch import PackedBatch
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.config.values import value_at
+from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import batch_at, lr_at
-from megatron_mmbert.parallel import whereabouts
-from megatron_mmbert.train.guard import place_in_data
+from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.train.anomaly_guard import place_in_data
 from megatron_mmbert.train.hooks import Hook
-from megatron_mmbert.train.progress import Progress
-from megatron_mmbert.train.session import Session
+from megatron_mmbert.train.metrics import Progress
 from megatron_mmbert.train.step import training_step
+from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.utils.errors import UserError
 
 
 def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], bool] = lambda: False) -> Path:
@@ -34,7 +34,7 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
     to_save, to_score = (_Every(tokens, session.phase_tokens) for tokens in _rhythms(session.recipe))
     while session.phase_tokens < phase.tokens and not should_stop():
         started = time.perf_counter()
-        whereabouts.at("the data", session.step + 1)
+        progress_marker.at("the data", session.step + 1)
         lr = lr_at(session.phase_tokens, session.lr_schedule)
         packs = loader.next_packs(batch_at(session.phase_tokens, session.batch_ramp) // session.runtime.dp_size)
         waited = time.perf_counter() - started
@@ -68,11 +68,11 @@ def train(session: Session, hooks: Sequence[Hook], should_stop: Callable[[], boo
             # Before saving: what a checkpoint has behind it has been scored.
             session.score_held_out(f"at {session.phase_tokens:,} tokens", hooks)
         if to_save.due(session.phase_tokens):
-            whereabouts.at("a checkpoint")
+            progress_marker.at("a checkpoint")
             session.save(hooks)
     if session.phase_tokens >= phase.tokens:
         session.score_held_out("after", hooks)
-    whereabouts.at("the last checkpoint")
+    progress_marker.at("the last checkpoint")
     return session.save(hooks, last=True)
 
 

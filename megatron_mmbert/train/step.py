@@ -12,21 +12,21 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_mmbert.config.quantities import Linear
 from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
-from megatron_mmbert.data.batch import PackedBatch
-from megatron_mmbert.data.permutation import key64, string_key
+from megatron_mmbert.config.values import Linear
+from megatron_mmbert.data.loading.batch import PackedBatch
+from megatron_mmbert.data.sampling.epoch_order.feistel import key64, string_key
 from megatron_mmbert.kernels.compiled import switch_off
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
-from megatron_mmbert.model.loss import IGNORED
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.mlm_loss import IGNORED
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.model.te_layers import settled
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
-from megatron_mmbert.parallel import whereabouts
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
-from megatron_mmbert.train.gradient_watch import GradientWatch
+from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.train.gradient_monitor import GradientWatch
 
 
 @dataclass
@@ -90,7 +90,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
 def _finalize(watch: GradientWatch, chunks: Any, *arguments: Any, **options: Any) -> None:
     """Sum the gradients over ranks, after a look at this rank's own."""
     watch.look(chunks)
-    whereabouts.at("the sum of gradients")
+    progress_marker.at("the sum of gradients")
     finalize_model_grads(chunks, *arguments, **options)
 
 
@@ -131,7 +131,7 @@ def training_step(
     The loss is one global sum over one global count of scored tokens, so it does not depend on how the packs of the
     step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
-    whereabouts.at("the forward and backward pass")
+    progress_marker.at("the forward and backward pass")
     training.watch.start()
     for chunk in training.wrapped:
         chunk.train()
@@ -147,7 +147,7 @@ def training_step(
         micro_batch_size=1,
     )
     loss = _mean_loss(reports)
-    whereabouts.at("the update")
+    progress_marker.at("the update")
     if accept(loss):
         set_hyperparameters(training.optimizer, lr, phase.lr, weight_decay)
         training.optimizer.step()

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.files import write_json
 from megatron_mmbert.train.hooks import Hook
-from megatron_mmbert.train.progress import Progress
+from megatron_mmbert.train.metrics import Progress
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import write_json
 
 _NUMBERS = (
     "loss",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
-from megatron_mmbert.errors import UserError, run_command
-from megatron_mmbert.train.run_folder import PhaseFolder
+from megatron_mmbert.utils.errors import UserError, run_command
 
 
 def where(output: Path, phase: str) -> tuple[int, bool]:

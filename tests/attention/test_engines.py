@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_mmbert.attention import ENGINES, Layout, Request, attend
-from megatron_mmbert.attention.eager import visible
+from megatron_mmbert.attention.engines.eager import visible
 from megatron_mmbert.model.rope import cos_sin
 
 PORTABLE = ("cpu", "torch", "eager")

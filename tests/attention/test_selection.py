@@ -12,7 +12,7 @@ import torch
 from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Layout, Request, choose
 from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 HERE = Request("cpu", torch.float32, 16, 64, backward=True)
 

@@ -15,7 +15,7 @@ import mlm_models  # noqa: E402
 import train_step  # noqa: E402
 from mlm_samples import IGNORED, Sample  # noqa: E402
 
-from megatron_mmbert.errors import UserError  # noqa: E402
+from megatron_mmbert.utils.errors import UserError  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest imports by file here, and the tests share run_to_save.py
-
-from run_to_save import Run
+from support import ROOT
+from support.run_to_save import Run
 
 from megatron_mmbert import parallel
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True, scope="module")

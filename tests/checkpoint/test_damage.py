@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_to_save import META, Run
+from support.run_to_save import META, Run
 
-from megatron_mmbert.checkpoint import training
+from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.folder import newest_sound, problems, resolve, step_folder
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.utils.errors import UserError
 
 KINDS = ("flip", "truncate", "empty", "missing", "swap", "foreign", "added", "unlisted", "grown")
 
@@ -26,7 +26,9 @@ def pair(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(seed=1)
     for step in (1, 2):
         run.train(1)
-        training.save(step_folder(folder, step), META.model_copy(update={"step": step}), run.encoder, run.optimizer)
+        training_state.save(
+            step_folder(folder, step), META.model_copy(update={"step": step}), run.encoder, run.optimizer
+        )
     return folder
 
 
@@ -91,7 +93,7 @@ def test_loaded_in_spite_of_all_it_is_one_sentence(pair: Path, tmp_path: Path) -
         folder = tmp_path / "damaged"
         what = damage(folder, step_folder(pair, 2), step_folder(pair, 1), draw)
         try:
-            training.load(folder, run.encoder, run.optimizer)
+            training_state.load(folder, run.encoder, run.optimizer)
         except UserError as error:
             assert str(folder) in str(error), (number, what)
             refused += 1

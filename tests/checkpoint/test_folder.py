@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from run_to_save import META
+from support.run_to_save import META
 
 from megatron_mmbert.checkpoint.folder import (
     CHECKSUM_FILE,
@@ -24,7 +24,7 @@ from megatron_mmbert.checkpoint.folder import (
     step_folder,
     write_meta,
 )
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 
 def write(path: Path, content: bytes = b"tensors", tokens: int = 0) -> Path:

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from progress_of import progress_of
-from tiny_run import make_run
+from support import ROOT
+from support.step_metrics import progress_of
+from support.tiny_run import make_run
 
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, newest_sound, problems, read_meta
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config import load_recipe
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.pretrain import loggers
 from megatron_mmbert.train.hooks import Heartbeat, Hook, MetricsFile, Tolerant
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.session import Session
+from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.utils.errors import UserError
 
 Between = Callable[[Session, list[Hook]], None]
 SIZE = 8 << 20  # bytes; a checkpoint of the tiny run takes about half a million
@@ -176,7 +177,7 @@ def test_without_tolerance_the_metrics_would_end_the_run(disk: Path) -> None:
 
 
 def test_two_ranks_on_a_full_disk(disk: Path) -> None:
-    script = Path(__file__).with_name("saving_ranks.py")
+    script = ROOT / "tests/support/saving_ranks.py"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), str(disk), "really-full"],
         capture_output=True,

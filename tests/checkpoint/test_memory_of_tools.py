@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import random_weights
+from support.tiny_checkpoint import random_weights
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
-from megatron_mmbert.checkpoint.tensors import write_tensors
+from megatron_mmbert.checkpoint.tensor_reader import write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.convert.mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
 from megatron_mmbert.parallel import Runtime
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_merging_four_holds_less_than_two(sizes: dict[str, list[Path]], tmp_path
 def test_conversion_holds_a_shard(
     sizes: dict[str, list[Path]], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from tiny_checkpoint import make_tokenizer
+    from support.tiny_checkpoint import make_tokenizer
 
     tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"), 400)
     peaks = {

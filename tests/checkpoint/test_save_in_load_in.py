@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from save_in_load_in import LAYOUTS, SMALL, label
-from tiny_run import make_run
+from support import ROOT
+from support.save_in_load_in import LAYOUTS, SMALL, label
+from support.tiny_run import make_run
 
 from megatron_mmbert.checkpoint.folder import resolve
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 
 HALF, STEPS = 5, 10
 CLOSE = 1e-5  # relative for losses, absolute for weights; fp32
@@ -25,7 +26,7 @@ def all_runs(folder: Path, which: str) -> dict[str, Any]:
     batch = {"tokens_per_step": 512, "tokens_per_micro_batch": 128}
     phase = {"name": "first", "tokens": 4900, "mask_ratio": 0.3, "max_length": 64, "lr": 1e-3, "batch": batch}
     recipe = make_run(folder / "data", phases=[phase], evaluation={}, checkpoint={"every_tokens": 10**9})
-    script = Path(__file__).with_name("save_in_load_in.py")
+    script = ROOT / "tests/support/save_in_load_in.py"
     shape = yaml.safe_load(recipe.read_text())
     shape["model"] |= {"num_layers": 4, "num_attention_heads": 4}
     recipe.write_text(yaml.safe_dump(shape))

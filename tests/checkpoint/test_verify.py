@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, read_meta, seal
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors, write_tensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.checkpoint.verify import find_checkpoints, size_of, verify
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 Tool = Callable[..., tuple[int, str, str]]
 

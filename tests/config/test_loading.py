@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert.config.loading import load_recipe, presets, save_recipe
-from megatron_mmbert.config.quantities import Linear
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.config.values import Linear
+from megatron_mmbert.utils.errors import UserError
 
 PLAIN = """\
 name: x

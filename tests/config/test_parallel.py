@@ -8,7 +8,7 @@ import pytest
 
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 TEXT = """\
 name: x

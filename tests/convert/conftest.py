@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import VOCAB, RunTool, make_checkpoint, make_tokenizer
+from support import ROOT
+from support.tiny_checkpoint import VOCAB, RunTool, make_checkpoint, make_tokenizer
 
 from megatron_mmbert import parallel
-from megatron_mmbert.convert.to_hf import export
-
-ROOT = Path(__file__).resolve().parents[2]
+from megatron_mmbert.convert.export_hf import export
 
 
 @pytest.fixture(autouse=True, scope="module")

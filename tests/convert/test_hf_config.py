@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_checkpoint import make_checkpoint, tiny_model
+from support.tiny_checkpoint import make_checkpoint, tiny_model
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors
-from megatron_mmbert.convert.from_hf import import_folder, read_tensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+from megatron_mmbert.convert.export_hf import export
 from megatron_mmbert.convert.hf_config import SpecialIds, config_json, read_config
+from megatron_mmbert.convert.import_hf import import_folder, read_tensors
 from megatron_mmbert.convert.parity import TOLERANCE, our_logits, random_samples
-from megatron_mmbert.convert.to_hf import export
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 IDS = SpecialIds(pad=0, eos=1, bos=2, unk=3, mask=4)
 PROBE = """

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from megatron_mmbert.config.recipe import EvaluationConfig, ModelConfig
-from megatron_mmbert.data.phase import TokenizerIds
+from megatron_mmbert.data.sampling.settings import TokenizerIds
 from megatron_mmbert.eval.bits_per_byte import HeldOut
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 
 VOCAB, MAX_LENGTH, ROUNDS = 64, 24, 2
 IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(5)), vocab_size=VOCAB)

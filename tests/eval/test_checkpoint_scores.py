@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support import ROOT
 
-from megatron_mmbert.checkpoint import training as checkpoints
+from megatron_mmbert.builders.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval.bits_per_byte import held_out
 from megatron_mmbert.eval.checkpoint_scores import load_encoder, score_checkpoint
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.tokenizer.load import load_tokenizer
-from megatron_mmbert.train.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {"eng_Latn": "the cat sat on the mat and saw a dog ", "ell_Grek": "η γάτα κοιμάται στο σπίτι και ο σκύλος "}
 
 
@@ -124,7 +124,7 @@ def test_the_tool_writes_what_the_report_reads(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from megatron_mmbert.report.run_data import read_scores
+    from megatron_mmbert.report.run_reader import read_scores
 
     output = tmp_path / "merged_bits_per_byte.json"
     arguments = [checkpoint, "--recipe", recipe_file, "evaluation.rounds=1", "--output", output]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.eval import fill_mask
 from megatron_mmbert.eval.fill_mask import MaskFiller, Prompt, read_prompts, take_space
+from megatron_mmbert.utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "fill_mask.py"
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
 WORDS = ["The", "▁cat", "▁sat", "▁on", "cat", "ing", "▁", "私", "は", "を", "\n", "▁dog", *"catsonmTheiger"]

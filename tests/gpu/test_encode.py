@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.encode.network import Network
-from megatron_mmbert.encode.run import encode_ids
+from megatron_mmbert.inference.network import Network
+from megatron_mmbert.inference.run import encode_ids
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import logical_parameters
 

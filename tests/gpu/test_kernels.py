@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_mmbert.kernels.geglu import geglu
-from megatron_mmbert.model import loss as loss_module
+from megatron_mmbert.model import mlm_loss as loss_module
 from megatron_mmbert.model.dropout import keyed_dropout
-from megatron_mmbert.model.loss import chunked_cross_entropy
+from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.model.rope import cos_sin, rotate
 from megatron_mmbert.optim.stable_adamw import StableAdamW
 from megatron_mmbert.parallel import Runtime

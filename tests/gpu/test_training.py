@@ -12,12 +12,12 @@ import torch
 from gpu_packs import packed, samples_of_pack
 from gpu_scale import SMOKE
 
-from megatron_mmbert.checkpoint import training as checkpoints
+from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train.session import fresh_meta
 from megatron_mmbert.train.step import Training, packed_params, training_step
+from megatron_mmbert.train.trainer import fresh_meta
 
 TOKENS = 1024
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.merge.driver import merge_folders
 from megatron_mmbert.merge.hf_folder import WEIGHTS
 from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.run import merge_folders
+from megatron_mmbert.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from megatron_mmbert.merge.driver import check_same_tensors, merge_folders
 from megatron_mmbert.merge.hf_folder import ALIAS, INDEX, ORIGINAL, WEIGHTS, HFFolder
 from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.run import check_same_tensors, merge_folders
 from megatron_mmbert.merge.sources import open_source
 
 Rewrite = Callable[[Path, dict[str, torch.Tensor | None]], None]

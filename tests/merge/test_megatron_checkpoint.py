@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tiny_checkpoint import make_checkpoint
+from support.tiny_checkpoint import make_checkpoint
 
 from megatron_mmbert.checkpoint.folder import resolve
-from megatron_mmbert.checkpoint.tensors import CheckpointTensors
-from megatron_mmbert.merge.driver import merge_folders
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.parallel import Runtime
 
 

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.merge import norms
 from megatron_mmbert.merge.ema import ema_weights
 from megatron_mmbert.merge.options import METHODS, READS, MergeOptions, check_options
 from megatron_mmbert.merge.registry import merge_tensors
 from megatron_mmbert.merge.slerp import slerp
+from megatron_mmbert.utils.errors import UserError
 
 
 def test_linear_divides_by_the_sum_of_the_weights() -> None:

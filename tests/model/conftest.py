@@ -13,7 +13,7 @@ from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.parallel import Runtime
 
 TINY = {

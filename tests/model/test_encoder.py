@@ -13,9 +13,9 @@ from torch import Tensor
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.plan.layout import Recompute
+from megatron_mmbert.plan.parallel_layout import Recompute
 
 LENGTHS = [70, 200, 1, 129]
 

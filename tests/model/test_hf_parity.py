@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from megatron_mmbert.convert.mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 
 LENGTHS = [1, 2, 63, 64, 65, 66, 127, 129, 130, 1000]
 TOLERANCE = 1e-4

@@ -13,13 +13,13 @@ from megatron.core.transformer.identity_op import IdentityOp
 
 from megatron_mmbert.attention import ENGINES
 from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.model import dropout
 from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.utils.errors import UserError
 
 LENGTHS = [70, 1, 57]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_mmbert.model.packed import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedParams
 from megatron_mmbert.model.rope import cos_sin, rotate
 
 

@@ -13,13 +13,13 @@ import torch
 
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 from megatron_mmbert.model import te_layers
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.te_layers import settled
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.utils.errors import UserError
 
 MODEL = ModelConfig()
 

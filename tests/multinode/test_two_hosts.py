@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, why_not
-from tiny_run import make_run
+from support import ROOT
+from support.hosts import Hosts, why_not
+from support.tiny_run import make_run
 
 from megatron_mmbert.checkpoint.folder import complete_checkpoints
 
 pytestmark = pytest.mark.slow  # some four minutes on two cores: eight times torchrun, its imports, and waiting
 
-ROOT = Path(__file__).resolve().parents[2]
 SILENCE = 12.0  # seconds; on a busy machine a rank's thread may well wait for two of them
 
 

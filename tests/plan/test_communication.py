@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
-from megatron_mmbert.plan.layout import Layout, Recompute
+from megatron_mmbert.plan.parallel_layout import Layout, Recompute
 
 MODEL = ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, vocab_size=1024)
 LAYOUT = Layout(tensor=2, pipeline=2, data=2, micro_tokens=1000, scored=0.2, micro_batches=3, layers_per_stage=(1, 3))
@@ -91,7 +91,7 @@ def by_formula(ranks: int, section: dict[str, Any], stage: int) -> dict[str, flo
 @pytest.fixture(scope="module")
 def counted() -> list[list[dict[str, Any]]]:
     """Bytes of real steps: in a process of its own, whose ranks are forked."""
-    script = Path(__file__).with_name("count_traffic.py")
+    script = ROOT / "tests/support/count_traffic.py"
     command = [sys.executable, "-W", "ignore", str(script), json.dumps(COUNTED)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]

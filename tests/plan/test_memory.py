@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_to_save import MODEL, Run
+from support.run_to_save import MODEL, Run
 
-from megatron_mmbert.checkpoint.staging import Stage
-from megatron_mmbert.checkpoint.training import state_of
+from megatron_mmbert.checkpoint.save_plan import Stage
+from megatron_mmbert.checkpoint.training_state import state_of
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.plan.layout import Layout, Precision, parts, rank_parameters
 from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
+from megatron_mmbert.plan.parallel_layout import Layout, Precision, parts, rank_parameters
 
 BASE = ModelConfig()
 ONE = Layout(precision="fp32")

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.plan.text_there_is import read_token_counts
+from megatron_mmbert.plan.token_counts import read_token_counts
+from megatron_mmbert.utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "name: mine\npreset: tiny\ntokenizer: {path: none}\ndata: {stores: [none]}\n"
 
 

@@ -11,8 +11,8 @@ from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.recipe import ModelConfig, Recipe
 from megatron_mmbert.plan.gpus import gpu_of
-from megatron_mmbert.plan.layout import Layout, parts, rank_parameters
 from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.plan.parallel_layout import Layout, parts, rank_parameters
 from megatron_mmbert.plan.scaling import best, scaling, step_time
 
 H100 = gpu_of("h100")

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_run
+from support import ROOT, tiny_run
 
-from megatron_mmbert.data.inspect import NOT_SCORED, PackView, SampleView
+from megatron_mmbert.data.loading.inspect import NOT_SCORED, PackView, SampleView
 from megatron_mmbert.report.pack_text import marked_text, pack_lines, plain_text, wants_colour
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from megatron_mmbert.report.build import write_report
-from megatron_mmbert.report.run_data import read_run
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+from megatron_mmbert.report.build import write_report
+from megatron_mmbert.report.run_reader import read_run
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:

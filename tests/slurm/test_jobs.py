@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, until
-from tiny_run import make_run
+from support.cluster import Cluster, until
+from support.tiny_run import make_run
 
 from megatron_mmbert.train.where import where
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
 JOBS = [script for script in SCRIPTS if script.name not in ("lib.sh", "site.sh", "pipeline.sh")]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from soak import Killer, Run, differences, make_recipe
+from support.killed_run import Killer, Run, differences, make_recipe
 
 from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, complete_checkpoints, seal
 

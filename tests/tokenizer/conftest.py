@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.tokenizer_samples import ROOT, TEXTS, VOCAB_SIZE, write_corpus
 
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
-
-from .samples import ROOT, TEXTS, VOCAB_SIZE, write_corpus
 
 
 @pytest.fixture(scope="session")

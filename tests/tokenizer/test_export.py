@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from support.tokenizer_samples import CODE, HOSTILE, TEXTS
 from transformers import AutoTokenizer
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.tokenizer.layout import MODEL_FILE, TWIN_FILE
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-
-from .samples import CODE, HOSTILE, TEXTS
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.utils.errors import UserError
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
 IDS = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}

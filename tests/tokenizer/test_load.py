@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+from support.tokenizer_samples import HOSTILE, TEXTS, VOCAB_SIZE
 
-from megatron_mmbert.errors import UserError
-from megatron_mmbert.tokenizer.layout import MODEL_FILE, TWIN_FILE
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-
-from .samples import HOSTILE, TEXTS, VOCAB_SIZE
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.utils.errors import UserError
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.tokenizer.sampling import (
     CHUNK_CHARACTERS,
     Sampler,
@@ -15,6 +14,7 @@ from megatron_mmbert.tokenizer.sampling import (
     cut_chunks,
     measure_corpus,
 )
+from megatron_mmbert.utils.errors import UserError
 
 SIZES = {"large": 1_000_000, "small": 10_000}
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.tokenizer_samples import TEXTS, VOCAB_SIZE, run_tool
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.tokenizer.settings import SMALLEST_VOCABULARY, Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
-
-from .samples import TEXTS, VOCAB_SIZE, run_tool
+from megatron_mmbert.utils.errors import UserError
 
 GOOD = b'{"text": "a good line of text"}\n'
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import sentencepiece
+from support.tokenizer_samples import HOSTILE, TEXTS
 
-from megatron_mmbert.tokenizer.layout import MODEL_FILE
 from megatron_mmbert.tokenizer.load import Tokenizer
+from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE
 from megatron_mmbert.tokenizer.whitespace import whitespace_pieces
-
-from .samples import HOSTILE, TEXTS
 
 
 @pytest.mark.parametrize("text", HOSTILE)

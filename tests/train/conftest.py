@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_run import make_run
+from support.tiny_run import make_run
 
 
 @pytest.fixture(scope="session")

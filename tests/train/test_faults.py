@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_ranks import Ranks
-from tiny_run import make_run
+from support.forked_ranks import Ranks
+from support.tiny_run import make_run
 
 LAYOUTS = {"dp2": (1, 1, 2), "tp2": (2, 1, 2), "pp2": (1, 2, 2), "tp2-dp2": (2, 1, 4), "pp2-dp2": (1, 2, 4)}
 """Tensor and pipeline parallelism, and ranks in all."""

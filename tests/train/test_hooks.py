@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from progress_of import progress_of
+from support.step_metrics import progress_of
 
 from megatron_mmbert.train.hooks import Console, Heartbeat, MetricsFile
 

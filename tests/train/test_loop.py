@@ -15,12 +15,12 @@ import torch
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.union import open_stores
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train.hooks import HeldOutFile, MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.session import Session
+from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.utils.errors import UserError
 
 
 def run(

@@ -14,7 +14,7 @@ import pytest
 
 from megatron_mmbert import pretrain
 from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
-from megatron_mmbert.errors import UserError
+from megatron_mmbert.utils.errors import UserError
 
 
 def command(*arguments: str) -> list[str]:

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from progress_of import progress_of
+from support.step_metrics import progress_of
 
-from megatron_mmbert.errors import UserError
 from megatron_mmbert.train import trackers
+from megatron_mmbert.utils.errors import UserError
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Attention engines, one file each; :mod:`megatron_mmbert.attention.interface` is their contract."""

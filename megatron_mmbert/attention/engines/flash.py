@@ -1,0 +1,26 @@
+"""The flash-attn package's kernel over packed samples. Not yet run on a GPU."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from torch import Tensor
+
+from megatron_mmbert.attention.interface import Layout, Request, flash_refusal, window_pair
+
+REMEDY = "pip install flash-attn --no-build-isolation"
+
+
+def refusal(request: Request) -> str | None:
+    if find_spec("flash_attn") is None:
+        return "flash-attn is not installed"
+    return flash_refusal(request)
+
+
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+    """See :mod:`megatron_mmbert.attention.interface`."""
+    from flash_attn import flash_attn_varlen_func
+
+    bounds, longest = layout.cu_seqlens, layout.max_seqlen
+    window = window_pair(window_each_side)
+    return flash_attn_varlen_func(q_THD, k_THD, v_THD, bounds, bounds, longest, longest, window_size=window)

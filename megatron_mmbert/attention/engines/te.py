@@ -1,0 +1,60 @@
+"""Transformer Engine's attention over packed samples (cuDNN or FlashAttention, as it chooses). Not yet run on a GPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from megatron_mmbert.attention.interface import Layout, Request, flash_refusal, window_pair
+from megatron_mmbert.kernels.fp8 import REMEDY, held_off
+
+__all__ = ["REMEDY", "attend", "refusal"]
+_TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed samples
+
+
+def refusal(request: Request) -> str | None:
+    if find_spec("transformer_engine") is None:
+        return "Transformer Engine is not installed"
+    if request.window_each_side is not None and find_spec("flash_attn") is None and _version() < _TWO_SIDED_WINDOWS:
+        return "two-sided windows over packed samples need Transformer Engine 2.12 or flash-attn"
+    return flash_refusal(request)
+
+
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+    """See :mod:`megatron_mmbert.attention.interface`."""
+    tokens, heads, width = q_THD.shape
+    bounds, longest = layout.cu_seqlens, layout.max_seqlen
+    with held_off():  # one module serves all layers, which FP8's bookkeeping does not allow
+        out = _module(heads, width, window_each_side)(
+            *(x.contiguous() for x in (q_THD, k_THD, v_THD)),
+            cu_seqlens_q=bounds,
+            cu_seqlens_kv=bounds,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+    return out.view(tokens, heads, width)
+
+
+@cache
+def _module(heads: int, width: int, window_each_side: int | None) -> Any:
+    from transformer_engine.pytorch import DotProductAttention
+
+    return DotProductAttention(
+        heads,
+        width,
+        attention_dropout=0.0,
+        qkv_format="thd",
+        attn_mask_type="padding",
+        window_size=window_pair(window_each_side),
+    )
+
+
+def _version() -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in version("transformer-engine").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return (0, 0)

@@ -1,0 +1,206 @@
+"""From the recipe to the loader: which languages a phase trains, on which stores, with which tokenizer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from megatron_mmbert.checkpoint.folder import TrainedSection
+from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe, SourceConfig
+from megatron_mmbert.config.values import Linear, Schedule
+from megatron_mmbert.data.loading.masking_units import word_marks
+from megatron_mmbert.data.sampling.resume import Places, TrainedPhase, nominal_blocks, places_after
+from megatron_mmbert.data.sampling.settings import DataPhase, Place, Ramp, TokenizerIds, TokenSource
+from megatron_mmbert.data.store.multi_store import StoreUnion, open_stores
+from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
+from megatron_mmbert.utils.errors import UserError, nearest
+
+
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The recipe's tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, or its size is not the model's.
+    """
+    tokenizer = load_tokenizer(recipe.tokenizer.path)
+    if tokenizer.vocab_size != recipe.model.vocab_size:
+        raise UserError(
+            f"{recipe.tokenizer.path}: the tokenizer has {tokenizer.vocab_size} ids and the model's vocab_size is "
+            f"{recipe.model.vocab_size}; set model.vocab_size to {tokenizer.vocab_size} or choose another tokenizer"
+        )
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
+    """What packing and masking need to know of a tokenizer; ``with_words`` for whole-word masking, which reads every
+    piece of the vocabulary."""
+    return TokenizerIds(
+        pad=tokenizer.pad_id,
+        bos=tokenizer.bos_id,
+        eos=tokenizer.eos_id,
+        mask=tokenizer.mask_id,
+        specials=frozenset(tokenizer.special_ids),
+        vocab_size=tokenizer.vocab_size,
+        words=word_marks([tokenizer.piece(i) for i in range(tokenizer.vocab_size)]) if with_words else None,
+    )
+
+
+def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> StoreUnion:
+    """The stores, opened together.
+
+    Raises:
+        UserError: one cannot be opened, or was made with another tokenizer.
+    """
+    union = open_stores(list(paths))
+    for store in union.stores:
+        if store.tokenizer_fingerprint != tokenizer.fingerprint():
+            raise UserError(
+                f"{store.path}: made with another tokenizer than {tokenizer.path}; run tools/preprocess_data.py with "
+                "this tokenizer, or name the store's own"
+            )
+    return union
+
+
+def data_phase(
+    recipe: Recipe,
+    phase: Phase,
+    stores: TokenSource,
+    warn: Callable[[str], None] = print,
+    places: Mapping[tuple[str, str], Place] | None = None,
+) -> DataPhase:
+    """The loader's settings for a phase; ``places``: where it goes on in the data, None from the start.
+
+    Raises:
+        UserError: a language or source that the stores lack.
+    """
+    sources = {group.source for group in stores.groups}
+    tempered = frozenset(s for s in sources if s not in recipe.data.sources or recipe.data.sources[s].tempered)
+    return DataPhase(
+        name=phase.name,
+        tokens=phase.tokens,
+        max_length=phase.max_length,
+        pack_tokens=phase.batch.tokens_per_micro_batch,
+        languages=languages_of(recipe, phase, stores, warn),
+        temperature=_ramp(phase.temperature),
+        boost=phase_boost(phase, stores),
+        tempered=tempered,
+        sources=phase.sources or None,
+        mask_ratio=_ramp(phase.mask_ratio),
+        mask_policy=recipe.data.masking,
+        mask_unit=recipe.data.masking_unit,
+        max_epochs=phase.max_epochs,
+        places=places or {},
+        seed=recipe.seed,
+    )
+
+
+def trained_places(
+    recipe: Recipe, history: Iterable[TrainedSection], stores: TokenSource, warn: Callable[[str], None] = print
+) -> Places:
+    """Where the phases that a checkpoint has behind it have come to in each group.
+
+    What is not known any more, ``warn`` is told of (``data.history.places_after``); training goes on without it.
+    """
+    trained = []
+    for each in history:
+        sources = {name: SourceConfig.model_validate(value) for name, value in each.sources.items()}
+        data = recipe.data.model_copy(update={"sources": sources})
+        then = recipe.model_copy(update={"seed": each.seed, "data": data})
+        try:
+            settings = _data_phase_of_what_there_is(then, Phase.model_validate(each.phase), stores)
+        except UserError as error:
+            warn(f"what phase {each.phase['name']!r} read is not known ({error}), so text may repeat")
+            return {}
+        trained.append(TrainedPhase(settings, each.blocks, each.fingerprint))
+    return places_after(stores, trained, warn)
+
+
+def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> Places:
+    """Where ``phase`` will go on in the data if the phases before it end in the block that they are expected to.
+
+    Raises:
+        UserError: the stores lack all text, or a source, of one of those phases.
+    """
+    behind: list[TrainedPhase] = []
+    origin = recipe.origin(phase)
+    while origin is not None:
+        settings = _data_phase_of_what_there_is(recipe, recipe.phase(origin), stores)
+        behind.insert(0, TrainedPhase(settings, nominal_blocks(settings)))
+        origin = recipe.origin(recipe.phase(origin))
+    return places_after(stores, behind)
+
+
+def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSource) -> DataPhase:
+    data = recipe.data.model_copy(update={"allow_missing_languages": True})
+    return data_phase(recipe.model_copy(update={"data": data}), phase, stores, lambda _: None)
+
+
+def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:
+    """The phase's factors by the stores' own language names."""
+    known = _known_languages(stores)
+    return {name: factor for code, factor in phase.boost.items() for name in _matches(code, known)}
+
+
+def languages_of(
+    recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable[[str], None] = print
+) -> tuple[str, ...] | None:
+    """The stores' names of the phase's languages; None for all.
+
+    Raises:
+        UserError: the stores lack some and the recipe does not allow it.
+    """
+    found = found_languages(phase, stores)
+    if found is None:
+        return None
+    missing = [code for code, names in found.items() if not names]
+    if missing and not recipe.data.allow_missing_languages:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        hint = nearest(missing[0], _known_languages(stores))
+        raise UserError(
+            f"phase {phase.name!r}: the stores lack language {missing[0]!r}{hint}{more}; take it "
+            "out of the phase's languages, preprocess its text, or set data.allow_missing_languages"
+        )
+    if missing:
+        warn(f"phase {phase.name!r}: {len(missing)} languages are not in the stores: {', '.join(missing)}")
+    return tuple(sorted({name for names in found.values() for name in names}))
+
+
+def found_languages(phase: Phase, stores: TokenSource) -> dict[str, list[str]] | None:
+    """For each language the phase asks for, the stores' names of it; None where it takes all of them."""
+    if phase.languages == "all":
+        return None
+    wanted = _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else phase.languages
+    known = _known_languages(stores)
+    return {code: _matches(code, known) for code in wanted}
+
+
+def _known_languages(stores: TokenSource) -> list[str]:
+    return sorted({group.language for group in stores.groups})
+
+
+def _matches(code: str, known: Iterable[str]) -> list[str]:
+    """``eng_Latn`` is itself; ``eng`` is every script of the language."""
+    return [name for name in known if name == code or name.startswith(f"{code}_")]
+
+
+def _read_table(table: LanguageTable) -> list[str]:
+    try:
+        with table.table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{table.table}: cannot read the table of languages ({error}); name a TSV file") from None
+    columns = list(rows[0]) if rows else []
+    for column in (table.column, *table.where):
+        if column not in columns:
+            raise UserError(
+                f"{table.table}: no column {column!r}{nearest(column, columns)}; it has {', '.join(columns) or 'none'}"
+            )
+    chosen = [row[table.column] for row in rows if all(row[column] in values for column, values in table.where.items())]
+    if not chosen:
+        raise UserError(f"{table.table}: no row has {table.where}; change languages.where")
+    return chosen
+
+
+def _ramp(schedule: Schedule) -> Ramp:
+    return Ramp(schedule.start, schedule.end) if isinstance(schedule, Linear) else Ramp(schedule, schedule)

@@ -1,0 +1,75 @@
+"""Where a run keeps its files: OUT/PHASE/{checkpoints, metrics.jsonl, held_out.jsonl, recipe.yaml, ...}."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.utils.files import write_json
+
+
+@dataclass(frozen=True)
+class PhaseFolder:
+    """The folder of one phase inside a run's output folder."""
+
+    output: Path
+    phase: str
+
+    @property
+    def path(self) -> Path:
+        return self.output / self.phase
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def scores(self) -> Path:
+        """Held-out bits per byte: ``{"before": {language: value}, "after": {...}}``."""
+        return self.path / "bits_per_byte.json"
+
+    @property
+    def held_out(self) -> Path:
+        """The same of every scoring, also on the way, as JSON lines."""
+        return self.path / "held_out.jsonl"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Written anew as training lives; its age tells outside watchers more than its content."""
+        return self.path / "heartbeat.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why the last process ended before the phase was complete, having saved; a job script then starts it again."""
+        return self.path / "stopped.json"
+
+    @property
+    def failed(self) -> Path:
+        """Why the last process ended for good: another start would end the same way."""
+        return self.path / "failed.json"
+
+    def say(self, path: Path, values: dict[str, Any]) -> None:
+        """Write a small file beside the checkpoints; a disk without room for it is no reason to end a run."""
+        try:
+            write_json(path, values)
+        except OSError as error:
+            print(f"warning: {path}: not written ({error})", file=sys.stderr, flush=True)
+
+    @property
+    def interrupted(self) -> Path:
+        """Why the last process ended without saving: a rank was lost or hung. Another start goes on."""
+        return self.path / "interrupted.json"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"

@@ -1,0 +1,127 @@
+"""Putting one rank's share of a checkpoint on the disk, and committing what all have written. Runs in a thread.
+
+The format is PyTorch's distributed one as Megatron-Core writes it: each piece of a tensor is a ``torch.save`` in one
+file of the rank, at a place that the table of contents knows. Checksums are taken while the bytes pass by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.storage import WriteResult
+
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, seal, write_meta
+from megatron_mmbert.checkpoint.save_plan import Share
+from megatron_mmbert.utils.files import replace_folder
+
+_CHUNK = 1 << 20  # bytes: what was just hashed is still in the cache when it is written
+Written = tuple[list[WriteResult], dict[str, dict[str, Any]]]
+"""Where a rank's tensors are, and the checksums of its files."""
+
+
+class Cancelled(Exception):
+    """The process ends; what is being written is of no use any more."""
+
+
+class HashedFile:
+    """A new file, for ``torch.save``; hashed as it is written.
+
+    An error does not leave :meth:`write`, as PyTorch's zip writer would turn it into another; :meth:`check` raises it.
+
+    Args:
+        cancelled: when it is set, nothing more is written.
+    """
+
+    def __init__(self, path: Path, cancelled: threading.Event) -> None:
+        self._file = path.open("wb", buffering=_CHUNK)
+        self._hash = hashlib.sha256()
+        self._cancelled = cancelled
+        self._error: Exception | None = None
+        self.bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _CHUNK):
+            if self._error is not None:
+                break
+            try:
+                self._put(view[start : start + _CHUNK])
+            except (OSError, Cancelled) as error:
+                self._error = error
+        self.bytes += len(view)
+        return len(view)
+
+    def _put(self, part: memoryview) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+        self._hash.update(part)
+        self._file.write(part)
+
+    def flush(self) -> None:
+        """Nothing: PyTorch asks for it after each tensor."""
+
+    def check(self) -> None:
+        """Raise what went wrong so far."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> dict[str, Any]:
+        """See the bytes on the disk; their checksum as ``folder.seal`` records it."""
+        self.check()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # after an error the buffer cannot be written either
+
+
+def write_share(folder: Path, rank: int, share: Share, cancelled: threading.Event) -> Written:
+    """Write this rank's tensors into ``folder`` and see them on the disk; no file where there are none.
+
+    Raises:
+        OSError: the disk's reason; Cancelled.
+    """
+    if not share.tensors:
+        return [], {}
+    name = f"__{rank}_0.distcp"
+    places = []
+    file = HashedFile(folder / name, cancelled)
+    try:
+        for item, tensor in share.whole_tensors():
+            start = file.bytes
+            torch.save(tensor, cast(IO[bytes], file))  # of a file it needs write and flush
+            file.check()
+            size = file.bytes - start
+            places.append(WriteResult(item.index, size, _StorageInfo(name, start, size)))
+        return places, {name: file.finish()}
+    finally:
+        file.close()
+
+
+def commit(aside: Path, path: Path, meta: CheckpointMeta, share: Share, written: Sequence[Written]) -> None:
+    """Add to ``aside``, where all ranks have ``written``, what describes their tensors; rename it to ``path``.
+
+    Args:
+        share: that of rank 0.
+
+    Raises:
+        OSError: the disk's reason.
+    """
+    share.write_table([places for places, _ in written])
+    torch.save(share.common, aside / "common.pt")
+    save_config(CheckpointingConfig("torch_dist"), str(aside))
+    write_meta(aside, meta)
+    seal(aside, {name: checksum for _, checksums in written for name, checksum in checksums.items()})
+    replace_folder(aside, path)

@@ -1,0 +1,91 @@
+"""Whole tensors of a checkpoint, one at a time, whatever layout saved it; and checkpoints made of whole tensors.
+
+Conversion and merging work on these: a name, a shape, a tensor. Nobody needs the ranks that trained the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
+from torch import Tensor
+
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
+from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
+from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
+from megatron_mmbert.checkpoint.save_plan import CONTENT
+from megatron_mmbert.convert.name_mapping import parameter_names
+from megatron_mmbert.utils.errors import UserError
+
+
+class CheckpointTensors:
+    """The weights in a checkpoint folder, read tensor by tensor.
+
+    Needs a running process group (``megatron_mmbert.parallel.start()``), of any size.
+
+    Raises:
+        UserError: the folder is no checkpoint, or lacks one of the encoder's tensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta = read_meta(path)
+        check_contents(path)
+        with readable(path):
+            stored = dist_checkpointing.load_tensors_metadata(str(path))
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._stored_as: dict[str, str] = {}
+        for name in parameter_names(self.meta.model.num_layers):
+            if name not in stored:
+                raise UserError(f"{path}: tensor {name!r} is missing; take another checkpoint")
+            self._shapes[name] = tuple(stored[name].global_shape)
+            self._stored_as[name] = master if (master := key_of(MASTER, name)) in stored else name
+
+    def names(self) -> list[str]:
+        """Names of all tensors, the tied table once."""
+        return list(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def load(self, name: str) -> Tensor:
+        """The whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is inside."""
+        empty = torch.empty(self._shapes[name], dtype=torch.float32)
+        wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
+        with readable(self.path):
+            return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
+
+    def everything(self) -> Iterator[tuple[str, Tensor]]:
+        """All that is stored, the optimizer's state too, as it is stored: name and whole tensor, one at a time.
+
+        Raises:
+            UserError: one cannot be read.
+        """
+        with readable(self.path):
+            stored = dist_checkpointing.load_tensors_metadata(str(self.path))
+        for name, entry in stored.items():
+            wanted = {name: ShardedTensor.from_rank_offsets(name, torch.empty(entry.global_shape, dtype=entry.dtype))}
+            with readable(self.path):
+                found = dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)
+            yield name, found[name]
+
+
+def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
+    """Write a weights-only checkpoint from whole tensors; a training run of any layout starts from it.
+
+    Args:
+        tensors: every name of :func:`parameter_names`, fp32.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with committed_folder(path) as folder:
+        fill_folder(folder, meta, tensors)
+
+
+def fill_folder(folder: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
+    """What :func:`write_tensors` writes, into an existing folder that the caller commits."""
+    state = {name: ShardedTensor.from_rank_offsets(name, tensor.contiguous()) for name, tensor in tensors.items()}
+    dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
+    write_meta(folder, meta)

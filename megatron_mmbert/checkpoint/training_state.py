@@ -1,0 +1,125 @@
+"""Saving and loading the state of a training run: weights, optimizer, and the clocks in ``checkpoint.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+
+from megatron_mmbert.checkpoint.async_saver import Saver
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, read_meta
+from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
+from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
+from megatron_mmbert.checkpoint.save_plan import CONTENT
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.utils.errors import UserError
+
+_EXTRA_STATE = "_extra_state"
+SHAPE_FIELDS = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "global_attention_every",
+    "window_each_side",
+    "norm_eps",
+)
+"""What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
+
+
+def state_of(model: Encoder | Sequence[Encoder], optimizer: Any | None) -> dict[str, Any]:
+    """What a checkpoint holds of this rank, sharing memory with it.
+
+    Args:
+        model: the bare encoder of this rank (not wrapped for data parallelism), or its chunks under interleaving.
+        optimizer: what :func:`megatron_mmbert.optim.groups.build_optimizer` made, or None for weights only.
+    """
+    state: dict[str, Any] = {"model": [_model_state(chunk) for chunk in _chunks(model)]}
+    if optimizer is not None:
+        state["optimizer"] = state_to_save(optimizer)
+    return state
+
+
+def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+    """Write a checkpoint on all ranks together and commit it by one rename; see :func:`state_of`.
+
+    Raises:
+        UserError: it could not be written; nothing is left of it.
+    """
+    outcome = Saver(asynchronous=False).begin(path, meta, state_of(model, optimizer))
+    if outcome is not None and outcome.problem:
+        raise UserError(outcome.problem)
+
+
+def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+    """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
+
+    Raises:
+        UserError: a damaged checkpoint, a tensor that this model has not, or that the checkpoint lacks.
+    """
+    check_contents(path)
+    with readable(path), torch.no_grad():
+        _load(path, model, optimizer)
+
+
+def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+    stored = dist_checkpointing.load_tensors_metadata(str(path))
+    if optimizer is not None and STEP_KEY not in stored:
+        raise UserError(f"{path}: its optimizer state is not of this version; set the phase's optimizer_state to reset")
+    chunks = _chunks(model)
+    wanted = {"model": [_precise(_model_state(chunk), stored) for chunk in chunks]}
+    loaded = dist_checkpointing.load(wanted, str(path))["model"]
+    for chunk, weights in zip(chunks, loaded, strict=True):
+        missing, unexpected = chunk.load_state_dict(weights, strict=False)
+        lost = [name for name in (*missing, *unexpected) if not name.endswith(_EXTRA_STATE)]
+        if lost:
+            raise UserError(f"{path}: tensor {lost[0]!r} does not fit this model; take another checkpoint")
+    if optimizer is not None:
+        # Not with the weights: masters may come from the same stored tensors, and Megatron wants one dtype for each.
+        take(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
+
+
+def _chunks(model: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
+    return [model] if isinstance(model, Encoder) else model
+
+
+def _model_state(model: Encoder) -> dict[str, Any]:
+    """The encoder's sharded tensors, without the layers' empty "extra state": checkpoints made of plain tensors
+    (merged, converted) have none."""
+    state = model.sharded_state_dict(metadata=dict(CONTENT))
+    return {name: value for name, value in state.items() if not name.endswith(_EXTRA_STATE)}
+
+
+def _precise(state: dict[str, Any], stored: Container[str]) -> dict[str, Any]:
+    """Let fp32 weights be read from the fp32 masters of a bf16 run, where the checkpoint has them."""
+    for value in nested_values(state):
+        if isinstance(value, ShardedTensor | ShardedTensorFactory):
+            master = key_of(MASTER, value.key)
+            if value.data is not None and value.data.dtype == torch.float32 and master in stored:
+                value.key = master
+    return state
+
+
+def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:
+    """The checkpoint's description, if its encoder has the shape that the recipe asks for.
+
+    Raises:
+        UserError: it has another shape; the sentence names the first field that differs.
+    """
+    meta = read_meta(path)
+    for field in SHAPE_FIELDS:
+        theirs, ours = getattr(meta.model, field), getattr(expected, field)
+        if theirs != ours:
+            raise UserError(
+                f"{path}: the checkpoint has {field} {theirs} and the recipe {ours}; "
+                "name another checkpoint or change the recipe's model section"
+            )
+    return meta

@@ -1,0 +1,118 @@
+"""A checkpoint as a Hugging Face ModernBERT folder: weights, configuration, tokenizer, recipe and model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, check_output, read_meta, resolve
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+from megatron_mmbert.convert.hf_config import CONFIG_FILE, SpecialIds, config_json
+from megatron_mmbert.convert.hf_writer import DEFAULT_SHARD, parse_size, write_weights
+from megatron_mmbert.convert.model_card import model_card
+from megatron_mmbert.convert.name_mapping import hf_name, megatron_name, to_hf
+from megatron_mmbert.convert.parity import check_parity
+from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import atomic_folder, write_json
+
+_BYTES_PER_WEIGHT = 4
+
+
+def export(
+    checkpoint: Path,
+    tokenizer_path: Path,
+    output: Path,
+    check: bool = False,
+    overwrite: bool = False,
+    max_shard_size: str = DEFAULT_SHARD,
+) -> list[str]:
+    """Write the Hugging Face folder ``output``, whole or not at all.
+
+    Args:
+        checkpoint: a checkpoint, or a phase's folder (then its newest sound checkpoint).
+        tokenizer_path: what the model was trained with.
+        check: compare logits and token ids through transformers before anything is published.
+
+    Returns:
+        What was done, line by line.
+
+    Raises:
+        UserError: bad input, or a failed check.
+    """
+    limit = parse_size(max_shard_size)
+    check_output(output, (checkpoint, tokenizer_path), overwrite)
+    path = resolve(checkpoint)
+    meta = read_meta(path)
+    tokenizer = load_tokenizer(tokenizer_path)
+    check_vocabulary(meta, tokenizer, path)
+    tensors = CheckpointTensors(path)
+    with atomic_folder(output, overwrite) as folder:
+        files = _write_tensors(folder, tensors, limit)
+        _write_descriptions(folder, meta, tokenizer)
+        lines = [f"wrote {output}: {', '.join(sorted(file.name for file in folder.iterdir()))}"]
+        lines.append(f"weights of {path}: {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB in fp32")
+        if check:
+            difference = check_parity(folder, tensors, tokenizer)
+            lines.append(f"check: largest difference of a logit {difference:.2e}; AutoTokenizer gives the same ids")
+    return lines
+
+
+def check_vocabulary(meta: CheckpointMeta, tokenizer: Tokenizer, checkpoint: Path) -> None:
+    """Refuse a tokenizer that is not the model's.
+
+    Raises:
+        UserError: another number of ids, or another fingerprint than training noted.
+    """
+    if tokenizer.vocab_size != meta.model.vocab_size:
+        raise UserError(
+            f"{tokenizer.path}: the tokenizer has {tokenizer.vocab_size} ids and the model of {checkpoint} "
+            f"{meta.model.vocab_size}; give the tokenizer that it was trained with"
+        )
+    if meta.tokenizer_fingerprint and tokenizer.fingerprint() != meta.tokenizer_fingerprint:
+        trained = meta.recipe.get("tokenizer", {}).get("path")
+        hint = f" ({trained} in its recipe)" if trained else ""
+        raise UserError(
+            f"{tokenizer.path}: not the tokenizer that {checkpoint} was trained with, though as large; give that "
+            f"one{hint}"
+        )
+
+
+def _write_tensors(folder: Path, tensors: CheckpointTensors, limit: int) -> list[Path]:
+    """Weights under Hugging Face's names. The tied ``decoder.weight`` is not written twice: both generations of
+    transformers tie it to the token table when they load the folder, and save folders without it too."""
+    names = [hf_name(name) for name in tensors.names()]
+    sizes = {hf: _BYTES_PER_WEIGHT * _numel(tensors.shape(megatron_name(hf))) for hf in names}
+    heads = tensors.meta.model.num_attention_heads
+    with tqdm(total=len(names), desc="converting", unit="tensor") as bar:
+        return write_weights(
+            folder,
+            sizes,
+            lambda hf: to_hf(megatron_name(hf), tensors.load(megatron_name(hf)), heads),
+            limit,
+            bar.update,
+        )
+
+
+def _write_descriptions(folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer) -> None:
+    ids = SpecialIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id, tokenizer.mask_id)
+    write_json(folder / CONFIG_FILE, config_json(meta, ids))
+    tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    # The tokenizer's own file cannot know how long a sample this model is meant for.
+    write_json(settings, json.loads(settings.read_text(encoding="utf-8")) | {"model_max_length": meta.max_length})
+    if meta.recipe:
+        text = yaml.safe_dump(meta.recipe, sort_keys=False, allow_unicode=True)
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    pieces = {role: tokenizer.piece(getattr(ids, role)) for role in ("mask", "bos", "eos")}
+    (folder / "README.md").write_text(model_card(meta, pieces), encoding="utf-8")
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -1,0 +1,129 @@
+"""A Hugging Face ModernBERT folder as a weights-only checkpoint that training goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, check_output
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.convert.hf_config import HFConfig, read_config
+from megatron_mmbert.convert.hf_reader import HFTensors
+from megatron_mmbert.convert.name_mapping import TIED_DECODER, TOKEN_TABLE, from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.parity import check_parity
+from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.files import atomic_folder
+
+_HEAD = ("head.dense.weight", "head.norm.weight", "decoder.bias")
+
+
+def import_folder(source: Path, output: Path, check: bool = False, overwrite: bool = False) -> list[str]:
+    """Write the checkpoint ``output`` from the model folder ``source``, whole or not at all.
+
+    Args:
+        check: compare logits with transformers' own loading of ``source``.
+
+    Returns:
+        What was done, line by line.
+
+    Raises:
+        UserError: a model that this encoder cannot express, missing or strange tensors, or a failed check.
+    """
+    check_output(output, (source,), overwrite)
+    config = read_config(source)
+    tensors = read_tensors(source, config.model)
+    meta = meta_of(config, source)
+    with atomic_folder(output, overwrite) as folder:
+        write_tensors(folder, meta, tensors)
+        lines = [
+            f"wrote {output}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} weights",
+            f"theta {meta.rope_theta:,.0f} in global and {meta.rope_theta_local:,.0f} in local layers, samples up to "
+            f"{meta.max_length} tokens; no optimizer state",
+        ]
+        if check:
+            difference = check_parity(source, CheckpointTensors(folder))
+            lines.append(f"check: largest difference of a logit {difference:.2e}")
+    return lines
+
+
+def meta_of(config: HFConfig, source: Path) -> CheckpointMeta:
+    """A checkpoint's description for weights from elsewhere: no phase, no clocks, no optimizer state."""
+    return CheckpointMeta(
+        model=config.model,
+        rope_theta=config.rope_theta,
+        rope_theta_local=config.rope_theta_local,
+        max_length=config.model.max_length,
+        origin=str(source),
+    )
+
+
+def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
+    """Every tensor of the encoder in fp32, under Megatron's names and in its row order.
+
+    Raises:
+        UserError: a tensor is missing, unknown, of another shape, or the decoder is not tied to the token table.
+    """
+    stored = HFTensors(source)
+    shapes = {hf_name(name): tensor_shape(hf_name(name), model) for name in parameter_names(model.num_layers)}
+    check_names(stored, shapes)
+    table = stored.load(TOKEN_TABLE)
+    if TIED_DECODER in stored.names() and not torch.equal(stored.load(TIED_DECODER), table):
+        raise UserError(
+            f"{stored.where(TIED_DECODER)}: {TIED_DECODER} differs from {TOKEN_TABLE}, and this encoder ties the two; "
+            "name a model with tied weights"
+        )
+    names = parameter_names(model.num_layers)
+    return {
+        name: from_hf(name, stored.load(hf_name(name)), model.num_attention_heads)
+        for name in tqdm(names, desc="converting", unit="tensor")
+    }
+
+
+def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Compare what is stored with what the encoder has, both ways; nothing is guessed.
+
+    Raises:
+        UserError: the first missing, unknown or misshapen tensor.
+    """
+    names = set(stored.names())
+    if not names.intersection(_HEAD):
+        raise UserError(
+            f"{stored.folder}: no masked-language-model head ({', '.join(_HEAD)}); this is a base model without it: "
+            "name a ModernBertForMaskedLM, such as the one it was made from"
+        )
+    for name in shapes:
+        if name not in names:
+            hint = nearest(name, names - set(shapes))
+            raise UserError(f"{stored.folder}: tensor {name} of shape {list(shapes[name])} is missing{hint}")
+    known = shapes | {TIED_DECODER: shapes[TOKEN_TABLE]}
+    for name in stored.names():
+        if name not in known:
+            raise UserError(
+                f"{stored.where(name)}: unknown tensor {name} of shape {list(stored.shape(name))}; this encoder has "
+                "no place for it, name a plain ModernBertForMaskedLM"
+            )
+        if stored.shape(name) != known[name]:
+            raise UserError(
+                f"{stored.where(name)}: tensor {name} has shape {list(stored.shape(name))}, and config.json asks for "
+                f"{list(known[name])}; copy both files from one model"
+            )
+
+
+def tensor_shape(name: str, model: ModelConfig) -> tuple[int, ...]:
+    """Shape of a tensor by its Hugging Face name."""
+    width, ffn = model.hidden_size, model.ffn_hidden_size
+    by_ending = {
+        "tok_embeddings.weight": (model.vocab_size, width),
+        "decoder.bias": (model.vocab_size,),
+        "norm.weight": (width,),
+        "attn.Wqkv.weight": (3 * width, width),
+        "attn.Wo.weight": (width, width),
+        "mlp.Wi.weight": (2 * ffn, width),
+        "mlp.Wo.weight": (width, ffn),
+        "dense.weight": (width, width),
+    }
+    return next(shape for ending, shape in by_ending.items() if name.endswith(ending))

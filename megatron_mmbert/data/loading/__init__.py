@@ -1,0 +1,1 @@
+"""From samples to batches: packing, masking, the data loader and its prefetching."""

@@ -1,0 +1,199 @@
+"""The packs of a phase for one data-parallel rank, in an order that depends on (settings, seed) alone.
+
+Packs are numbered 0, 1, 2, ... through the blocks of the mixture. With dp_size ranks, round k hands pack
+k x dp_size + r (counted from where the run started or resumed) to rank r; a step of n packs per rank takes n rounds,
+that is the next n x dp_size packs. So the packs of a step depend on its size in packs, not on how many ranks share
+them. Tensor- and pipeline-parallel ranks use the dp_rank of their replica and see the same.
+
+Every rank plans every block (which samples, which packs: numbers only) and reads the ids of its own packs only. That
+is how each knows, without communication, how many real tokens the whole step has.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from megatron_mmbert.data.loading.batch import Assembler, Int64s, PackedBatch
+from megatron_mmbert.data.loading.masking import Masker, scored_positions
+from megatron_mmbert.data.loading.packing import pack_block
+from megatron_mmbert.data.loading.prefetch import ProcessMap, ThreadAhead
+from megatron_mmbert.data.sampling.epoch_order.feistel import key64, string_key
+from megatron_mmbert.data.sampling.mixture import Block, Mixture
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource, as_ramp
+from megatron_mmbert.utils.errors import UserError
+
+_PACK_ORDER, _MASKS = 1, 2
+_PREFETCHED_PACKS = 8
+
+
+@dataclass(frozen=True)
+class LoaderState:
+    """A place in the order of packs: ``pack`` of ``block`` comes next; ``packs`` and real ``tokens`` (all ranks
+    together) came before."""
+
+    block: int = 0
+    pack: int = 0
+    packs: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A block and its packs: positions in the block, and the real tokens of each pack."""
+
+    block: Block
+    packs: list[Int64s]
+    real_tokens: list[int]
+
+
+@dataclass(frozen=True)
+class GroupUse:
+    """What a run has taken from one group in this phase, in whole blocks."""
+
+    source: str
+    language: str
+    samples: int
+    epochs: float
+
+
+class PackLoader:
+    """Packs of a phase, resumable anywhere.
+
+    Attributes:
+        mixture: the phase's mixture.
+        names: (source, language) of each group number in ``PackedBatch.group_S``.
+        state: the place reached, counting what ``next_packs`` has handed out.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        phase: DataPhase,
+        ids: TokenizerIds,
+        dp_rank: int = 0,
+        dp_size: int = 1,
+        state: Mapping[str, Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Args:
+            state: a ``state_dict`` to go on from.
+            num_workers: 0 does all work in ``next_packs``; n > 0 plans blocks ahead in n processes and assembles packs
+                ahead in a thread.
+            pin_memory: lay batches into page-locked memory (needs CUDA), from which copies to the device overlap with
+                its work.
+
+        Raises:
+            UserError: as ``Mixture``; a store of another vocabulary; a state of other settings.
+        """
+        if not 0 <= dp_rank < dp_size:
+            raise ValueError(f"dp_rank {dp_rank} of {dp_size}")
+        if source.vocab_size > ids.vocab_size:
+            raise UserError(
+                f"the store was made with {source.vocab_size} ids, the tokenizer has {ids.vocab_size}; "
+                "preprocess the data with this tokenizer"
+            )
+        self.mixture = Mixture(source, phase)
+        self.names = self.mixture.names
+        self.state = LoaderState()
+        self._phase = phase
+        self._mask_ratio = as_ramp(phase.mask_ratio)
+        masker = Masker(ids, phase.mask_policy, key64(phase.seed, string_key(phase.name), _MASKS), phase.mask_unit)
+        self._assembler = Assembler(source, self.names, ids, phase, masker)
+        self._dp_rank, self._dp_size, self._num_workers = dp_rank, dp_size, num_workers
+        self._pin_memory = pin_memory
+        self._rounds: Iterator[tuple[PackedBatch, LoaderState]] | None = None
+        self._to_close: list[ThreadAhead[Any] | ProcessMap[Any]] = []
+        if state is not None:
+            self.load_state_dict(state)
+
+    def next_packs(self, count: int) -> list[PackedBatch]:
+        """This rank's ``count`` packs of the next ``count`` x dp_size. They never end: the trainer stops at the phase's
+        tokens (``state.tokens``). Behind them, groups at ``max_epochs`` give nothing more, the others go on."""
+        if self._rounds is None:
+            self._rounds = self._start()
+        batches = []
+        for batch, after in itertools.islice(self._rounds, count):
+            batches.append(batch)
+            self.state = after
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """A few integers and a fingerprint of the settings, for JSON. The same on all ranks after equal calls."""
+        return {**asdict(self.state), "fingerprint": self.mixture.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``: nothing is repeated, nothing dropped, masks included; dp_size may have changed.
+
+        Raises:
+            UserError: the settings or the data fix another order of packs than those the state was saved with.
+        """
+        if state["fingerprint"] != self.mixture.fingerprint():
+            raise UserError(
+                f"phase {self._phase.name!r}: the data, its shares, lengths or seed are not those of the checkpoint, "
+                "so its place in the data has no meaning; restore them, or start the phase anew"
+            )
+        self.close()
+        self.state = LoaderState(*(int(state[name]) for name in ("block", "pack", "packs", "tokens")))
+
+    def consumed(self) -> list[GroupUse]:
+        """What whole blocks have taken from every group (the block in progress is not counted)."""
+        samples = self.mixture.samples_before(self.state.block)
+        rows = zip(self.names, samples.tolist(), self.mixture.course.epochs(samples).tolist(), strict=True)
+        return [GroupUse(*name, count, epochs) for name, count, epochs in rows]
+
+    def epochs(self) -> dict[tuple[str, str], float]:
+        """Passes over each group's text in this phase, in whole blocks."""
+        return {(use.source, use.language): use.epochs for use in self.consumed()}
+
+    def close(self) -> None:
+        """Stop working ahead; ``next_packs`` starts it again, at ``state``."""
+        while self._to_close:
+            self._to_close.pop().close()
+        self._rounds = None
+
+    def plan(self, number: int) -> BlockPlan:
+        """Samples and packs of block ``number``; none where blocks are so small that no group's turn falls into it."""
+        block = self.mixture.block(number)
+        lengths = block.lengths
+        packs = pack_block(lengths, self._phase.pack_tokens, key64(self._phase.seed, number, _PACK_ORDER))
+        return BlockPlan(block, packs, [int(lengths[pack].sum()) for pack in packs])
+
+    def _start(self) -> Iterator[tuple[PackedBatch, LoaderState]]:
+        if not self._num_workers:
+            return self._walk(self.state, map(self.plan, itertools.count(self.state.block)))
+        # Processes first: forking after the thread runs would copy whatever locks it holds.
+        plans = ProcessMap(self.plan, self.state.block, self._num_workers)
+        ahead = ThreadAhead(self._walk(self.state, plans), _PREFETCHED_PACKS)
+        self._to_close = [plans, ahead]
+        return ahead
+
+    def _walk(self, state: LoaderState, plans: Iterator[BlockPlan]) -> Iterator[tuple[PackedBatch, LoaderState]]:
+        """(this rank's batch, state behind the round) of every round from ``state``; ``plans`` begins at its block."""
+        first = state.packs
+        batch: PackedBatch | None = None
+        for plan in plans:
+            if not plan.packs:
+                state = replace(state, block=state.block + 1)
+            for place in range(state.pack, len(plan.packs)):
+                turn = (state.packs - first) % self._dp_size
+                if turn == self._dp_rank:
+                    batch = self._assemble(plan, place, state)
+                ends_block = place + 1 == len(plan.packs)
+                state = LoaderState(
+                    block=state.block + ends_block,
+                    pack=0 if ends_block else place + 1,
+                    packs=state.packs + 1,
+                    tokens=state.tokens + plan.real_tokens[place],
+                )
+                if turn + 1 == self._dp_size and batch is not None:
+                    yield batch, state
+
+    def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
+        ratio = self._mask_ratio.at(state.tokens / self._phase.tokens)
+        scored = scored_positions(ratio, self._phase.pack_tokens)
+        batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
+        return batch.pin_memory() if self._pin_memory else batch

@@ -1,0 +1,1 @@
+"""Raw text to a token store: tokenization in worker processes, resumable partitions, and their merge."""

@@ -1,0 +1,122 @@
+"""One preprocessing command: its arguments, its input files in the store's order, and what a store depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.data.preprocess.partition_writer import Input
+from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, Tokenizer
+from megatron_mmbert.data.store.writer import SHARD_BYTES
+from megatron_mmbert.data.text.documents import empty_file, find_inputs, language_of
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields
+from megatron_mmbert.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class PreprocessJob:
+    """One preprocessing command.
+
+    Attributes:
+        language: the language of all documents; None: of each file's name, or of each line's ``fields.language``.
+        skip_bad: leave bad lines out and list them, instead of stopping at the first.
+        shard_bytes: a shard's ``.bin`` is cut at this size.
+        workers: processes that encode; changes nothing in the store.
+        max_line_bytes: a longer line or text is a bad line, and never in memory as a whole.
+        dedup: of the documents of a language with the same text, keep the first.
+        max_length: cut documents at sentence ends into samples of at most so many tokens, ``<bos>`` and ``<eos>``
+            included; None: leave them whole.
+        shard: (I, N): make only part I, from 1, of N, to be merged.
+    """
+
+    inputs: tuple[Path, ...]
+    tokenizer: Path
+    output: Path
+    source: str = "corpus"
+    language: str | None = None
+    fields: Fields = field(default_factory=Fields)
+    skip_bad: bool = False
+    overwrite: bool = False
+    workers: int = 1
+    shard_bytes: int = SHARD_BYTES
+    max_line_bytes: int = MAX_LINE_BYTES
+    dedup: bool = False
+    max_length: int | None = None
+    shard: tuple[int, int] | None = None
+
+
+def input_files(job: PreprocessJob) -> list[InputFile]:
+    """All input files in the store's order, empty ones refused before any work."""
+    output = job.output.resolve()
+    files = []
+    for path in find_inputs(job.inputs):
+        if output in path.resolve().parents:  # the list of skipped lines of a store made in its own input folder
+            continue
+        if path.stat().st_size == 0 and not job.skip_bad:
+            raise UserError(str(empty_file(path)))
+        by_line = job.fields.language is not None and job.language is None
+        language = None if by_line else job.language or language_of(path)
+        files.append(InputFile(path, language, job.fields, job.max_line_bytes))
+    if not files:
+        raise UserError(f"{job.inputs[0]}: nothing but the output in it; check --input and --output")
+    return sorted(files, key=lambda file: file.language or "")  # stable: keeps the order of files in a language
+
+
+def share(files: Sequence[InputFile], shard: tuple[int, int]) -> list[InputFile]:
+    """The files of part I of N: neighbours in the store's order, of about equal bytes, at least one file each.
+
+    Raises:
+        UserError: fewer files than parts.
+    """
+    number, parts = shard
+    if parts > len(files):
+        raise UserError(f"--shard {number}/{parts}: there are only {len(files)} input files; use at most as many parts")
+    ends = list(accumulate(file.path.stat().st_size for file in files))
+    cuts = [0]
+    for part in range(1, parts):
+        wanted = ends[-1] * part / parts
+        cut = sum(end - file.path.stat().st_size / 2 < wanted for end, file in zip(ends, files, strict=True))
+        cuts.append(min(max(cut, cuts[-1] + 1), len(files) - (parts - part)))
+    cuts.append(len(files))
+    return list(files[cuts[number - 1] : cuts[number]])
+
+
+def identity(files: Sequence[InputFile]) -> list[Input]:
+    """What says whether an input file is still the same."""
+    rows = []
+    for file in files:
+        status = file.path.stat()
+        rows.append([str(file.path.resolve()), file.language, status.st_size, status.st_mtime_ns])
+    return rows
+
+
+def digest(inputs: Sequence[Input]) -> str:
+    """A name for a list of inputs, by which parts find out that they are of the same one."""
+    return hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()
+
+
+def made_from(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:
+    """All that the store depends on beside its inputs, to find out whether an existing one is this one."""
+    # Stores made before these options existed have no such keys, and the default.
+    added: dict[str, Any] = {"dedup": True} if job.dedup else {}
+    if job.max_length is not None:
+        added["max_length"] = job.max_length
+    lines = {} if job.max_line_bytes == MAX_LINE_BYTES else {"max_line_bytes": job.max_line_bytes}
+    return (
+        added
+        | lines
+        | {
+            "source": job.source,
+            "language": job.language,
+            "text_field": job.fields.text,
+            "language_field": job.fields.language,
+            "skip_bad": job.skip_bad,
+            "shard_bytes": job.shard_bytes,
+            "tokenizer_fingerprint": tokenizer.fingerprint(),
+        }
+    )

@@ -1,0 +1,183 @@
+"""Encoded documents on disk in the order they came: the state of a preprocessing that can be killed at any time.
+
+A part is three growing files and a journal. Documents are appended to ``ids.bin`` and ``rows.bin``, runs of them that
+are of one language to ``runs.bin``; when an input file is finished, a line of the journal says how far all three
+reach. Whoever finds a part that was not finished cuts the files back to the last line that still holds and goes on with
+the next input file. Finished, it has ``part.json`` and is read one language after another, so that a store can be cut
+from one part or from many (``assemble.py``). The number of files does not depend on the number of languages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+
+from megatron_mmbert.data.store.encoded_documents import Documents
+from megatron_mmbert.data.text.records import SkippedLines
+from megatron_mmbert.utils.files import write_json
+
+PART_NAME = "part.json"
+SKIPPED_NAME = "skipped.jsonl"
+FORMAT = "megatron_mmbert part of a token store"
+VERSION = 1
+RUN = np.dtype([("language", "<i4"), ("documents", "<i8"), ("tokens", "<i8")])
+IDS_NAME, ROWS_NAME, RUNS_NAME, JOURNAL_NAME = FILES = ("ids.bin", "rows.bin", "runs.bin", "journal.jsonl")
+_BUFFER_BYTES = 32 << 20
+
+Input = list[Any]
+"""What identifies an input file: path, language, size, time of its last change."""
+
+
+class PartWriter:
+    """Makes the part of ``inputs``, or goes on with it where it stopped.
+
+    Attributes:
+        done: how many of the inputs are finished.
+        skipped: bad lines left out so far.
+    """
+
+    def __init__(self, folder: Path, made_from: dict[str, Any], inputs: Sequence[Input]) -> None:
+        """``made_from``: all that the part depends on beside its inputs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._inputs = list(inputs)
+        self._header = {"format": FORMAT, "version": VERSION, "made_from": made_from}
+        self._languages: dict[str, int] = {}
+        self._named = 0  # languages that are in the journal
+        self._buffer: dict[str, list[Documents]] = {}
+        self._buffered = 0
+        self.done = 0
+        journal_bytes, sizes, skipped = self._restore()
+        self._files = {name: _open_cut(folder / name, size) for name, size in sizes.items()}
+        self._journal = _open_cut(folder / JOURNAL_NAME, journal_bytes)
+        self._record = (folder / SKIPPED_NAME).open("a", encoding="utf-8")
+        self.skipped = SkippedLines(self._record, skipped)
+        (folder / PART_NAME).unlink(missing_ok=True)
+        if not journal_bytes:
+            self._write_line(self._header)
+
+    def add(self, documents: Documents) -> None:
+        """Append documents of the input file in work."""
+        self._buffer.setdefault(documents.language, []).append(documents)
+        self._buffered += documents.ids.nbytes + documents.rows.nbytes
+        if self._buffered >= _BUFFER_BYTES:
+            self._flush()
+
+    def finish_file(self) -> None:
+        """The input file in work is finished: a kill from here on does not undo it."""
+        self._flush()
+        self._record.flush()
+        names = list(self._languages)
+        self._write_line(
+            {
+                "input": self._inputs[self.done],
+                "sizes": {name: file.tell() for name, file in self._files.items()},
+                "skipped": [self.skipped.count, os.fstat(self._record.fileno()).st_size],
+                "languages": names[self._named :],
+            }
+        )
+        self._named = len(names)
+        self.done += 1
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """All inputs are finished; ``about`` goes into ``part.json``."""
+        assert self.done == len(self._inputs)
+        sizes = {}
+        for name, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            sizes[name] = file.tell()
+        self.close()
+        value = {
+            **self._header,
+            "inputs": self._inputs,
+            "languages": list(self._languages),
+            "skipped_lines": self.skipped.count,
+            "sizes": sizes,
+        }
+        write_json(self._folder / PART_NAME, value | about)
+
+    def close(self) -> None:
+        """Close the files."""
+        files: list[IO[Any]] = [*self._files.values(), self._journal, self._record]
+        for file in files:
+            file.close()
+
+    def _flush(self) -> None:
+        """Write the buffered documents, those of a language together."""
+        runs = []
+        for language, buffered in self._buffer.items():
+            for documents in buffered:
+                self._files[IDS_NAME].write(documents.ids.data)
+                self._files[ROWS_NAME].write(documents.rows.tobytes())
+            number = self._languages.setdefault(language, len(self._languages))
+            count = sum(documents.rows.size for documents in buffered)
+            runs.append((number, count, sum(documents.ids.size for documents in buffered)))
+        self._files[RUNS_NAME].write(np.array(runs, RUN).tobytes())
+        for file in self._files.values():
+            file.flush()
+        self._buffer, self._buffered = {}, 0
+
+    def _write_line(self, value: dict[str, Any]) -> None:
+        self._journal.write(json.dumps(value).encode() + b"\n")
+        self._journal.flush()
+
+    def _restore(self) -> tuple[int, dict[str, int], int]:
+        """Read the journal as far as it holds: (its bytes, sizes of the files, skipped lines). Sets what is done."""
+        begin: tuple[int, dict[str, int], int] = (0, dict.fromkeys(FILES[:3], 0), 0)
+        skipped = self._folder / SKIPPED_NAME
+        skipped.touch()
+        if not (self._folder / JOURNAL_NAME).exists():
+            return begin
+        skipped_bytes = 0
+        with (self._folder / JOURNAL_NAME).open("rb") as journal:
+            for line in journal:
+                value = _parse(line)
+                if journal.tell() == len(line):
+                    if value != self._header:
+                        break
+                    begin = (len(line), *begin[1:])
+                    continue
+                if value is None or not self._still_holds(value):
+                    break
+                for language in value["languages"]:
+                    self._languages[language] = len(self._languages)
+                self.done += 1
+                skipped_bytes = value["skipped"][1]
+                begin = (begin[0] + len(line), value["sizes"], value["skipped"][0])
+        self._named = len(self._languages)
+        os.truncate(skipped, skipped_bytes)
+        return begin
+
+    def _still_holds(self, line: dict[str, Any]) -> bool:
+        """Whether a line of the journal is of the input that is to come, and its documents are there."""
+        if self.done >= len(self._inputs) or line["input"] != self._inputs[self.done]:
+            return False
+        wanted = line["sizes"] | {SKIPPED_NAME: line["skipped"][1]}
+        return all(_size(self._folder / name) >= size for name, size in wanted.items())
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A line of the journal; None if it was not written to its end."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and line.endswith(b"\n") else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _open_cut(path: Path, size: int) -> BinaryIO:
+    """``path`` cut to ``size`` bytes and open for appending."""
+    file = path.open("r+b" if path.exists() else "x+b")
+    file.truncate(size)
+    file.seek(size)
+    return file

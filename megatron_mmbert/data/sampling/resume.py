@@ -1,0 +1,63 @@
+"""Where a phase goes on in the data, computed from the phases before it.
+
+What a phase has read of each group follows from its settings and the block it came to, so a chain of phases is a few
+integers each, however many groups there are. Every phase is replayed in numbers only: no text is read, no sample drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from megatron_mmbert.data.sampling.epoch_order.position import Course
+from megatron_mmbert.data.sampling.epoch_order.stripes import divide
+from megatron_mmbert.data.sampling.settings import DataPhase, Place, TokenSource
+from megatron_mmbert.utils.errors import UserError
+
+Places = dict[tuple[str, str], Place]
+
+
+@dataclass(frozen=True)
+class TrainedPhase:
+    """A phase as it was trained: ``blocks`` of its order were begun; ``fingerprint`` is that of its order, None where
+    it is taken to be what the settings say."""
+
+    phase: DataPhase
+    blocks: int
+    fingerprint: str | None = None
+
+
+def blocks_begun(state: Mapping[str, Any]) -> int:
+    """Blocks that a loader in ``state`` (``PackLoader.state_dict``) has taken packs from."""
+    return int(state["block"]) + (int(state["pack"]) > 0)
+
+
+def nominal_blocks(phase: DataPhase) -> int:
+    """Blocks that hold the phase's tokens, if each has as many as is expected of it."""
+    return -(-phase.tokens // phase.tokens_per_block)
+
+
+def places_after(source: TokenSource, trained: Iterable[TrainedPhase], warn: Callable[[str], None] = print) -> Places:
+    """Where each group stands behind the phases ``trained``, in their order.
+
+    The block that a phase ended in counts as read, so nothing of it is given again before the group's epoch is over;
+    what was left of it is passed over in that epoch. If the data or the settings are no longer those a phase was
+    trained with, where it came to is not known: the groups then begin anew, and ``warn`` is told.
+    """
+    places: Places = {}
+    for each in trained:
+        phase = replace(each.phase, places=places)
+        try:
+            course = Course(divide(source, phase)[0], phase)
+        except UserError as error:
+            return _unknown(phase, str(error), warn)
+        if each.fingerprint is not None and course.fingerprint() != each.fingerprint:
+            return _unknown(phase, "its data or settings are not those it was trained with", warn)
+        places |= course.places_at(each.blocks)
+    return places
+
+
+def _unknown(phase: DataPhase, reason: str, warn: Callable[[str], None]) -> Places:
+    warn(f"what phase {phase.name!r} read is not known ({reason}): all languages begin a new epoch, so text may repeat")
+    return {}

@@ -1,0 +1,179 @@
+"""What the data room is told about a phase, and what it asks of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_mmbert.data.loading.masking_units import WordMarks
+from megatron_mmbert.utils.errors import UserError
+
+MaskPolicy = Literal["ours", "paper"]
+MaskUnit = Literal["token", "word", "span"]
+_MOST_PACKS_PER_BLOCK = 256
+_LEAST_PACKS_PER_BLOCK = 64
+_BLOCKS_PER_SMALL_PHASE = 16
+
+
+class GroupInfo(Protocol):
+    """One (source, language) of a store."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+
+
+class TokenSource(Protocol):
+    """The part of ``store.Store`` the mixture and the loader use; ids come without ``<bos>`` and ``<eos>``."""
+
+    @property
+    def groups(self) -> Sequence[GroupInfo]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]: ...
+    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class TokenizerIds:
+    """Special ids. ``specials``: every id that is no text (pad, bos, eos, mask, unk, reserved ones). ``words``: where
+    words begin, for whole-word masking."""
+
+    pad: int
+    bos: int
+    eos: int
+    mask: int
+    specials: frozenset[int]
+    vocab_size: int
+    words: WordMarks | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A value that moves linearly from ``start`` to ``end`` over the phase's tokens."""
+
+    start: float
+    end: float
+
+    def at(self, fraction: float) -> float:
+        """The value at ``fraction`` of the phase (clamped to [0, 1])."""
+        x = min(max(fraction, 0.0), 1.0)
+        return self.start * (1.0 - x) + self.end * x
+
+
+def as_ramp(value: float | Mapping[str, float] | Ramp) -> Ramp:
+    """A ramp from a number (constant) or a recipe's ``{from: a, to: b}``.
+
+    Raises:
+        UserError: a mapping with other keys.
+    """
+    if isinstance(value, Ramp):
+        return value
+    if isinstance(value, Mapping):
+        if set(value) != {"from", "to"}:
+            raise UserError(f"a schedule over a phase has the keys 'from' and 'to', not {sorted(value)}")
+        return Ramp(float(value["from"]), float(value["to"]))
+    return Ramp(float(value), float(value))
+
+
+class Place(NamedTuple):
+    """How far earlier phases have come in one group: in epoch ``epoch`` the classes before ``number`` are read, and
+    of that class the first ``piece`` pieces, in the cut of ``max_length`` and in the order that ``seed`` keys."""
+
+    epoch: int
+    number: int
+    piece: int
+    max_length: int
+    seed: int
+
+    def same_order(self, phase: DataPhase) -> bool:
+        """Whether ``phase`` has the same pieces in the same order, so that it just goes on with the class."""
+        return (self.max_length, self.seed) == (phase.max_length, phase.seed)
+
+
+@dataclass(frozen=True)
+class DataPhase:
+    """The data settings of one phase.
+
+    Attributes:
+        name: enters the masks' key, so that phases over the same samples mask differently.
+        tokens: real (non-pad) tokens of the phase; schedules run over it.
+        max_length: longest sample, with ``<bos>`` and ``<eos>``.
+        pack_tokens: T, the fixed size of a pack.
+        languages: those taken from every source; None takes all.
+        temperature: tau of the tempered sources, a number, ``{"from", "to"}`` or a Ramp.
+        boost: factors on the weight of single languages, after the temperature.
+        tempered: sources tau applies to, the others keep their own proportions; None: all sources.
+        sources: weight of each source used (normalised to one); None: all sources, by their token counts.
+        mask_ratio: scored positions per pack position, a number or a schedule.
+        mask_policy, mask_unit: see ``masking.Masker``.
+        max_epochs: no group is read more often in this phase; None: no limit.
+        block_tokens: tokens of a block (see ``mixture``); None: ``default_block_tokens``.
+        places: (source, language) -> where earlier phases have stopped in it; this phase goes on there. Groups that
+            are not named begin their first epoch.
+        class_tokens: tokens a class of documents holds at least (see ``classes``); one value for all phases of a run.
+    """
+
+    name: str
+    tokens: int
+    max_length: int
+    pack_tokens: int
+    languages: tuple[str, ...] | None = None
+    temperature: float | Mapping[str, float] | Ramp = 1.0
+    boost: Mapping[str, float] = field(default_factory=dict)
+    tempered: frozenset[str] | None = None
+    sources: Mapping[str, float] | None = None
+    mask_ratio: float | Mapping[str, float] | Ramp = 0.3
+    mask_policy: MaskPolicy = "ours"
+    mask_unit: MaskUnit = "token"
+    max_epochs: float | None = None
+    block_tokens: int | None = None
+    places: Mapping[tuple[str, str], Place] = field(default_factory=dict)
+    class_tokens: int = 1 << 22
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        where = f"phase {self.name!r}"
+        if self.tokens < 1:
+            raise UserError(f"{where}: tokens must be positive, not {self.tokens}")
+        if not 3 <= self.max_length <= self.pack_tokens:
+            raise UserError(
+                f"{where}: max_length {self.max_length} must lie between 3 and the pack's {self.pack_tokens} tokens"
+            )
+        for ratio in (as_ramp(self.mask_ratio).start, as_ramp(self.mask_ratio).end):
+            if not 0.0 < ratio <= 1.0:
+                raise UserError(f"{where}: mask_ratio must be above 0 and at most 1, not {ratio}")
+        for tau in (as_ramp(self.temperature).start, as_ramp(self.temperature).end):
+            if not 0.0 <= tau <= 1.0:
+                raise UserError(f"{where}: temperature must lie in [0, 1], not {tau}")
+        for language, factor in self.boost.items():
+            if not factor > 0:
+                raise UserError(f"{where}: boost of {language!r} must be positive, not {factor}")
+        if self.max_epochs is not None and self.max_epochs <= 0:
+            raise UserError(f"{where}: max_epochs must be positive, not {self.max_epochs}")
+        if self.block_tokens is not None and self.block_tokens < self.pack_tokens:
+            raise UserError(f"{where}: block_tokens {self.block_tokens} is less than one pack of {self.pack_tokens}")
+        if self.mask_policy not in ("ours", "paper"):
+            raise UserError(f"{where}: mask_policy is 'ours' or 'paper', not {self.mask_policy!r}")
+        if self.mask_unit not in ("token", "word", "span"):
+            raise UserError(f"{where}: mask_unit is 'token', 'word' or 'span', not {self.mask_unit!r}")
+
+    @property
+    def tokens_per_block(self) -> int:
+        """``block_tokens`` or its default."""
+        return self.block_tokens or default_block_tokens(self.tokens, self.pack_tokens)
+
+
+def default_block_tokens(phase_tokens: int, pack_tokens: int) -> int:
+    """Tokens of a block: 256 packs, in small phases a sixteenth of the phase but never under 64 packs.
+
+    A block ends with half an unfilled pack on average, so 64 packs are what keeps packs 99 % full; 256 cost about
+    50 ms to plan and follow a temperature schedule closely enough.
+    """
+    packs = phase_tokens // _BLOCKS_PER_SMALL_PHASE // pack_tokens
+    return pack_tokens * min(max(packs, _LEAST_PACKS_PER_BLOCK), _MOST_PACKS_PER_BLOCK)

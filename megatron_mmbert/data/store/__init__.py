@@ -1,0 +1,1 @@
+"""The token store: Megatron ``.bin``/``.idx`` shards and a manifest; reading, writing, verifying, concatenating."""

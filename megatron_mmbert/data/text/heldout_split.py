@@ -1,0 +1,109 @@
+"""Setting held-out text aside, for languages of any size.
+
+A file with enough documents gives whole ones, chosen by a hash of their ids, so that adding documents moves no other.
+A smaller file (hundreds of languages have a single document) gives the last lines of its longest document: better a
+held-out part from a document whose beginning is trained on than none at all, but mind that when comparing languages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from megatron_mmbert.data.text.documents import find_inputs, language_of, read_documents
+from megatron_mmbert.data.text.records import Document
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import atomic_folder
+
+_ENOUGH_DOCUMENTS = 10
+_LEAST_LINES = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents (id, text) for training and held out."""
+
+    train: list[tuple[str, str]]
+    heldout: list[tuple[str, str]]
+
+
+def split_documents(documents: Sequence[Document], share: float, most_bytes: int) -> Split:
+    """Hold out about ``share`` of the documents' bytes, at most ``most_bytes``."""
+    wanted = min(share * sum(_bytes(document.text) for document in documents), most_bytes)
+    if len(documents) < _ENOUGH_DOCUMENTS:
+        return _split_longest(documents, wanted)
+    chosen: set[int] = set()
+    taken = 0
+    for number in sorted(range(len(documents)), key=lambda n: _place(documents[n].id)):
+        if taken >= wanted:
+            break
+        chosen.add(number)
+        taken += _bytes(documents[number].text)
+    parts: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+    for number, document in enumerate(documents):
+        parts[number in chosen].append((document.id, document.text))
+    return Split(*parts)
+
+
+def _split_longest(documents: Sequence[Document], wanted: float) -> Split:
+    longest = max(range(len(documents)), key=lambda n: _bytes(documents[n].text), default=None)
+    train = [(document.id, document.text) for document in documents]
+    if longest is None:
+        return Split(train, [])
+    lines = documents[longest].text.split("\n")
+    if len(lines) < _LEAST_LINES:
+        return Split(train, [])
+    cut, taken = len(lines), 0
+    while cut > len(lines) // 2 and taken < wanted:
+        cut -= 1
+        taken += _bytes(lines[cut])
+    name = documents[longest].id
+    train[longest] = (name, "\n".join(lines[:cut]).rstrip())
+    return Split(train, [(f"{name}#end", "\n".join(lines[cut:]).strip())])
+
+
+def split_files(inputs: Iterable[Path], output: Path, share: float, most_bytes: int, overwrite: bool = False) -> str:
+    """Write ``output``/train and ``output``/heldout with one file per language; returns a sentence on the result.
+
+    Raises:
+        UserError: bad input lines, two files of one language, or an ``output`` that exists.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"--share {share}: give a number between 0 and 1, such as 0.05")
+    files = find_inputs(inputs)
+    by_language: dict[str, Path] = {}
+    for file in files:
+        other = by_language.setdefault(language_of(file), file)
+        if other != file:
+            raise UserError(f"{other} and {file} are of one language; split them one after the other")
+    counts = {"train": 0, "heldout": 0}
+    without = 0
+    with atomic_folder(output, overwrite) as aside:
+        for language, file in tqdm(by_language.items(), desc="splitting", unit="file", disable=None):
+            split = split_documents(list(read_documents(file, skip_bad=None)), share, most_bytes)
+            without += not split.heldout
+            for part in counts:
+                counts[part] += _write(aside / part / f"{language}.jsonl", getattr(split, part))
+    note = f"; {without} languages are too small to give held-out text" if without else ""
+    return f"wrote {output}: {counts['train']:,} bytes to train on, {counts['heldout']:,} held out{note}"
+
+
+def _write(path: Path, documents: Sequence[tuple[str, str]]) -> int:
+    path.parent.mkdir(exist_ok=True)
+    if documents:
+        lines = (json.dumps({"id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in documents)
+        path.write_text("".join(lines), encoding="utf-8")
+    return sum(_bytes(text) for _, text in documents)
+
+
+def _place(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8"))

@@ -1,0 +1,116 @@
+"""What a corpus file is made of: records, the documents in them, and the lines that hold none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TextIO
+
+from megatron_mmbert.utils.errors import UserError, nearest
+
+SKIP_REMEDY = "mend the line, or pass --skip-bad to leave such lines out"
+MAX_LINE_BYTES = 64 << 20
+"""Longest line read by default. Parsing and tokenizing a line takes many times its size in memory."""
+
+
+class Document(NamedTuple):
+    """One text document. ``id`` is the line's own ``id`` or ``FILE:LINE``; ``line`` counts from 1."""
+
+    id: str
+    text: str
+    line: int
+    language: str | None = None
+
+
+class BadLine(NamedTuple):
+    """A line that holds no document. ``line`` counts from 1; 0 means the whole file."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
+
+
+Record = bytes | dict[str, Any] | BadLine
+"""A raw line; a row of a table, its text still UTF-8; or what is wrong with a line or row too long to be handed on."""
+
+
+class Fields(NamedTuple):
+    """Where a record keeps its text, and its language if the file's name does not give it."""
+
+    text: str = "text"
+    language: str | None = None
+
+
+@dataclass
+class SkippedLines:
+    """Bad lines left out: their number, the first few, and all of them in ``record`` (one JSON object per line)."""
+
+    record: TextIO | None = None
+    count: int = 0
+    first: list[BadLine] = field(default_factory=list)
+    keep: int = 5
+
+    def add(self, bad: BadLine) -> None:
+        self.count += 1
+        if len(self.first) < self.keep:
+            self.first.append(bad)
+        if self.record is not None:
+            self.record.write(json.dumps(bad._asdict(), ensure_ascii=False) + "\n")
+
+
+def report_bad(bad: BadLine, skip_bad: SkippedLines | None) -> None:
+    """Add ``bad`` to ``skip_bad``, or stop.
+
+    Raises:
+        UserError: ``skip_bad`` is None.
+    """
+    if skip_bad is None:
+        raise UserError(str(bad))
+    skip_bad.add(bad)
+
+
+def too_long(file: object, line: int, most: int) -> BadLine:
+    """The report on a line that is not read because of its length."""
+    return BadLine(str(file), line, f"longer than {most} bytes; raise --max-line-bytes, or {SKIP_REMEDY}")
+
+
+def not_utf8(file: object, line: int, raw: bytes, at: int) -> BadLine:
+    """The report on bytes that are no text."""
+    return BadLine(str(file), line, f"byte {raw[at]:#04x} at column {at + 1} is not UTF-8; {SKIP_REMEDY}")
+
+
+def is_language(name: object) -> bool:
+    """Whether ``name`` can name a language: a non-empty string of printable characters without spaces."""
+    return isinstance(name, str) and name != "" and name.isprintable() and not any(map(str.isspace, name))
+
+
+def document_of(record: Any, fields: Fields, file_name: str, number: int) -> Document | str:
+    """The document that a parsed line or row holds, or what is wrong with it."""
+    if not isinstance(record, dict):
+        return f"not a JSON object but {short(record)}"
+    if fields.text not in record:
+        has = ", ".join(map(repr, record)) or "no field"
+        return f"no field {fields.text!r}{nearest(fields.text, record)}, the line has {short(has, quote=False)}"
+    text = record[fields.text]
+    if not isinstance(text, str):
+        return f"field {fields.text!r} is {short(text)}, not a string"
+    if not text.strip():
+        return f"field {fields.text!r} is {short(text)}, without text"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"field {fields.text!r} holds {text[error.start]!a}, half of a surrogate pair, which is no character"
+    language = record.get(fields.language) if fields.language else None
+    if fields.language and not is_language(language):
+        return f"language field {fields.language!r} is {short(language)}, which names no language"
+    name = record.get("id")
+    return Document(str(name) if isinstance(name, str | int) else f"{file_name}:{number}", text, number, language)
+
+
+def short(value: object, quote: bool = True, most: int = 60) -> str:
+    """``value`` for a message, cut to ``most`` characters."""
+    text = repr(value) if quote else str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,69 @@
+"""A model folder made ready to encode: network, tokenizer, longest text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_mmbert.attention import AUTO
+from megatron_mmbert.convert.hf_config import read_config
+from megatron_mmbert.convert.import_hf import read_tensors
+from megatron_mmbert.inference.network import Network
+from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
+from megatron_mmbert.utils.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What :func:`megatron_mmbert.inference.encode` needs; ``max_length`` counts ``<bos>`` and ``<eos>``."""
+
+    network: Network
+    tokenizer: Tokenizer
+    max_length: int
+
+    @property
+    def width(self) -> int:
+        """D, the length of an embedding."""
+        return self.network.model.hidden_size
+
+    def ids_of(self, text: str) -> list[int]:
+        """``<bos> text <eos>``, the text cut to ``max_length``."""
+        ids = self.tokenizer.encode(text)[: self.max_length - 2]
+        return [self.tokenizer.bos_id, *ids, self.tokenizer.eos_id]
+
+
+def load_model(
+    folder: Path, device: str = "auto", dtype: str = "fp32", max_length: int | None = None, engine: str = AUTO
+) -> Model:
+    """Read a folder of tools/convert_to_hf.py (any ModernBERT with weight-only norms and its tokenizer).
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``auto``.
+        dtype: ``fp32`` or ``bf16``.
+        max_length: tokens a text is cut to; the model's own limit by default.
+
+    Raises:
+        UserError: no such model or device, or a length beyond the model's.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no CUDA device here; use --device cpu")
+    config = read_config(folder)
+    longest = config.model.max_length if max_length is None else max_length
+    if not 3 <= longest <= config.model.max_length:
+        raise UserError(f"--max-length {longest}: must be between 3 and the model's {config.model.max_length}")
+    thetas = (config.rope_theta, config.rope_theta_local)
+    tensors = read_tensors(folder, config.model)
+    network = Network(config.model, thetas, tensors, torch.device(device), DTYPES[dtype], engine)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.model.vocab_size}; "
+            "copy both from one export"
+        )
+    return Model(network, tokenizer, longest)

@@ -1,0 +1,138 @@
+"""A merge from sources to a finished folder: checks, then one tensor of all models at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from megatron_mmbert.merge.norms import norm
+from megatron_mmbert.merge.options import FLAGS, READS, MergeOptions, Method, check_options
+from megatron_mmbert.merge.registry import merge_with_share
+from megatron_mmbert.merge.sources import TensorSource, open_source
+from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.files import atomic_folder, write_json
+
+REPORT = "merge_report.json"
+
+
+def check_same_tensors(sources: Sequence[TensorSource]) -> list[str]:
+    """The names that all sources share, in the first one's order.
+
+    Raises:
+        UserError: a source lacks a tensor, has one more, or has one of another shape.
+    """
+    first = sources[0]
+    names = first.names()
+    for other in sources[1:]:
+        missing, extra = set(names) - set(other.names()), set(other.names()) - set(names)
+        if missing:
+            hint = nearest(min(missing), extra)
+            raise UserError(
+                f"{other.path}: lacks tensor {min(missing)} of {first.path}{hint}; merge models of one kind"
+            )
+        if extra:
+            raise UserError(f"{other.path}: tensor {min(extra)} is not in {first.path}; merge models of one kind")
+        for name in names:
+            if other.shape(name) != first.shape(name):
+                raise UserError(
+                    f"{other.path}: {name} has shape {list(other.shape(name))}, but {list(first.shape(name))} in "
+                    f"{first.path}; merge models of one size and vocabulary"
+                )
+    return names
+
+
+def _load(source: TensorSource, name: str) -> Tensor:
+    tensor = source.load(name)
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise UserError(f"{source.path}: {name} holds infinity or NaN; merge an earlier, undamaged checkpoint")
+    return tensor
+
+
+def merge_one(
+    name: str, method: Method, base: TensorSource | None, models: Sequence[TensorSource], options: MergeOptions
+) -> tuple[Tensor, dict[str, Any]]:
+    """The merged tensor, in the precision of the base (else of the first model), and its lines of the report."""
+    start = _load(base, name) if base is not None else None
+    tensors = [_load(model, name) for model in models]
+    reference = tensors[0] if start is None else start
+    if not reference.is_floating_point():
+        for model, tensor in zip(models, tensors, strict=True):
+            if not torch.equal(tensor, reference):
+                raise UserError(
+                    f"{model.path}: {name} holds integers that differ between models; they cannot be merged"
+                )
+        return reference, {"shape": list(reference.shape), "copied": True}
+    merged, share = merge_with_share(method, start, tensors, options)
+    report: dict[str, Any] = {"shape": list(merged.shape), "merged_norm": norm(merged)}
+    if start is not None:
+        report["base_norm"] = norm(start)
+        report["delta_norms"] = [norm(tensor.float() - start.float()) for tensor in tensors]
+        report["merged_delta_norm"] = norm(merged - start.float())
+    if share is not None:
+        report["sign_conflict_share"] = share
+    return merged.to(reference.dtype), report
+
+
+def merge_folders(
+    method: str, base: Path | None, models: Sequence[Path], options: MergeOptions, output: Path, overwrite: bool = False
+) -> dict[str, Any]:
+    """Merge checkpoints into ``output``, which is written whole or not at all.
+
+    Args:
+        base: the common ancestor; gives the configuration and tokenizer files too (else the first model does).
+        overwrite: replace an existing ``output``.
+
+    Returns:
+        What was written as ``merge_report.json``.
+
+    Raises:
+        UserError: bad options, unreadable or unlike checkpoints, or an ``output`` that exists or is an input.
+    """
+    checked = check_options(method, len(models), base is not None, options)
+    inputs = [*([base] if base is not None else []), *models]
+    for path in inputs:
+        if output.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"--output {output}: is, or holds, the input {path}; choose another folder")
+    base_source = open_source(base) if base is not None else None
+    model_sources = [open_source(path) for path in models]
+    sources = [*([base_source] if base_source is not None else []), *model_sources]
+    names = check_same_tensors(sources)
+    used = asdict(options) | {"weights": options.weights_for(len(models))}
+    merged: dict[str, Tensor] = {}
+    lines: dict[str, Any] = {}
+    with atomic_folder(output, overwrite) as folder:
+        for name in tqdm(names, desc=f"merging ({checked})", unit="tensor"):
+            merged[name], lines[name] = merge_one(name, checked, base_source, model_sources, options)
+        sources[0].write_like(folder, merged)
+        report = {
+            "method": checked,
+            "options": {FLAGS[field].lstrip("-"): used[field] for field in READS[checked]},
+            "base": None if base is None else str(base),
+            "models": [str(path) for path in models],
+            "summary": summarize(lines),
+            "tensors": lines,
+        }
+        write_json(folder / REPORT, report)
+    return report
+
+
+def summarize(lines: dict[str, Any]) -> dict[str, Any]:
+    """The whole model's delta norms, and its sign conflicts as the mean over tensors weighted by their size."""
+    moved = [line for line in lines.values() if "delta_norms" in line]
+    summary: dict[str, Any] = {"tensors": len(lines)}
+    if moved:
+        columns = zip(*(line["delta_norms"] for line in moved), strict=True)
+        summary["delta_norms"] = [sum(value**2 for value in column) ** 0.5 for column in columns]
+        summary["merged_delta_norm"] = sum(line["merged_delta_norm"] ** 2 for line in moved) ** 0.5
+    shares = [line for line in moved if "sign_conflict_share" in line]
+    if shares:
+        sizes = [float(torch.Size(line["shape"]).numel()) for line in shares]
+        weighted = sum(size * line["sign_conflict_share"] for size, line in zip(sizes, shares, strict=True))
+        summary["sign_conflict_share"] = weighted / sum(sizes)
+    return summary

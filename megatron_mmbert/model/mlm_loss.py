@@ -1,0 +1,231 @@
+"""Decoder and cross-entropy over the scored rows, in chunks, so that all K x V logits never exist at once.
+
+The gradients with respect to rows, table and bias are computed in the forward pass, chunk by chunk, while the chunk's
+logits are at hand (the idea of Liger-Kernel's fused linear cross-entropy): three matrix products per chunk, none of
+them twice. All chunks use one buffer, in which logits become exponentials in place; dividing by their sum is left to
+the narrow side of the products, so that the wide side is passed over as seldom as can be. With tensor parallelism each
+rank holds a slice of the vocabulary; maxima and sums go over the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_mmbert.kernels.compiled import compiled_on_gpu
+from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
+from megatron_mmbert.model.tied_embedding_grad import TableGradient
+
+IGNORED = -100
+# Of one chunk's logits at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
+# gradient, so few chunks are fast.
+BYTES_OF_LOGITS = {"cpu": 3 * 2**26, "cuda": 2**31}
+# fp32 elements that softmax and the sum of narrow products work on at a time: a CPU's outer cache holds them, and on a
+# busy machine, where threads wait for each other at every operation, operations are still few. A GPU needs rows enough
+# for all of its multiprocessors.
+SCRATCH_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_KD: Tensor,
+        table_VD: Tensor,
+        bias_V: Tensor,
+        label_K: Tensor,
+        group: Any,
+        carried: TableGradient | None,
+    ) -> tuple[Tensor, Tensor]:
+        needs_grad = any(ctx.needs_input_grad[:3])
+        grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
+        loss_K = torch.zeros(len(label_K), dtype=_wide(x_KD), device=x_KD.device)
+        rows = rows_per_chunk(len(label_K), table_VD.shape[0] * table_VD.itemsize, table_VD.device.type)
+        buffer_CV = _buffer(x_KD, min(rows, len(label_K)), table_VD.shape[0])
+        for start in range(0, len(label_K), rows):
+            chunk = slice(start, start + rows)
+            x_CD = x_KD[chunk]
+            logits_CV = torch.mm(x_CD, table_VD.t(), out=buffer_CV[: len(x_CD)])
+            loss_K[chunk], scale_C = _softmax(logits_CV, bias_V, label_K[chunk], group)
+            if grads is not None:
+                grads.add(chunk, x_CD, table_VD, logits_CV, scale_C)
+        if grads is not None:
+            ctx.save_for_backward(*grads.reduced(group))
+        ctx.carried = carried
+        ctx.mark_non_differentiable(loss_K)
+        return loss_K.sum(), loss_K
+
+    @staticmethod
+    def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # In place: a second table of gradients would be the largest tensor here. A second backward pass is refused.
+        dx_KD, dtable_VD, dbias_V = ctx.saved_tensors
+        dx_KD.mul_(grad_sum)
+        dbias_V.mul_(grad_sum)
+        if not grad_sum.is_cpu or grad_sum != 1:  # as in training; to ask a GPU would be to wait for it
+            dtable_VD.mul_(grad_sum)
+        if ctx.carried is None:
+            return dx_KD, dtable_VD, dbias_V, None, None, None
+        ctx.carried.leave(dtable_VD)
+        return dx_KD, None, dbias_V, None, None, None
+
+
+def _buffer(like: Tensor, *shape: int) -> Tensor:
+    return scratch(Slot.LARGE, shape, like.dtype) if like.is_cpu else like.new_empty(shape)
+
+
+def _kept(like: Tensor, dtype: torch.dtype) -> Tensor:
+    return recycled("table gradient", like.shape, dtype) if like.is_cpu else torch.empty_like(like, dtype=dtype)
+
+
+class _Gradients:
+    """Accumulators of the three gradients; table and bias in fp32 whatever the weights' dtype: over many chunks,
+    sums in bf16 would lose one to two percent of them."""
+
+    def __init__(self, x_KD: Tensor, table_VD: Tensor, bias_V: Tensor) -> None:
+        self.x_KD = torch.empty_like(x_KD)
+        self.table_VD = _kept(table_VD, _wide(table_VD))
+        if not len(x_KD):  # else the first chunk overwrites
+            self.table_VD.zero_()
+        self.bias_V = torch.zeros_like(bias_V, dtype=_wide(bias_V))
+
+    def add(self, chunk: slice, x_CD: Tensor, table_VD: Tensor, dlogits_CV: Tensor, scale_C: Tensor) -> None:
+        """Add a chunk's part; the gradient of its logits is ``scale_C[:, None] * dlogits_CV``."""
+        dx_CD = torch.mm(dlogits_CV, table_VD, out=self.x_KD[chunk])
+        dx_CD.mul_(scale_C[:, None])
+        scaled_CD = (scale_C[:, None] * x_CD).to(x_CD.dtype)
+        self._add_to_table(dlogits_CV, scaled_CD, first=chunk.start == 0)
+        self.bias_V += torch.mv(dlogits_CV.t(), scale_C.to(dlogits_CV.dtype))
+
+    def _add_to_table(self, dlogits_CV: Tensor, scaled_CD: Tensor, first: bool) -> None:
+        """Narrow products are summed up piece by piece, on a CPU while a cache holds them."""
+        if not _is_narrow(scaled_CD):
+            self.table_VD.addmm_(dlogits_CV.t(), scaled_CD, beta=0 if first else 1)
+            return
+        rows = _rows_at_a_time(self.table_VD)
+        for sum_RD, dlogits_CR in zip(self.table_VD.split(rows), dlogits_CV.split(rows, dim=1), strict=True):
+            product_RD = torch.mm(dlogits_CR.t(), scaled_CD)
+            sum_RD.copy_(product_RD) if first else sum_RD.add_(product_RD)
+
+    def reduced(self, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows' gradients summed over the slices of the vocabulary."""
+        if _size(group) > 1:
+            dist.all_reduce(self.x_KD, group=group)
+        return self.x_KD, self.table_VD, self.bias_V
+
+
+def rows_per_chunk(rows: int, bytes_per_row: int, device: str) -> int:
+    """Rows of equal chunks of at most :data:`BYTES_OF_LOGITS`: a small last one would cost as much as a large one."""
+    most = max(1, BYTES_OF_LOGITS[device] // bytes_per_row)
+    return math.ceil(rows / math.ceil(rows / most)) if rows else 1
+
+
+def _softmax(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+    """Each row's loss, and what to scale ``logits_CV`` by to make it the loss' gradient by the logits with bias: in
+    place, logits without bias become exponentials, and at the label their difference from the sum."""
+    if _size(group) > 1:  # ranks exchange each maximum and each sum once
+        return _softmax_of_rows(logits_CV, bias_V, label_C, group)
+    rows = _rows_at_a_time(logits_CV)
+    parts = [
+        _softmax_of_rows(logits_CV[start : start + rows], bias_V, label_C[start : start + rows], group)
+        for start in range(0, len(logits_CV), rows)
+    ]
+    loss_C, scale_C = (torch.cat(each) for each in zip(*parts, strict=True))
+    return loss_C, scale_C
+
+
+def _softmax_of_rows(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> tuple[Tensor, Tensor]:
+    peak_C = _reduce(_peaks(logits_CV, bias_V), group, dist.ReduceOp.MAX)
+    scored_C = label_C != IGNORED
+    local_C = label_C - (dist.get_rank(group) * logits_CV.shape[1] if _size(group) > 1 else 0)
+    here_C = scored_C & (local_C >= 0) & (local_C < logits_CV.shape[1])
+    column_C = torch.where(here_C, local_C, 0)
+    mine_C = logits_CV.gather(1, column_C[:, None]).squeeze(1) - peak_C  # of the label, where this rank holds it
+    if _is_narrow(logits_CV):
+        mine_C += bias_V[column_C]
+    target_C = _reduce(mine_C * here_C, group)
+    total_C = _reduce(_exponentiate(logits_CV, bias_V, peak_C), group)
+    # softmax - 1 at the label, times the sum that the scale divides by; from fp32, as near 1 the difference cancels.
+    there_C = mine_C.exp() - torch.where(here_C, total_C, 0)
+    logits_CV.scatter_(1, column_C[:, None], there_C[:, None].to(logits_CV.dtype))
+    return (total_C.log() - target_C) * scored_C, scored_C / total_C
+
+
+def _peaks(logits_CV: Tensor, bias_V: Tensor) -> Tensor:
+    """The rows' maxima with bias, in fp32."""
+    return torch.cat([_peaks_of_block(block, bias_V) for block in logits_CV.split(_rows_at_a_time(logits_CV))])
+
+
+@compiled_on_gpu
+def _peaks_of_block(logits_CV: Tensor, bias_V: Tensor) -> Tensor:
+    """Wide logits get their bias here, in place; narrow ones only when they become exponentials, so that their sum with
+    it is not rounded."""
+    return logits_CV.to(_wide(logits_CV)).add_(bias_V).amax(1)
+
+
+def _exponentiate(logits_CV: Tensor, bias_V: Tensor, peak_C: Tensor) -> Tensor:
+    """Turn logits into exp(logits - peak) in place; returns the rows' sums, added up before any rounding to bf16."""
+    rows = _rows_at_a_time(logits_CV)
+    blocks = zip(logits_CV.split(rows), peak_C.split(rows), strict=True)
+    return torch.cat([_exponentiate_block(block, bias_V, peak) for block, peak in blocks])
+
+
+@compiled_on_gpu
+def _exponentiate_block(logits_CV: Tensor, bias_V: Tensor, peak_C: Tensor) -> Tensor:
+    """Compiled, the wide copy is in registers alone."""
+    wide_CV = logits_CV.to(peak_C.dtype)
+    if _is_narrow(logits_CV):
+        wide_CV.add_(bias_V)
+    wide_CV.sub_(peak_C[:, None]).exp_()
+    if _is_narrow(logits_CV):
+        logits_CV.copy_(wide_CV)
+    return wide_CV.sum(1)
+
+
+def _is_narrow(values: Tensor) -> bool:
+    return values.dtype != _wide(values)
+
+
+def _rows_at_a_time(rows: Tensor) -> int:
+    return max(1, SCRATCH_ELEMENTS[rows.device.type] // rows.shape[1])
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def _size(group: Any) -> int:
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def _reduce(values: Tensor, group: Any, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+    if _size(group) > 1:
+        dist.all_reduce(values, operation, group=group)
+    return values
+
+
+def chunked_cross_entropy(
+    x_KD: Tensor,
+    table_VD: Tensor,
+    bias_V: Tensor,
+    label_K: Tensor,
+    group: Any = None,
+    carried: TableGradient | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of ``x @ table.T + bias`` against the labels, in nats.
+
+    Args:
+        x_KD: rows to score, the same on every rank of ``group``.
+        table_VD, bias_V: this rank's slice of the decoder.
+        label_K: int64; :data:`IGNORED` rows count nothing.
+        group: the tensor-parallel group, None for one rank.
+        carried: takes the table's gradient to the lookup of the rows; None leaves it to autograd.
+
+    Returns:
+        (sum, per row): the differentiable sum, fp32; and each row's loss, fp32 [K], for statistics only. In fp64 where
+        the inputs are. Only one backward pass is possible, as it works in place.
+    """
+    return _ChunkedCrossEntropy.apply(x_KD, table_VD, bias_V, label_K, group, carried)

@@ -1,0 +1,152 @@
+"""Lets Megatron-Core 0.16.1 run on a machine without CUDA (gloo), by the same code as on GPUs.
+
+Megatron-Core names CUDA in places that only ask "where do tensors live" or "which random state". Each name patched
+here raises on a machine without CUDA, so no working behaviour changes; on a machine with CUDA :func:`install` does
+nothing. Everything CPU-specific about Megatron-Core is in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils import _device
+
+from megatron_mmbert.kernels import fp32_matmul
+
+_CPU = torch.device("cpu")
+_CUDA_TYPES = {
+    "torch.FloatTensor": "torch.cuda.FloatTensor",
+    "torch.BFloat16Tensor": "torch.cuda.BFloat16Tensor",
+    "torch.HalfTensor": "torch.cuda.HalfTensor",
+}
+_ALLOCATOR_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
+# Activations come from memory that is kept; what has the token table's size, and would leave a hole that nothing else
+# fills, from the kernel.
+_MALLOC_OPTIONS = {_M_MMAP_THRESHOLD: 2**27, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26}
+_installed = False
+
+
+def install() -> bool:
+    """Patch torch and Megatron-Core once per process; returns whether this machine needed it."""
+    global _installed
+    if torch.cuda.is_available():
+        return False
+    if not _installed:
+        _keep_freed_memory()
+        fp32_matmul.use_fastest()
+        _patch_torch()
+        _patch_rng()
+        _patch_optimizers()
+        _patch_recompute()
+        _installed = True
+    return True
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse what tensors free. By default it hands every tensor above 32 MiB back to the kernel, which
+    clears each page anew. Where the user has set the allocator, or without glibc, nothing changes."""
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent in other C libraries
+    if mallopt is not None:
+        for option, value in _MALLOC_OPTIONS.items():
+            mallopt(option, value)
+
+
+def _patch_torch() -> None:
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
+    torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment, misc]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
+    # torch lists its constructors for `with torch.device(...)` at first use: the list must hold the originals.
+    _device._device_constructors()
+    for name in ("tensor", "zeros", "empty", "ones", "empty_like"):
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    # Megatron-Core wraps small element-wise functions in torch.compile; on a CPU that costs more than it brings.
+    torch.compiler.set_stance("force_eager")
+
+
+def _on_cpu(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A tensor constructor that takes ``device='cuda'`` to mean the CPU and needs no pinned memory."""
+
+    @functools.wraps(make)
+    def construct(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device", "")).startswith("cuda"):
+            kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return make(*args, **kwargs)
+
+    return construct
+
+
+def _patch_rng() -> None:
+    """Megatron's "CUDA" random state becomes that of the CPU's one generator."""
+    from megatron.core.tensor_parallel import random as mcore_random
+
+    def get_state(device: Any = None) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def set_state(state: torch.Tensor, device: Any = None) -> None:
+        torch.set_rng_state(state)
+
+    def seed(value: int) -> None:
+        torch.default_generator.manual_seed(value)
+
+    for module in (torch.cuda, torch.cuda.random):
+        for name, replacement in (("get_rng_state", get_state), ("set_rng_state", set_state), ("manual_seed", seed)):
+            setattr(module, name, replacement)
+    mcore_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
+    mcore_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    # "CPU RNG state changed within GPU RNG context" is always so here: there is one generator.
+    logging.getLogger(mcore_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.msg)
+
+
+def _patch_optimizers() -> None:
+    """Megatron's optimizers and clipping ask for ``torch.cuda.FloatTensor``; tell them so while they run."""
+    from megatron.core.optimizer import clip_grads, distrib_optimizer, optimizer
+
+    for cls in (optimizer.Float16OptimizerWithFloat16Params, distrib_optimizer.DistributedOptimizer):
+        cls.__init__ = _with_cuda_types(cls.__init__)
+    clip = _with_cuda_types(clip_grads.clip_grad_by_total_norm_fp32)
+    clip_grads.clip_grad_by_total_norm_fp32 = clip
+    optimizer.clip_grad_by_total_norm_fp32 = clip
+
+
+def _with_cuda_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _cuda_type_names():
+            return function(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def _cuda_type_names() -> Iterator[None]:
+    original = torch.Tensor.type
+
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        return _CUDA_TYPES.get(result, result) if isinstance(result, str) else result
+
+    torch.Tensor.type = type_name  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.type = original  # type: ignore[method-assign]
+
+
+def _patch_recompute() -> None:
+    """Without Transformer Engine ``fp8=False`` is taken as "FP8 on"; None takes the path without FP8."""
+    from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
+
+    CheckpointWithoutOutput.__init__.__defaults__ = (None,)

@@ -1,0 +1,99 @@
+"""Bad numbers: what is looked at between the gradients and the update, and what is done about it.
+
+Non-finite losses or gradients and loss spikes are judged after the gradients are summed over ranks and before the
+weights change, so that a bad step can be left out whole. All ranks judge alike: what one sees, all act on. What is
+found is named: step, rank, parameter, and the place in the data, which ``tools/inspect_data.py`` shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from megatron_mmbert.config.stability import NumbersConfig
+from megatron_mmbert.model.init import logical_parameters
+from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
+from megatron_mmbert.resilience.loss_spikes import SpikeRule
+from megatron_mmbert.train.step import Training
+
+Action = Literal["step", "skip", "rewind", "stop"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do with a step: ``step`` takes it; ``text`` says why not, for the log."""
+
+    action: Action
+    kind: str = ""
+    text: str = ""
+
+
+class Guard:
+    """Judges each step by the recipe's ``numbers``."""
+
+    def __init__(self, settings: NumbersConfig, losses: Sequence[float] = ()) -> None:
+        """
+        Args:
+            losses: the rule's history, of a run that is taken up again.
+        """
+        self.settings = settings
+        self.rule = SpikeRule(settings.spike_threshold, settings.spike_window, losses)
+        self.verdict = Verdict("step")
+        self._in_a_row = 0
+
+    def accept(self, loss: float, step: int, training: Training) -> bool:
+        """Whether step ``step`` with this mean loss may update the weights; :attr:`verdict` says what else to do."""
+        self.verdict = self._judge(loss, step, training)
+        return self.verdict.action == "step"
+
+    def _judge(self, loss: float, step: int, training: Training) -> Verdict:
+        mine = not training.watch.finite()
+        # One rank keeps the history: the decision is then one, whatever the last bit of a loss is on others.
+        spike = current().is_main and math.isfinite(loss) and self.rule.is_spike(loss)
+        bad, high = any_ranks([mine or not math.isfinite(loss), spike])
+        if not bad and not high:
+            self._in_a_row = 0
+            return Verdict("step")
+        self._in_a_row += 1
+        kind = "non-finite" if bad else "spike"
+        what = _what(loss, mine, training) if bad else broadcast_object(self._how_high(loss))
+        text, action = f"step {step}: {what}", self.settings.on_non_finite if bad else self.settings.on_spike
+        if action == "report":
+            return Verdict("step", kind, text)
+        if self._in_a_row >= self.settings.most_in_a_row:
+            return Verdict("stop", kind, f"{text}; {self._in_a_row} bad steps in a row")
+        return Verdict(action, kind, text)
+
+    def _how_high(self, loss: float) -> str:
+        middle = sorted(self.rule.losses)[len(self.rule.losses) // 2] if self.rule.losses else loss
+        return (
+            f"loss {loss:.4f} is {self.rule.height(loss):.0f} spreads above {middle:.4f}, the median of the last steps"
+        )
+
+
+def _what(loss: float, mine: bool, training: Training) -> str:
+    """The loss, the parameter whose gradient is not finite, and the ranks on which it was so before the summing."""
+    name = first_fault(training)
+    found = [(rank, *seen) for rank, seen in enumerate(all_ranks((mine, name)))]
+    ranks = [rank for rank, was_bad, _ in found if was_bad]
+    names = [of for _, _, of in found if of is not None]
+    where = f"; the gradient of {names[0]} is not finite" if names else ""
+    return f"loss is {loss:.4g}{where}" + (f" on rank {', '.join(map(str, ranks))}" if ranks else "")
+
+
+def first_fault(training: Training) -> str | None:
+    """Name, in the whole model, of this rank's first parameter whose gradient has an infinity or a NaN; slow."""
+    for encoder in training.encoders:
+        for name, parameter in logical_parameters(encoder):
+            gradient = getattr(parameter, "main_grad", None)
+            if gradient is not None and not math.isfinite(float(gradient.sum())):
+                return name
+    return None
+
+
+def place_in_data(recipe: Path, phase: str, tokens: int) -> str:
+    """How to look at the samples of the step that began after ``tokens`` tokens of the phase."""
+    return f"its samples: tools/inspect_data.py {recipe} --phase {phase} --at-token {tokens}"

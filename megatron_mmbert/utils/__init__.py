@@ -1,0 +1,1 @@
+"""Ground floor: errors, files, progress, tables, process pools. Imports nothing else of the project."""

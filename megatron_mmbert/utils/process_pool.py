@@ -1,0 +1,67 @@
+"""The same function over many items in worker processes: results in order, bounded memory, and no orphans."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from megatron_mmbert.utils.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered_map(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, prepare: Callable[[], None]
+) -> Generator[Result, None, None]:
+    """``work(item)`` for every item, in the order of ``items``, by ``workers`` processes; with 1, in this process.
+
+    ``prepare()`` runs once in every process before its first item. At most ``2 * workers + 2`` items are on their way.
+
+    Raises:
+        UserError: a worker process was killed.
+    """
+    if workers == 1:
+        prepare()
+        yield from map(work, items)
+        return
+    # Fork where there is fork: a spawned worker would import everything again.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (prepare,))
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > 2 * workers + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a worker process was killed, most likely for want of memory; use fewer than --workers {workers}"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(prepare: Callable[[], None]) -> None:
+    # Ctrl-C reaches the whole process group; only the parent answers it, and ends the workers in good order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    """A worker of a parent that was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,60 @@
+"""Counts in human form, and schedules over a phase."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_mmbert.config.values import Linear, bounds, check_range, parse_count, value_at
+
+
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [
+        ("2.3T", 2_300_000_000_000),  # not 2299999999999 or ...0000.0005: decimal arithmetic
+        ("1.1T", 1_100_000_000_000),
+        ("600B", 600 * 10**9),
+        ("600G", 600 * 10**9),
+        ("500k", 500_000),
+        ("500K", 500_000),
+        ("1.5k", 1500),
+        ("4_718_592", 4_718_592),
+        (" 7 M ", 7_000_000),
+        ("1e9", 10**9),
+        ("2.5e+3", 2500),
+        (1e9, 10**9),
+        (12, 12),
+    ],
+)
+def test_counts(written: object, count: int) -> None:
+    parsed = parse_count(written)
+    assert parsed == count
+    assert isinstance(parsed, int)
+
+
+@pytest.mark.parametrize("written", ["", "1.5", "0.0001k", "-5", "5 X", "1e-3", "1e999", "T", "1,000", True])
+def test_no_counts(written: object) -> None:
+    with pytest.raises(ValueError, match="write a whole count such as"):
+        parse_count(written)
+
+
+@pytest.mark.parametrize("other", [1.5, float("inf"), None, [1]])
+def test_other_types_go_on_to_the_type_check(other: object) -> None:
+    assert parse_count(other) is other
+
+
+def test_linear_schedule_is_held_at_its_ends() -> None:
+    ramp = Linear.model_validate({"from": 0.75, "to": 0.25})
+    assert [value_at(ramp, x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0.75, 0.75, 0.5, 0.25, 0.25]
+    assert bounds(ramp) == (0.25, 0.75)
+    assert value_at(0.3, 0.9) == 0.3
+    assert bounds(0.3) == (0.3, 0.3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.01, float("nan"), Linear(start=0.5, end=0.0), Linear(start=1.5, end=0.5)])
+def test_out_of_range(value: float | Linear) -> None:
+    with pytest.raises(ValueError, match="mask_ratio must lie above 0 and at most at 1"):
+        check_range("mask_ratio", value, 0.0, 1.0)
+
+
+def test_the_upper_bound_is_allowed() -> None:
+    check_range("mask_ratio", Linear(start=1.0, end=0.1), 0.0, 1.0)

@@ -1,0 +1,200 @@
+"""Import: bit-identical, from every kind of weight file, and nothing guessed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny_checkpoint import VOCAB, RunTool, error_line, random_weights, tiny_model
+
+from megatron_mmbert.checkpoint.folder import problems, read_meta
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+from megatron_mmbert.convert import parity
+from megatron_mmbert.convert.export_hf import export
+from megatron_mmbert.convert.hf_logits import Answer
+from megatron_mmbert.convert.import_hf import import_folder
+from megatron_mmbert.utils.errors import UserError
+
+
+@pytest.fixture
+def source(exported: Path, tmp_path: Path) -> Path:
+    """A copy of an exported folder, to be spoilt."""
+    return Path(shutil.copytree(exported, tmp_path / "source"))
+
+
+def rewrite(source: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change the tensors of ``model.safetensors``."""
+    tensors = load_file(source / "model.safetensors")
+    change(tensors)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+
+
+def as_bin(source: Path, tensors: Any, **options: Any) -> None:
+    (source / "model.safetensors").unlink()
+    torch.save(tensors, source / "pytorch_model.bin", **options)
+
+
+def test_round_trip_is_bit_identical(
+    source: Path, checkpoint: Path, tokenizer_dir: Path, tmp_path: Path, run_tool: RunTool
+) -> None:
+    status, out, _ = run_tool("convert_from_hf", source, "--output", tmp_path / "back", "--check")
+    assert status == 0 and "largest difference of a logit" in out
+    before, after = CheckpointTensors(checkpoint), CheckpointTensors(tmp_path / "back")
+    assert before.names() == after.names()
+    assert all(torch.equal(before.load(name), after.load(name)) for name in before.names())
+    meta = read_meta(tmp_path / "back")
+    assert meta.model == before.meta.model
+    assert (meta.rope_theta, meta.rope_theta_local, meta.max_length) == (160_000, 20_000, 512)
+    assert not meta.has_optimizer and meta.step == 0 and meta.origin == str(source)
+    assert list(problems(tmp_path / "back")) == []
+    export(tmp_path / "back", tokenizer_dir, tmp_path / "hf")
+    first, second = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_qkv_rows_are_regrouped_by_head(source: Path, tmp_path: Path) -> None:
+    """Head 1's first key row: row 32 + 16 of Hugging Face's [q, k, v][head], row (1·3 + 1)·16 of Megatron's."""
+    import_folder(source, tmp_path / "back")
+    ours = CheckpointTensors(tmp_path / "back").load("encoder.layers.2.self_attention.linear_qkv.weight")
+    theirs = random_weights(tiny_model())["model.layers.2.attn.Wqkv.weight"]
+    assert torch.equal(ours[(1 * 3 + 1) * 16], theirs[32 + 16])
+    assert not torch.equal(ours, theirs)
+
+
+def test_pickle_of_tensors(source: Path, tmp_path: Path, checkpoint: Path) -> None:
+    """The released mmBERT's kind of file, with the tied decoder in it: 138 names for 22 layers."""
+    tensors = load_file(source / "model.safetensors")
+    as_bin(source, tensors | {"decoder.weight": tensors["model.embeddings.tok_embeddings.weight"]})
+    import_folder(source, tmp_path / "back")
+    before, after = CheckpointTensors(checkpoint), CheckpointTensors(tmp_path / "back")
+    assert all(torch.equal(before.load(name), after.load(name)) for name in before.names())
+
+
+def test_pickle_with_code_is_not_executed(source: Path, tmp_path: Path, run_process: Callable[..., Any]) -> None:
+    trace = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self) -> Any:
+            return open, (str(trace), "w")
+
+    tensors = load_file(source / "model.safetensors")
+    as_bin(source, tensors | {"decoder.weight": Attack()})
+    done = run_process("convert_from_hf", source, "--output", tmp_path / "back")
+    assert done.returncode == 2 and "pytorch_model.bin" in error_line(done.stderr)
+    assert not trace.exists() and not (tmp_path / "back").exists()
+    torch.load(source / "pytorch_model.bin", weights_only=False)
+    assert trace.exists()  # the file is what it claims to be
+
+
+@pytest.mark.parametrize("kind", ["old format", "plain pickle", "list", "empty"])
+def test_strange_pickles_are_refused(kind: str, source: Path, tmp_path: Path) -> None:
+    tensors = load_file(source / "model.safetensors")
+    file = source / "pytorch_model.bin"
+    if kind == "list":
+        as_bin(source, list(tensors.values()))
+    else:
+        as_bin(source, tensors, _use_new_zipfile_serialization=False)
+        if kind != "old format":
+            file.write_bytes(pickle.dumps({"a": 1}) if kind == "plain pickle" else b"")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
+        import_folder(source, tmp_path / "back")
+
+
+def test_sharded_folder(checkpoint: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
+    export(checkpoint, tokenizer_dir, tmp_path / "hf", max_shard_size="30KB")
+    import_folder(tmp_path / "hf", tmp_path / "back")
+    before, after = CheckpointTensors(checkpoint), CheckpointTensors(tmp_path / "back")
+    assert all(torch.equal(before.load(name), after.load(name)) for name in before.names())
+    shard = sorted((tmp_path / "hf").glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(UserError, match=shard.name):
+        import_folder(tmp_path / "hf", tmp_path / "again")
+
+
+def test_half_precision_is_widened_exactly(source: Path, tmp_path: Path) -> None:
+    def halve(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({name: tensor.bfloat16() for name, tensor in tensors.items()})
+
+    rewrite(source, halve)
+    import_folder(source, tmp_path / "back")
+    table = CheckpointTensors(tmp_path / "back").load("embedding.word_embeddings.weight")
+    assert torch.equal(
+        table.bfloat16(), random_weights(tiny_model())["model.embeddings.tok_embeddings.weight"].bfloat16()
+    )
+
+
+def _set_bias(source: Path) -> None:
+    values = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**values, "mlp_bias": True}))
+
+
+def _untie(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["decoder.weight"] = tensors["model.embeddings.tok_embeddings.weight"] + 1
+
+
+def _drop_head(tensors: dict[str, torch.Tensor]) -> None:
+    for name in ("head.dense.weight", "head.norm.weight", "decoder.bias"):
+        del tensors[name]
+
+
+def _no_prefix(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("model.")]:
+        tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+
+SPOILT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "missing": (lambda t: t.pop("model.layers.1.mlp.Wi.weight"), r"model.layers.1.mlp.Wi.weight of shape \[96, 32\]"),
+    "unknown": (lambda t: t.update(extra=torch.ones(3)), r"unknown tensor extra of shape \[3\]"),
+    "misshapen": (lambda t: t.update({"decoder.bias": torch.ones(9)}), r"decoder.bias has shape \[9\].*\[400\]"),
+    "integers": (lambda t: t.update({"decoder.bias": torch.ones(400).int()}), "decoder.bias is int32"),
+    "untied": (_untie, "decoder.weight differs"),
+    "no head": (_drop_head, "no masked-language-model head"),
+    "no prefix": (_no_prefix, "model.embeddings.tok_embeddings.weight.*is missing"),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), SPOILT.values(), ids=SPOILT)
+def test_spoilt_tensors_are_named(
+    change: Callable[[dict[str, torch.Tensor]], Any], named: str, source: Path, tmp_path: Path
+) -> None:
+    rewrite(source, change)
+    with pytest.raises(UserError, match=named) as caught:
+        import_folder(source, tmp_path / "back")
+    assert str(source) in str(caught.value)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("problem", ["truncated", "garbage", "no weights", "bias", "no folder"])
+def test_tool_ends_with_one_sentence(problem: str, source: Path, tmp_path: Path, run_tool: RunTool) -> None:
+    weights = source / "model.safetensors"
+    named = {"truncated": weights, "garbage": weights, "bias": source / "config.json"}.get(problem, source)
+    if problem == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif problem == "garbage":
+        weights.write_bytes(b"\xff" * 1000)
+    elif problem == "no weights":
+        weights.unlink()
+    elif problem == "bias":
+        _set_bias(source)
+    else:
+        named = source = tmp_path / "nowhere"
+    status, _, err = run_tool("convert_from_hf", source, "--output", tmp_path / "back")
+    assert status == 2 and str(named) in error_line(err)
+    assert not (tmp_path / "back").exists()
+
+
+def test_failed_check_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def zeros(folder: Path, samples: list[list[int]], *_: Any) -> Answer:
+        return Answer([torch.zeros(len(ids), VOCAB) for ids in samples], [], None)
+
+    monkeypatch.setattr(parity, "ask_transformers", zeros)
+    with pytest.raises(UserError, match="logits differ"):
+        import_folder(source, tmp_path / "back", check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

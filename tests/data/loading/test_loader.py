@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.packs import digests
+from support.synthetic_source import IDS, VOCAB, MemorySource, small_source
+
+from megatron_mmbert.data.loading.batch import PackedBatch
+from megatron_mmbert.data.loading.loader import PackLoader
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, default_block_tokens
+from megatron_mmbert.utils.errors import UserError
+
+L, T = 128, 1024
+SOURCE = small_source()
+
+
+def phase(**settings: Any) -> DataPhase:
+    return DataPhase(
+        **{"name": "p", "tokens": 10**6, "max_length": L, "pack_tokens": T, "temperature": 0.5, **settings}
+    )
+
+
+def loader(of: DataPhase | None = None, **settings: Any) -> PackLoader:
+    return PackLoader(SOURCE, of or phase(), IDS, **settings)
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[str]:
+    """Packs 0 ... 319, five blocks of 64 packs and more."""
+    return digests(loader().next_packs(320))
+
+
+@pytest.mark.parametrize("dp_size", [2, 4, 5])
+def test_ranks_share_the_same_packs(reference: list[str], dp_size: int) -> None:
+    ranks = [loader(dp_rank=rank, dp_size=dp_size) for rank in range(dp_size)]
+    at = 0
+    for count in (1, 3, 7, 20, 33):  # a batch-size ramp
+        shares = [digests(rank.next_packs(count)) for rank in ranks]
+        step = [pack for packs in zip(*shares, strict=True) for pack in packs]
+        assert step == reference[at : at + count * dp_size]
+        at += count * dp_size
+        states = [rank.state_dict() for rank in ranks]
+        assert all(state == states[0] for state in states)
+        assert states[0]["packs"] == at
+
+
+@given(stop=st.integers(0, 150), dp_before=st.sampled_from([1, 2, 3]), dp_after=st.sampled_from([1, 2, 4]))
+@settings(max_examples=12, deadline=None)
+def test_resume_anywhere_with_another_dp(reference: list[str], stop: int, dp_before: int, dp_after: int) -> None:
+    first = loader(dp_rank=dp_before - 1, dp_size=dp_before)
+    first.next_packs(stop // dp_before)
+    saved = json.dumps(first.state_dict())
+    assert len(saved) < 1024
+    at = stop // dp_before * dp_before
+    rank = stop % dp_after
+    again = loader(dp_rank=rank, dp_size=dp_after, state=json.loads(saved))
+    assert digests(again.next_packs(9)) == reference[at + rank : at + 9 * dp_after : dp_after]
+
+
+def test_state_counts_real_tokens_of_all_ranks() -> None:
+    one, quarter = loader(), loader(dp_rank=2, dp_size=4)
+    batches = one.next_packs(140)
+    quarter.next_packs(35)
+    assert one.state == quarter.state
+    assert one.state.tokens == sum(batch.real_tokens for batch in batches)
+    assert one.state.block == 2
+
+
+def test_loading_a_state_into_a_running_loader(reference: list[str]) -> None:
+    running = loader()
+    running.next_packs(10)
+    saved = running.state_dict()
+    running.next_packs(90)
+    running.load_state_dict(saved)
+    assert digests(running.next_packs(5)) == reference[10:15]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_give_the_same(reference: list[str], workers: int) -> None:
+    ahead = loader(num_workers=workers)
+    assert digests(ahead.next_packs(150)) == reference[:150]
+    saved = ahead.state_dict()
+    assert saved["packs"] == 150
+    ahead.load_state_dict(saved)
+    assert digests(ahead.next_packs(10)) == reference[150:160]
+    ahead.close()
+    assert digests(ahead.next_packs(10)) == reference[160:170]
+    ahead.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_pinned_where_asked(workers: int, monkeypatch: pytest.MonkeyPatch, reference: list[str]) -> None:
+    """In the thread that works ahead, where there is one, so that the trainer does not wait for it."""
+    threads = []
+
+    def pin(batch: PackedBatch) -> PackedBatch:
+        threads.append(threading.current_thread().name)
+        return batch
+
+    monkeypatch.setattr(PackedBatch, "pin_memory", pin)
+    pinned = loader(num_workers=workers, pin_memory=True)
+    assert digests(pinned.next_packs(3)) == reference[:3]
+    pinned.close()
+    assert set(threads) == {"data prefetch" if workers else threading.current_thread().name}
+
+
+class Failing(MemorySource):
+    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> np.ndarray:
+        if language == "deu":
+            raise OSError("the disk is gone")
+        return super().tokens(source, language, document, start, stop)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_reach_the_caller(workers: int) -> None:
+    source = Failing({("w", "eng"): [300] * 900, ("w", "deu"): [300] * 3})
+    failing = PackLoader(source, phase(), IDS, num_workers=workers)
+    with pytest.raises(OSError, match="disk"):
+        failing.next_packs(600)
+    failing.close()
+
+
+def test_masks_differ_by_phase_and_epoch_but_text_does_not() -> None:
+    one, other = loader().next_packs(3), loader(phase(name="decay")).next_packs(3)
+    for a, b in zip(one, other, strict=True):
+        assert (a.cu_seqlens == b.cu_seqlens).all() and (a.group_S == b.group_S).all()
+        assert not torch.equal(a.masked_index_K, b.masked_index_K)
+    source = MemorySource({("w", "eng"): [126]})
+    again = PackLoader(source, phase(), IDS).next_packs(1)[0]
+    rows = again.tokens_T[: 8 * L].view(8, L)
+    assert len({tuple(row.tolist()) for row in rows}) == 8  # eight epochs of one sample, eight masks
+
+
+def test_mask_ratio_on_a_schedule() -> None:
+    ramped = loader(phase(tokens=200_000, mask_ratio={"from": 0.3, "to": 0.1}))
+    scored = [len(batch.label_K) for batch in ramped.next_packs(250)]
+    assert scored[0] == round(0.3 * T) and scored[-1] == round(0.1 * T)
+    assert all(a >= b for a, b in itertools.pairwise(scored))
+    place = loader(phase(tokens=200_000, mask_ratio={"from": 0.3, "to": 0.1}), dp_rank=1, dp_size=2)
+    assert [len(batch.label_K) for batch in place.next_packs(100)] == scored[1:200:2]
+
+
+def test_consumed_and_epochs() -> None:
+    running = loader()
+    batches = running.next_packs(200)
+    whole = running.state.packs - running.state.pack
+    count = np.zeros(len(running.names), dtype=int)
+    for batch in batches[:whole]:
+        np.add.at(count, batch.group_S[batch.group_S >= 0].numpy(), 1)
+    assert [use.samples for use in running.consumed()] == count.tolist()
+    assert [(use.source, use.language) for use in running.consumed()] == running.names
+    assert running.epochs()[("web", "smo")] == count[running.names.index(("web", "smo"))] / 2
+
+
+def test_packs_are_full() -> None:
+    assert sum(batch.real_tokens for batch in loader().next_packs(192)) / (192 * T) > 0.985  # 64 packs a block: 99.2 %
+
+
+def test_a_state_of_other_settings_is_refused() -> None:
+    saved = loader().state_dict()
+    for of in (phase(seed=1), phase(temperature=0.6), phase(max_length=64), phase(languages=("eng",))):
+        with pytest.raises(UserError, match="not those of the checkpoint"):
+            loader(of, state=saved)
+    loader(phase(tokens=10**6 + 5, mask_ratio=0.1), state=saved)  # a longer phase, other masks: the same order
+
+
+def test_empty_blocks() -> None:
+    """Blocks of one pack of one sample, and ten groups that take turns: some blocks hold nothing."""
+    source = MemorySource({("w", f"l{i}"): [126] * 5 for i in range(10)})
+    of = phase(tokens=100_000, pack_tokens=L, block_tokens=L, temperature=1.0)
+    whole = PackLoader(source, of, IDS)
+    assert 0 in {len(whole.plan(number).packs) for number in range(50)}
+    expected = digests(whole.next_packs(60))
+    first = PackLoader(source, of, IDS)
+    for at in range(60):
+        again = PackLoader(source, of, IDS, state=first.state_dict())
+        assert digests(again.next_packs(1)) == [expected[at]]
+        first.next_packs(1)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError):
+        loader(dp_rank=2, dp_size=2)
+    small = TokenizerIds(0, 2, 1, 4, frozenset(), VOCAB - 1)
+    with pytest.raises(UserError, match="tokenizer"):
+        PackLoader(SOURCE, phase(), small)
+    for bad in (
+        {"max_length": 2048},
+        {"tokens": 0},
+        {"mask_ratio": 0.0},
+        {"mask_ratio": {"from": 0.3, "till": 0.1}},
+        {"temperature": 1.5},
+        {"max_epochs": 0.0},
+        {"block_tokens": 10},
+        {"mask_policy": "theirs"},
+    ):
+        with pytest.raises(UserError):
+            phase(**bad)
+
+
+def test_default_block() -> None:
+    assert default_block_tokens(10**12, 8192) == 256 * 8192
+    assert default_block_tokens(16 * 100 * 8192, 8192) == 100 * 8192
+    assert default_block_tokens(1000, 8192) == 64 * 8192
+
+
+def test_with_a_real_store(tmp_path: Path) -> None:
+    writer_module = pytest.importorskip("megatron_mmbert.data.store.writer")
+    from megatron_mmbert.data.store.manifest import Manifest, TokenizerEntry, save_manifest
+    from megatron_mmbert.data.store.reader import Store
+
+    from .encoded import encoded
+
+    writer = writer_module.StoreWriter(tmp_path, "web", "uint16", shard_bytes=60_000)
+    memory = MemorySource(
+        {name: SOURCE.document_lengths(*name)[:300] for name in SOURCE.groups if name.source == "web"}
+    )
+    for name in memory.groups:
+        for document, length in enumerate(memory.document_lengths(*name).tolist()):
+            ids = memory.tokens(*name, document, 0, length) if length else np.array([], dtype=int)
+            writer.add(encoded(name.language, ids.astype(np.uint16), length, length))
+    groups = writer.finish()
+    assert len(writer.shards) > 1
+    save_manifest(tmp_path, Manifest("uint16", TokenizerEntry("t", "f", VOCAB), groups, tuple(writer.shards)))
+    from_store = PackLoader(Store.open(tmp_path), phase(), IDS, num_workers=1)
+    from_memory = PackLoader(memory, phase(), IDS)
+    assert digests(from_store.next_packs(100)) == digests(from_memory.next_packs(100))
+    from_store.close()

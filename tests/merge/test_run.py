@@ -1,0 +1,131 @@
+"""The merge command and its driver on whole folders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megatron_mmbert.merge.hf_folder import INDEX, ORIGINAL, WEIGHTS, HFFolder
+from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.registry import merge_tensors
+from megatron_mmbert.merge.run import merge_folders
+from megatron_mmbert.utils.errors import UserError
+
+transformers = pytest.importorskip("transformers")
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "merge_ties.py"
+Rewrite = Callable[[Path, dict[str, torch.Tensor | None]], None]
+Refused = Callable[..., None]
+
+
+def test_command_merges_and_transformers_loads_the_result(zoo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    done = subprocess.run(
+        [sys.executable, TOOL, "--base", zoo / "base", "--models", zoo / "a", zoo / "b", "--density", "0.4",
+         "--weights", "1", "2", "--lambda", "0.8", "--output", out],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout and "merging (ties)" in done.stderr
+    sources = [HFFolder(zoo / name) for name in ("base", "a", "b")]
+    options = MergeOptions(density=0.4, weights=(1.0, 2.0), scale=0.8)
+    model, info = transformers.ModernBertForMaskedLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.decoder.weight.data_ptr() == model.model.embeddings.tok_embeddings.weight.data_ptr()
+    loaded = model.state_dict()
+    for name in sources[0].names():
+        base, *tensors = [source.load(name) for source in sources]
+        assert torch.equal(loaded[name], merge_tensors("ties", base, tensors, options)), name
+    assert torch.isfinite(model(torch.tensor([[2, 5, 6, 1]])).logits).all()
+    assert (out / "tokenizer.json").read_text() == "{}"
+    assert not (out / "README.md").exists() and not (out / "optimizer.pt").exists()
+    report = json.loads((out / "merge_report.json").read_text())
+    assert report["method"] == "ties" and report["options"] == {"density": 0.4, "weights": [1.0, 2.0], "lambda": 0.8}
+    line = report["tensors"][ORIGINAL]
+    delta = sources[2].load(ORIGINAL) - sources[0].load(ORIGINAL)
+    assert line["delta_norms"][1] == pytest.approx(delta.norm().item(), rel=1e-5)
+    assert 0 < line["sign_conflict_share"] < 1 and 0 < report["summary"]["sign_conflict_share"] < 1
+
+
+def test_command_ends_with_one_sentence(zoo: Path, tmp_path: Path) -> None:
+    command = [sys.executable, TOOL, "--models", zoo / "a", zoo / "b", "--output", tmp_path / "x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and "--base" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("method", "with_base"), [("linear", False), ("slerp", False), ("ema", True)])
+def test_methods_without_a_base(zoo: Path, tmp_path: Path, method: str, with_base: bool) -> None:
+    report = merge_folders(
+        method, zoo / "base" if with_base else None, [zoo / "a", zoo / "b"], MergeOptions(), tmp_path / "o"
+    )
+    merged, first, second = load_file(tmp_path / "o" / WEIGHTS), HFFolder(zoo / "a"), HFFolder(zoo / "b")
+    expected = merge_tensors(method, None, [first.load(ORIGINAL), second.load(ORIGINAL)], MergeOptions())  # type: ignore[arg-type]
+    assert torch.equal(merged[ORIGINAL], expected)
+    assert (tmp_path / "o" / "tokenizer.json").exists() == with_base
+    assert ("delta_norms" in report["summary"]) == with_base
+
+
+def test_output_of_sharded_folders_is_one_file(zoo: Path, tmp_path: Path) -> None:
+    merge_folders("linear", None, [zoo / "b", zoo / "a"], MergeOptions(), tmp_path / "o")
+    assert not (tmp_path / "o" / INDEX).exists()
+    assert [file.name for file in (tmp_path / "o").glob("*.safetensors")] == [WEIGHTS]
+
+
+def test_merging_one_model_at_density_one_gives_it_back(zoo: Path, tmp_path: Path) -> None:
+    merge_folders("ties", zoo / "base", [zoo / "a"], MergeOptions(density=1.0), tmp_path / "o")
+    got, wanted = HFFolder(tmp_path / "o"), HFFolder(zoo / "a")
+    for name in wanted.names():
+        torch.testing.assert_close(got.load(name), wanted.load(name), rtol=0, atol=1e-6)
+
+
+def test_precision_of_the_base_is_kept_and_integers_are_copied(models: Path) -> None:
+    for name in ("base", "a"):
+        tensors = {k: v.bfloat16() for k, v in load_file(models / name / WEIGHTS).items()}
+        save_file({**tensors, "counts": torch.arange(3)}, models / name / WEIGHTS)
+    merge_folders("ties", models / "base", [models / "a"], MergeOptions(), models / "out")
+    merged = load_file(models / "out" / WEIGHTS)
+    assert merged[ORIGINAL].dtype == torch.bfloat16 and merged["counts"].tolist() == [0, 1, 2]
+
+
+def test_other_shape(models: Path, rewrite: Rewrite, refused: Refused) -> None:
+    rewrite(models / "a", {"decoder.bias": torch.zeros(41)})
+    refused(str(models / "a"), "decoder.bias", "[41]", "[40]")
+
+
+def test_missing_and_extra_tensors(models: Path, rewrite: Rewrite, refused: Refused) -> None:
+    rewrite(models / "a", {"decoder.bias": None, "decoder.bia": torch.zeros(40)})
+    refused(str(models / "a"), "lacks tensor decoder.bias", "decoder.bia'")
+    rewrite(models / "a", {"decoder.bias": torch.zeros(40)})
+    refused(str(models / "a"), "decoder.bia ")
+
+
+def test_damaged_values(models: Path, rewrite: Rewrite, refused: Refused) -> None:
+    rewrite(models / "a", {"decoder.bias": torch.full((40,), float("nan"))})
+    refused(str(models / "a"), "decoder.bias", "NaN")
+
+
+def test_integers_that_differ(models: Path, rewrite: Rewrite) -> None:
+    rewrite(models / "base", {"counts": torch.arange(3)})
+    rewrite(models / "a", {"counts": torch.arange(3) + 1})
+    with pytest.raises(UserError, match="counts holds integers that differ"):
+        merge_folders("ties", models / "base", [models / "a"], MergeOptions(), models / "out")
+
+
+def test_output_is_never_an_input_and_never_lost(models: Path) -> None:
+    inputs = [models / "a", models / "b"]
+    for output in (models / "a", models):
+        with pytest.raises(UserError, match=r"--output .* is, or holds, the input"):
+            merge_folders("linear", None, inputs, MergeOptions(), output, overwrite=True)
+    (models / "out").mkdir()
+    (models / "out" / "old").touch()
+    with pytest.raises(UserError, match="already exists"):
+        merge_folders("linear", None, inputs, MergeOptions(), models / "out")
+    merge_folders("linear", None, inputs, MergeOptions(), models / "out", overwrite=True)
+    assert (models / "out" / WEIGHTS).is_file() and not (models / "out" / "old").exists()

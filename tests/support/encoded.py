@@ -1,0 +1,16 @@
+"""Encoded documents for tests that write stores without text."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_mmbert.data.store.encoded_documents import ROW, Documents
+
+
+def encoded(language: str, ids: npt.NDArray[Any], size: int, words: int, digest: bytes = bytes(16)) -> Documents:
+    """One document."""
+    return Documents(language, ids, np.array([(ids.size, size, words, zlib.crc32(ids.data), digest)], dtype=ROW))

@@ -1,0 +1,24 @@
+"""A step's numbers, for tests of what is done with them."""
+
+from __future__ import annotations
+
+from megatron_mmbert.train.metrics import Progress
+
+
+def progress_of(step: int) -> Progress:
+    """Step ``step`` of ten steps of 512 tokens, half a second each."""
+    return Progress(
+        phase="first",
+        step=step,
+        phase_tokens=512 * step,
+        goal_tokens=5120,
+        total_tokens=512 * step,
+        loss=3.25,
+        lr=1e-3,
+        mask_ratio=0.3,
+        temperature=0.7,
+        step_tokens=512,
+        seconds=0.5,
+        data_seconds=0.0,
+        peak_share=0.1,
+    )

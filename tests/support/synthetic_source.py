@@ -1,0 +1,56 @@
+"""An in-memory store for the tests of the mixture and the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_mmbert.data.sampling.settings import TokenizerIds
+
+VOCAB = 1000
+IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(6)) | {999}, vocab_size=VOCAB)
+
+
+class Name(NamedTuple):
+    source: str
+    language: str
+
+
+class MemorySource:
+    """Documents of given lengths with ids that tell where they come from; text ids lie in [6, 999)."""
+
+    vocab_size = VOCAB
+
+    def __init__(self, lengths: Mapping[tuple[str, str], Sequence[int] | npt.NDArray[np.int64]]) -> None:
+        self._lengths = {Name(*name): np.asarray(found, dtype=np.int64) for name, found in lengths.items()}
+        self.groups = list(self._lengths)
+
+    def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]:
+        return self._lengths[Name(source, language)]
+
+    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+        assert 0 <= start < stop <= self._lengths[Name(source, language)][document]
+        number = self.groups.index(Name(source, language))
+        return 6 + (np.arange(start, stop) * 31 + document * 17 + number * 101) % 993
+
+
+def lognormal_lengths(documents: int, median: float, sigma: float = 1.1, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Lengths as web documents have them."""
+    drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, documents)
+    return np.maximum(1, drawn).astype(np.int64)
+
+
+def small_source() -> MemorySource:
+    """Two sources, five groups of very different size."""
+    return MemorySource(
+        {
+            ("web", "eng"): lognormal_lengths(4000, 150, seed=1),
+            ("web", "deu"): lognormal_lengths(600, 120, seed=2),
+            ("web", "srp_Cyrl"): lognormal_lengths(40, 90, seed=3),
+            ("web", "smo"): [70, 0, 3],
+            ("books", "eng"): lognormal_lengths(30, 9000, seed=4),
+        }
+    )

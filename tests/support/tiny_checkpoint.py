@@ -1,0 +1,84 @@
+"""A tiny checkpoint and its tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from torch import Tensor
+
+from megatron_mmbert import parallel
+from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.tensor_reader import write_tensors
+from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.convert.import_hf import tensor_shape
+from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.tokenizer.load import load_tokenizer
+
+VOCAB = 400
+RunTool = Callable[..., tuple[int, str, str]]
+
+
+def make_tokenizer(folder: Path, vocab_size: int) -> Path:
+    pick = random.Random(0)
+    texts = ["".join(pick.choices("etaoin shrdlu cmfwyp", k=200)) for _ in range(200)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        control_symbols=["<mask>"],
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        minloglevel=2,
+    )
+    load_tokenizer(folder / "tokenizer.model").save_pretrained(folder)
+    return folder
+
+
+def tiny_model(**changes: Any) -> ModelConfig:
+    """Two global and two local layers; the window is mmBERT's."""
+    values = {"num_layers": 4, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 2}
+    return ModelConfig(**{**values, "vocab_size": VOCAB, "max_length": 512, **changes})
+
+
+def random_weights(model: ModelConfig, seed: int = 1) -> dict[str, Tensor]:
+    """Weights large enough that theta, window and GELU each show in the logits, under Hugging Face's names."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name in map(hf_name, parameter_names(model.num_layers)):
+        shape = tensor_shape(name, model)
+        drawn = torch.randn(shape, generator=draw)
+        weights[name] = 1 + 0.3 * drawn if name.endswith("norm.weight") else 0.25 * drawn
+    return weights
+
+
+def make_checkpoint(path: Path, model: ModelConfig | None = None, **meta: Any) -> Path:
+    """A weights-only checkpoint of :func:`random_weights`, with two different thetas."""
+    model = model or tiny_model()
+    weights = random_weights(model)
+    heads = model.num_attention_heads
+    tensors = {name: from_hf(name, weights[hf_name(name)], heads) for name in parameter_names(model.num_layers)}
+    values: dict[str, Any] = {"rope_theta": 160_000.0, "rope_theta_local": 20_000.0, "max_length": model.max_length}
+    parallel.start()  # a session fixture may run before the module's world
+    write_tensors(path, CheckpointMeta(model=model, **{**values, **meta}), tensors)
+    return path
+
+
+def error_line(stderr: str) -> str:
+    """The one sentence that a command ends with; no traceback beside it."""
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    assert stderr.rstrip().splitlines()[-1] == lines[0]
+    return lines[0]

@@ -1,0 +1,178 @@
+"""Bad numbers, injected into real training: a NaN gradient, a spike; skipped, taken back, ended."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_mmbert.config import load_recipe
+from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.train import gradient_monitor, loop
+from megatron_mmbert.train.hooks import Hook, MetricsFile
+from megatron_mmbert.train.loop import train
+from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.utils.errors import UserError
+
+Inject = Callable[[int, Session], None]
+
+
+class Events(Hook):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def on_event(self, kind: str, text: str) -> None:
+        self.seen.append((kind, text))
+
+
+def run(
+    recipe_path: Path,
+    runtime: Runtime,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: Sequence[str],
+    inject: Inject = lambda step, session: None,
+) -> tuple[Session, list[tuple[str, str]], list[dict[str, Any]]]:
+    """Train phase ``first``; ``inject`` may spoil gradients after the backward pass of a step (from 1)."""
+    recipe = load_recipe(recipe_path, ["evaluation.stores=[]", *overrides])
+    session = Session(recipe, recipe.phase("first"), output, runtime)
+    look, steps = gradient_monitor.GradientWatch.look, itertools.count(session.step + 1)
+
+    def spoil(self: Any, chunks: Any) -> None:
+        inject(next(steps), session)
+        look(self, chunks)
+
+    monkeypatch.setattr(gradient_monitor.GradientWatch, "look", spoil)
+    events = Events()
+    train(session, [MetricsFile(session.folder.metrics, session.step), events])
+    monkeypatch.undo()
+    rows = [json.loads(line) for line in session.folder.metrics.open()]
+    return session, events.seen, rows
+
+
+def weights(session: Session) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for e in session.training.encoders for name, p in e.named_parameters()}
+
+
+def nan_at(*at: int) -> Inject:
+    def inject(step: int, session: Session) -> None:
+        if step in at:
+            dict(session.training.encoders[0].named_parameters())["head.dense.weight"].main_grad[3, 4] = float("nan")
+
+    return inject
+
+
+def test_a_nan_gradient_is_skipped_and_named(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: dict[str, torch.Tensor] = {}
+
+    def inject(step: int, session: Session) -> None:
+        nan_at(4)(step, session)
+        if step == 4:
+            before.update(weights(session))
+        if step == 5:
+            now = weights(session)
+            assert all(torch.equal(now[name], before[name]) for name in before), "step 4 changed nothing"
+
+    session, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, [], inject)
+    assert [kind for kind, _ in events] == ["non-finite"]
+    assert "step 4: loss is " in events[0][1]
+    assert "the gradient of head.dense.weight is not finite on rank 0; skip" in events[0][1]
+    assert [row["step"] for row in rows if row["skipped"]] == [4]
+    assert all(torch.isfinite(p).all() for p in weights(session).values())
+    assert session.phase_tokens >= session.phase.tokens
+
+
+def test_without_the_guard_it_would_spoil_the_weights(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_mmbert.train.anomaly_guard.Guard.accept", lambda *_, **__: True)
+    recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
+    session = Session(recipe, recipe.phase("first"), tmp_path, runtime)
+    look = gradient_monitor.GradientWatch.look
+
+    def spoil(self: Any, chunks: Any) -> None:
+        nan_at(1)(1, session)
+        look(self, chunks)
+
+    monkeypatch.setattr(gradient_monitor.GradientWatch, "look", spoil)
+    train(session, [])
+    assert not all(torch.isfinite(p).all() for p in weights(session).values())
+
+
+def test_many_in_a_row_end_the_run_with_the_place(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UserError, match=r"step 5: .* 3 bad steps in a row; its samples: .*--phase first --at-token \d+"
+    ):
+        run(recipe_path, runtime, tmp_path, monkeypatch, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
+
+
+def test_stop_ends_at_the_first(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"step 3: .*head\.dense\.weight"):
+        run(recipe_path, runtime, tmp_path, monkeypatch, ["numbers.on_non_finite=stop"], nan_at(3))
+
+
+def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    places: dict[int, int] = {}
+
+    def inject(step: int, session: Session) -> None:
+        kept[step], places[step] = weights(session), session.loader.state.tokens
+        nan_at(9)(step, session)
+
+    overrides = ["numbers.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
+    session, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides, inject)
+    assert events[0][0] == "non-finite" and "rewind" in events[0][1]
+    saved = next(
+        step
+        for step in range(8, 0, -1)
+        if rows[step - 1]["phase_tokens"] // 2500 > rows[step - 2]["phase_tokens"] // 2500
+    )
+    assert saved < 8
+    for name, value in kept[10].items():
+        assert torch.equal(value, kept[saved + 1][name]), f"{name} is that of the checkpoint behind step {saved}"
+    assert places[10] > places[9], "the samples in between are not seen again"
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    state = next(iter(session.training.optimizer.optimizer.state.values()))
+    assert all(torch.isfinite(value).all() for value in state.values() if isinstance(value, torch.Tensor))
+
+
+@pytest.mark.parametrize("action", ["report", "skip"])
+def test_a_spike(
+    action: str, recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step_function = loop.training_step
+    count = itertools.count(1)
+
+    def high(*arguments: Any) -> float:
+        *rest, accept = arguments
+        number = next(count)
+        return step_function(*rest, (lambda loss: accept(loss + 100)) if number == 20 else accept)
+
+    monkeypatch.setattr(loop, "training_step", high)
+    overrides = ["phases.first.tokens=14000", f"numbers.on_spike={action}", "numbers.spike_window=16"]
+    _, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides)
+    assert [kind for kind, _ in events] == ["spike"]
+    assert "step 20: loss 1" in events[0][1] and "spreads above" in events[0][1]
+    assert [row["step"] for row in rows if row["skipped"]] == ([] if action == "report" else [20])
+
+
+def test_the_history_of_losses_is_in_the_checkpoint(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    recipe, count = load_recipe(recipe_path, ["evaluation.stores=[]"]), itertools.count()
+    session = Session(recipe, recipe.phase("first"), tmp_path, runtime)
+    train(session, [], lambda: next(count) >= 5)
+    again = Session(recipe, recipe.phase("first"), tmp_path, runtime)
+    assert again.step == 5 and len(again.guard.rule.losses) == 5
+    assert again.guard.rule.losses == session.guard.rule.losses
