@@ -19,18 +19,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.train.callbacks import Callback
 from results import machine, print_table, save
 
 from megatron_mmbert import parallel
-from megatron_mmbert.checkpoint.async_saver import Saver
+from megatron_mmbert.checkpoint.async_saver import AsyncSaver
 from megatron_mmbert.checkpoint.folder import resolve
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
-from megatron_mmbert.train.hooks import Hook
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 
 CORPUS = Path(__file__).resolve().parents[1] / "examples" / "sample_corpus" / "train"
 SHAPE = {"num_layers": 6, "hidden_size": 256, "ffn_hidden_size": 384, "num_attention_heads": 4, "vocab_size": 8192}
@@ -52,12 +52,12 @@ def main() -> None:
         print(f"wrote {save('async_save', figures)}")
 
 
-class Blocks(Hook):
+class Blocks(Callback):
     """Ends a block and begins the next between two steps; a hook that notes what saves took."""
 
-    def __init__(self, session: Session, steps: int) -> None:
-        self._session, self._steps = session, steps
-        self._savers = {way: Saver(way == "asynchronous", session.saver._after) for way in set(WAYS)}
+    def __init__(self, trainer: Trainer, steps: int) -> None:
+        self._session, self._steps = trainer, steps
+        self._savers = {way: AsyncSaver(way == "asynchronous", trainer.saver._after) for way in set(WAYS)}
         self._plan = ["none"] + [name for way in WAYS for name in (way, "none")]
         self._first = WARM_STEPS * len(self._savers)
         self.done: list[dict[str, Any]] = []
@@ -117,11 +117,11 @@ def summary(blocks: list[dict[str, Any]]) -> dict[str, float]:
 
 def _train(scratch: Path, steps: int) -> tuple[list[dict[str, Any]], int]:
     recipe = _recipe(scratch)
-    session = Session(recipe, recipe.phases[0], scratch / "run", parallel.start(seed=recipe.seed))
-    blocks = Blocks(session, steps)
-    train(session, [blocks], blocks)
-    session.close()
-    files = [file for file in resolve(session.folder.checkpoints).iterdir() if file.is_file()]
+    trainer = Trainer(recipe, recipe.phases[0], scratch / "run", parallel.start(seed=recipe.seed))
+    blocks = Blocks(trainer, steps)
+    train(trainer, [blocks], blocks)
+    trainer.close()
+    files = [file for file in resolve(trainer.folder.checkpoints).iterdir() if file.is_file()]
     return blocks.done, sum(file.stat().st_size for file in files)
 
 

@@ -42,8 +42,8 @@ def versions(scale: Scale) -> Any:
         properties = torch.cuda.get_device_properties(0)
         found |= {"gpu": properties.name, "gib": properties.total_memory / 2**30, "cuda": torch.version.cuda}
         found |= {"capability": f"{properties.major}.{properties.minor}", "cudnn": torch.backends.cudnn.version()}
-    refusals = {scaling: fp8.fp8_refusal(scaling) for scaling in fp8.SCALINGS}
-    return {"versions": found, "te_refusal": fp8.te_refusal(), "fp8_refusals": refusals}
+    refusals = {scaling: fp8.fp8_unsupported_reason(scaling) for scaling in fp8.SCALINGS}
+    return {"versions": found, "te_refusal": fp8.te_unsupported_reason(), "fp8_refusals": refusals}
 
 
 def ceiling(scale: Scale) -> Any:
@@ -62,7 +62,7 @@ def fp8_gains(scale: Scale, shape: str) -> Any:
     """How much faster each linear of a layer is in FP8, by scaling; where it cannot run, why."""
     found: dict[str, Any] = {}
     for scaling in fp8.SCALINGS:
-        reason = fp8.fp8_refusal(scaling)
+        reason = fp8.fp8_unsupported_reason(scaling)
         if reason:
             found[scaling] = reason
             continue
@@ -87,7 +87,7 @@ def engines(scale: Scale, shape: str, length: int, local: bool) -> Any:
         if engine.name == "eager":
             continue  # quadratic in the pack
         verdict = try_engine(engine, request, model.num_attention_heads, lengths, repeats=5)
-        found[engine.name] = {"error": verdict.error, "ms": verdict.milliseconds, "refusal": verdict.refusal}
+        found[engine.name] = {"error": verdict.error, "ms": verdict.milliseconds, "refusal": verdict.unsupported_reason}
     return found
 
 

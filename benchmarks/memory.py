@@ -32,7 +32,7 @@ from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.plan.parallel_layout import layout_of
+from megatron_mmbert.plan.parallel_layout import parallel_layout
 from megatron_mmbert.train.step import build, training_step
 from megatron_mmbert.utils.text_table import table
 
@@ -104,7 +104,7 @@ def measure(which: int) -> dict[str, Any]:
         torch.multiprocessing.start_processes(rank, (which, port, folder), ranks, start_method="fork")
         held = [int(Path(folder, str(number)).read_text()) for number in range(ranks)]
     recipe = recipe_of(SHAPE, precision, section)
-    layout = replace(layout_of(recipe, ranks, TOKENS, SCORED, MICRO_BATCHES), on_cpu=True)
+    layout = replace(parallel_layout(recipe, ranks, TOKENS, SCORED, MICRO_BATCHES), on_cpu=True)
     estimate = most_loaded(recipe.model, layout)
     return {
         "layout": f"{layout.describe()}, {precision}",

@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 from results import machine, peak_megabytes, print_table, save
 
-from megatron_mmbert.data.sampling.mixture import Mixture, Outline
+from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
 from megatron_mmbert.data.sampling.settings import DataPhase
 
 SAMPLES = 10**9
@@ -141,7 +141,7 @@ def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) ->
 
 def measure_shares(counts: dict[str, int], documents: int, tau: float) -> dict[str, Any]:
     """How far tokens are from p_i in windows of 2^30, relative to p_i: the worst of all languages and windows."""
-    whole = Outline(SyntheticSource(counts, one_document=True), phase(2e12, tau))
+    whole = MixtureTotals(SyntheticSource(counts, one_document=True), phase(2e12, tau))
     source, _ = synthetic(counts, documents)
     corpus = Mixture(source, phase(2e12, tau))
     blocks = -(-WINDOW // corpus.block_tokens)
@@ -161,7 +161,7 @@ def measure_shares(counts: dict[str, int], documents: int, tau: float) -> dict[s
     }
 
 
-def _expected(mixture: Outline, first: int, blocks: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _expected(mixture: MixtureTotals, first: int, blocks: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     samples = mixture.samples_before(first + blocks) - mixture.samples_before(first)
     return samples, samples * mixture.mean_lengths
 
@@ -175,7 +175,7 @@ def _drawn(mixture: Mixture, first: int, blocks: int) -> tuple[npt.NDArray[Any],
 
 
 def _deviation(
-    mixture: Outline, samples: npt.NDArray[Any], tokens: npt.NDArray[Any], tau: float
+    mixture: MixtureTotals, samples: npt.NDArray[Any], tokens: npt.NDArray[Any], tau: float
 ) -> npt.NDArray[np.float64]:
     power = mixture.tokens.astype(np.longdouble) ** np.longdouble(tau)
     wanted = (power / power.sum()).astype(np.float64)

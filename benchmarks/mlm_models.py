@@ -16,7 +16,7 @@ from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Precision
 from megatron_mmbert.convert.name_mapping import from_hf, hf_name
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.plan.parallel_layout import Recompute
 
 Dtype = Literal["fp32", "bf16"]
@@ -120,7 +120,7 @@ def our_pass(encoder: Encoder, batch: Sequence[Sample]) -> float:
     labels = torch.from_numpy(np.concatenate([sample.labels for sample in batch]))
     bounds = torch.tensor([0, *itertools.accumulate(map(len, batch))], dtype=torch.int32)
     scored = (labels != IGNORED).nonzero()[:, 0]
-    loss = encoder(ids, PackedParams.of(bounds, max(map(len, batch))), scored, labels[scored])
+    loss = encoder(ids, PackedSequences.of(bounds, max(map(len, batch))), scored, labels[scored])
     loss.backward()
     return float(loss) / len(scored)
 

@@ -33,7 +33,7 @@ from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.rope import cos_sin
 from megatron_mmbert.optim.stable_adamw import StableAdamW
 from megatron_mmbert.utils.errors import run_command
@@ -142,7 +142,7 @@ def _step(encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: 
 
     def step() -> None:
         encoder.zero_grad(set_to_none=True)
-        encoder(ids, PackedParams.of(layout.cu_seqlens, length), scored, ids[scored]).backward()
+        encoder(ids, PackedSequences.of(layout.cu_seqlens, length), scored, ids[scored]).backward()
 
     return step
 

@@ -22,7 +22,7 @@ import torch
 
 from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
-from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
+from megatron_mmbert.attention.selection import Trial, fastest, try_engine
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp8, fp32_matmul
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
@@ -40,8 +40,8 @@ PACKAGES = {
     "torch": "",
     "megatron-core": "pip install megatron-core==0.16.1",
     "transformers": "pip install 'megatron-mmbert[hf]'",
-    "transformer-engine": ENGINES["te"].remedy,
-    "flash-attn": ENGINES["flash"].remedy,
+    "transformer-engine": ENGINES["te"].install_hint,
+    "flash-attn": ENGINES["flash"].install_hint,
 }
 _NAME = "megatron_mmbert.doctor"
 _WAYS = ("host to GPU", "GPU to host")
@@ -70,7 +70,7 @@ def main() -> None:
     print(f"\nFP8: a layer's linears forward and backward over {tokens:,} tokens; more than 1 is a gain over bf16")
     print("\n".join(f"  {line}" for line in fp8_lines(model, tokens)))
     print("\nmissing, and what brings it" if missing else "\nnothing is missing")
-    print("\n".join(f"  {name}: {remedy}" for name, remedy in missing.items()))
+    print("\n".join(f"  {name}: {install_hint}" for name, install_hint in missing.items()))
 
 
 def machine_lines(device: str) -> list[str]:
@@ -123,14 +123,14 @@ def engine_table(request: Request, heads: int, length: int, tokens: int) -> str:
         mark = "*" if verdict.engine == chosen else ""
         speed = "" if verdict.milliseconds is None else f"{verdict.milliseconds:.1f}"
         error = "" if verdict.error is None else f"{verdict.error:.0e}"
-        rows.append([mark, verdict.engine, error, speed, verdict.refusal or "correct"])
+        rows.append([mark, verdict.engine, error, speed, verdict.unsupported_reason or "correct"])
     header = ["", "engine", "error", f"ms for {tokens:,} tokens", "verdict"]
     return table(header, rows, [False, False, True, True, False])
 
 
-def _try(engine: Engine, request: Request, heads: int, length: int, tokens: int) -> Verdict:
+def _try(engine: Engine, request: Request, heads: int, length: int, tokens: int) -> Trial:
     if engine.name == "eager" and tokens > EAGER_TOKENS:
-        return Verdict(engine.name, None, 0.0)
+        return Trial(engine.name, None, 0.0)
     lengths = [min(length, tokens)] * max(1, tokens // length)
     return try_engine(engine, request, heads, lengths, repeats=2)
 
@@ -139,7 +139,7 @@ def fp8_lines(model: ModelConfig, tokens: int) -> list[str]:
     """For each scaling, how many times as fast each linear of a layer is in FP8, by trial; or why it cannot run."""
     lines = []
     for scaling in fp8.SCALINGS:
-        reason = fp8.fp8_refusal(scaling)
+        reason = fp8.fp8_unsupported_reason(scaling)
         if reason is None:
             try:
                 gains = fp8.probe(model, tokens, scaling)
@@ -153,11 +153,11 @@ def fp8_lines(model: ModelConfig, tokens: int) -> list[str]:
 
 def missing_packages() -> Iterable[tuple[str, str]]:
     """(what is not there, the command that brings it)."""
-    for name, remedy in PACKAGES.items():
+    for name, install_hint in PACKAGES.items():
         if _version(name) is None:
-            yield name, remedy
+            yield name, install_hint
     if shutil.which("g++") is None and shutil.which("clang++") is None:
-        yield "a C++ compiler (FlexAttention on a CPU)", ENGINES["flex"].remedy
+        yield "a C++ compiler (FlexAttention on a CPU)", ENGINES["flex"].install_hint
 
 
 def _version(name: str) -> str | None:

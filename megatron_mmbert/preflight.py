@@ -22,16 +22,18 @@ from pathlib import Path
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.manifest import load_manifest
-from megatron_mmbert.resilience.consistency import facts as rank_facts
+from megatron_mmbert.resilience.consistency import fingerprint_facts as rank_facts
 from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, UserError, run_command
 from megatron_mmbert.utils.files import read_json, write_json
 
 PACKAGES = ("transformer-engine", "flash-attn", "numpy", "sentencepiece", "tokenizers", "safetensors")
 
 
-def facts(recipe: Recipe) -> dict[str, str]:
+def node_facts(recipe: Recipe) -> dict[str, str]:
     """What must be the same on all nodes, by name: what ranks agree on before they train, and the packages."""
-    found = {f"{kind} {name}": value for kind, facts in rank_facts(recipe, "").items() for name, value in facts.items()}
+    found = {
+        f"{kind} {name}": value for kind, values in rank_facts(recipe, "").items() for name, value in values.items()
+    }
     for package in PACKAGES:
         try:
             found[f"package {package}"] = importlib.metadata.version(package)
@@ -69,7 +71,7 @@ def check_node(arguments: argparse.Namespace) -> int:
         print(f"error: {host}: {problem}", file=sys.stderr)
     if arguments.record is not None and not found:
         arguments.record.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.record / f"{host}.json", facts(recipe))
+        write_json(arguments.record / f"{host}.json", node_facts(recipe))
     if not found:
         print(f"{host}: can train {recipe.name}")
     return EXIT_BAD_INPUT if found else 0

@@ -71,15 +71,15 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
     from megatron_mmbert.parallel import deterministic
-    from megatron_mmbert.resilience.consistency import check_agreement, facts
-    from megatron_mmbert.resilience.rank_monitor import watched
+    from megatron_mmbert.resilience.consistency import check_consistency, fingerprint_facts
+    from megatron_mmbert.resilience.rank_monitor import monitored_ranks
 
     if recipe.numbers.deterministic:
         deterministic.switch_on()
     parallel.join(recipe.parallel.timeout_minutes)
     layout = recipe.parallel
-    with watched(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):
-        check_agreement(facts(recipe, phase.name))
+    with monitored_ranks(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):
+        check_consistency(fingerprint_facts(recipe, phase.name))
         return _train(recipe, phase, folder, stop, start_from)
 
 
@@ -87,9 +87,9 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.folder import resolve
     from megatron_mmbert.parallel.runtime import any_rank
-    from megatron_mmbert.train.hooks import Heartbeat, Tolerant
+    from megatron_mmbert.train.callbacks import Heartbeat, Tolerant
     from megatron_mmbert.train.loop import train
-    from megatron_mmbert.train.trainer import Session
+    from megatron_mmbert.train.trainer import Trainer
 
     layout = recipe.parallel
     runtime = parallel.start(
@@ -99,34 +99,34 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
         virtual_stages=layout.virtual_stages,
         timeout_minutes=layout.timeout_minutes,
     )
-    hooks: list[Any] = []
+    callbacks: list[Any] = []
     if runtime.is_main:
         for sign in (folder.stopped, folder.failed, folder.interrupted):
             sign.unlink(missing_ok=True)
         folder.path.mkdir(parents=True, exist_ok=True)
-        hooks = [Tolerant(Heartbeat(folder.heartbeat)), stop]
-    session = Session(recipe, phase, folder.output, runtime, start_from)
-    if session.finished:
+        callbacks = [Tolerant(Heartbeat(folder.heartbeat)), stop]
+    trainer = Trainer(recipe, phase, folder.output, runtime, start_from)
+    if trainer.finished:
         if runtime.is_main:
             print(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
         return True
     if runtime.is_main:
         save_recipe(recipe, folder.recipe)
-        _describe(session)
-        hooks += loggers(recipe, folder, session.step, session.tokens_before + session.phase_tokens)
+        _describe(trainer)
+        callbacks += loggers(recipe, folder, trainer.step, trainer.tokens_before + trainer.phase_tokens)
     try:
-        path = train(session, hooks, lambda: any_rank(stop.reason() is not None))
+        path = train(trainer, callbacks, lambda: any_rank(stop.reason() is not None))
     finally:
-        for hook in hooks:
-            hook.close()
-        session.close()
+        for callback in callbacks:
+            callback.close()
+        trainer.close()
     stop.ignore()
-    done = session.phase_tokens >= phase.tokens
+    done = trainer.phase_tokens >= phase.tokens
     if runtime.is_main and done:
         print(f"phase {phase.name} complete: {path}")
     elif runtime.is_main:
         reason = stop.reason() or "another rank was asked to"
-        folder.say(folder.stopped, {"reason": reason, "step": session.step, "checkpoint": str(path)})
+        folder.say(folder.stopped, {"reason": reason, "step": trainer.step, "checkpoint": str(path)})
         print(f"phase {phase.name} stopped ({reason}), run again to go on: {path}")
     parallel.shutdown()
     return done
@@ -135,34 +135,34 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
 def loggers(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Any]:
     """The hooks that the recipe's ``logging`` asks for; at ``step``, ``tokens`` over all phases, it is taken up."""
     from megatron_mmbert.train import trackers
-    from megatron_mmbert.train.hooks import Console, HeldOutFile, MetricsFile, Tolerant
+    from megatron_mmbert.train.callbacks import Console, HeldOutFile, MetricsFile, Tolerant
 
     logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
-    hooks: list[Any] = [MetricsFile(folder.metrics, step)]
+    callbacks: list[Any] = [MetricsFile(folder.metrics, step)]
     if recipe.evaluation.stores:
-        hooks.append(HeldOutFile(folder.held_out, step, tokens))
+        callbacks.append(HeldOutFile(folder.held_out, step, tokens))
     if logging.tensorboard:
-        hooks.append(trackers.TensorBoard(folder.tensorboard, step))
+        callbacks.append(trackers.TensorBoard(folder.tensorboard, step))
     if logging.wandb:
-        hooks.append(trackers.WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
+        callbacks.append(trackers.WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
     if logging.mlflow:
-        hooks.append(trackers.MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
-    return [Console(logging.every_steps), *map(Tolerant, hooks)]
+        callbacks.append(trackers.MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
+    return [Console(logging.every_steps), *map(Tolerant, callbacks)]
 
 
-def _describe(session: Any) -> None:
+def _describe(trainer: Any) -> None:
     """What this phase is about to do, and its mixture by language beside the checkpoints."""
     from megatron_mmbert.model.layers import engines_of
 
-    phase = session.phase
-    plan = session.loader.mixture.expected()
-    write_json(session.folder.path / "mixture.json", [vars(group) for group in plan])
-    parameters = sum(parameter.numel() for encoder in session.training.encoders for parameter in encoder.parameters())
+    phase = trainer.phase
+    plan = trainer.loader.mixture.expected()
+    write_json(trainer.folder.path / "mixture.json", [vars(group) for group in plan])
+    parameters = sum(parameter.numel() for encoder in trainer.training.encoders for parameter in encoder.parameters())
     print(
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
-        f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {session.runtime.describe()}, "
-        f"peak {session.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(session.training.encoders[0])}, "
-        f"linears {session.training.linears}"
+        f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {trainer.runtime.describe()}, "
+        f"peak {trainer.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(trainer.training.encoders[0])}, "
+        f"linears {trainer.training.linears}"
     )
     most = max(plan, key=lambda group: group.epochs)
     if most.epochs > 4:

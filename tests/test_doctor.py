@@ -31,7 +31,7 @@ def test_a_table_marks_the_chosen_engine_and_quotes_refusals() -> None:
 def test_a_wrong_engine_is_shown_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: Callable[..., torch.Tensor] = lambda q, k, v, layout, window: v  # noqa: E731
     engine = ENGINES["torch"]
-    monkeypatch.setitem(ENGINES, "torch", type(engine)("torch", wrong, engine.refusal))
+    monkeypatch.setitem(ENGINES, "torch", type(engine)("torch", wrong, engine.unsupported_reason))
     text = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=False), 2, 128, 256)
     (line,) = [line for line in text.splitlines() if " torch " in line]
     assert "wrong by" in line

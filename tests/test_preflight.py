@@ -11,7 +11,7 @@ import pytest
 from support.tiny_run import make_run
 
 from megatron_mmbert.config import load_recipe
-from megatron_mmbert.preflight import compare, facts, problems
+from megatron_mmbert.preflight import compare, node_facts, problems
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_good_node(recipe_path: Path, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_path)
     assert list(problems(recipe, tmp_path / "out", gpus=0, min_free_gb=0.01)) == []
-    assert facts(recipe) == facts(recipe)
-    other = facts(load_recipe(recipe_path, ["seed=6"]))
-    assert [name for name, value in facts(recipe).items() if other[name] != value] == ["recipe seed"]
+    assert node_facts(recipe) == node_facts(recipe)
+    other = node_facts(load_recipe(recipe_path, ["seed=6"]))
+    assert [name for name, value in node_facts(recipe).items() if other[name] != value] == ["recipe seed"]
 
 
 def test_what_would_stop_training(recipe_path: Path, tmp_path: Path) -> None:

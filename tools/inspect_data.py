@@ -20,7 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
-from megatron_mmbert.builders.data import data_phase, planned_places, stores_of, token_ids, tokenizer_of, trained_places
+from megatron_mmbert.builders.data import (
+    data_phase,
+    planned_places,
+    stores_of,
+    token_ids,
+    tokenizer_of,
+    trained_resume_points,
+)
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.config.values import parse_count
@@ -80,7 +87,9 @@ def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted
         places = planned_places(recipe, phase, stores)
     else:
         meta = read_meta(resolve(wanted.checkpoint))
-        places = trained_places(recipe, meta.history if meta.phase == phase.name else history_of(meta), stores, _warn)
+        places = trained_resume_points(
+            recipe, meta.history if meta.phase == phase.name else history_of(meta), stores, _warn
+        )
     settings = data_phase(recipe, phase, stores, _warn, places)
     loader = PackLoader(stores, settings, token_ids(tokenizer))
     packs = itertools.islice(packs_at(loader, token, sys.maxsize if wanted.exact else COUNTED_BLOCKS), wanted.packs)

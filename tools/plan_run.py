@@ -25,7 +25,7 @@ from megatron_mmbert.config.recipe import ParallelConfig
 from megatron_mmbert.config.values import parse_count
 from megatron_mmbert.plan.cost import Machine, forecast
 from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of
-from megatron_mmbert.plan.render.memory_table import largest_layout, memory_text
+from megatron_mmbert.plan.render.memory_table import largest_layout, memory_table
 from megatron_mmbert.plan.render.plan_tables import plan_text
 from megatron_mmbert.plan.render.scaling_tables import choice_text, choose, scaling_text, traffic_text
 from megatron_mmbert.plan.run_plan import Plan, as_json, make_plan
@@ -90,11 +90,11 @@ def main() -> None:
     for path in arguments.output:
         _write(plan, path)
     if gpu and arguments.scaling_picture:
-        from megatron_mmbert.plan.render.scaling_plot import draw_scaling
+        from megatron_mmbert.plan.render.scaling_plot import plot_scaling
 
-        draw_scaling(recipe.name, forecasts, gpu, arguments.scaling_picture)
+        plot_scaling(recipe.name, forecasts, gpu, arguments.scaling_picture)
     print(plan_text(plan, arguments.all))
-    print(f"\n{memory_text(recipe, arguments.gpus)}")
+    print(f"\n{memory_table(recipe, arguments.gpus)}")
     for part in further:
         print(f"\n{part}")
     for path in [*arguments.output, *([arguments.scaling_picture] if arguments.scaling_picture else [])]:
@@ -105,9 +105,9 @@ def _write(plan: Plan, path: Path) -> None:
     if path.suffix == ".json":
         write_json(path, as_json(plan))
         return
-    from megatron_mmbert.plan.render.languages_plot import draw_plan  # here, as Matplotlib takes a while to import
+    from megatron_mmbert.plan.render.languages_plot import plot_plan  # here, as Matplotlib takes a while to import
 
-    draw_plan(plan, path)
+    plot_plan(plan, path)
 
 
 def _gpu(arguments: argparse.Namespace) -> Gpu | None:
@@ -117,12 +117,12 @@ def _gpu(arguments: argparse.Namespace) -> Gpu | None:
             raise UserError(f"--{name}-bandwidth {value:g}: must be above 0")
         if value is not None and arguments.gpu is None:
             raise UserError(f"--{name}-bandwidth: belongs to a kind of GPU; give --gpu too")
-    picture = arguments.scaling_picture
-    if picture and picture.suffix != ".png":
-        raise UserError(f"--scaling-picture {picture}: name a file that ends in .png")
+    figure_file = arguments.scaling_picture
+    if figure_file and figure_file.suffix != ".png":
+        raise UserError(f"--scaling-picture {figure_file}: name a file that ends in .png")
     if arguments.gpu is None:
-        if picture:
-            raise UserError(f"--scaling-picture {picture}: shows a kind of GPU; give --gpu too")
+        if figure_file:
+            raise UserError(f"--scaling-picture {figure_file}: shows a kind of GPU; give --gpu too")
         return None
     return gpu_of(arguments.gpu, *(None if value is None else value * 1e9 for value in given.values()))
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_mmbert.checkpoint.verify import Verdict, find_checkpoints, size_of, verify
+from megatron_mmbert.checkpoint.verify import CheckResult, find_checkpoints, size_of, verify
 from megatron_mmbert.utils.errors import run_command
 from megatron_mmbert.utils.progress import ByteProgress
 from megatron_mmbert.utils.text_table import table
@@ -39,19 +39,19 @@ def main() -> int:
     with ByteProgress("verify", total) as progress:
         verdicts = [verify(path, arguments.deep, progress.add) for path in paths]
     print(_table(verdicts))
-    for problem in (problem for verdict in verdicts for problem in verdict.problems):
+    for problem in (problem for verdict in verdicts for problem in verdict.checksum_problems):
         print(f"error: {problem}", file=sys.stderr)
     return 0 if all(verdict.sound for verdict in verdicts) else EXIT_DAMAGED
 
 
-def _table(verdicts: Sequence[Verdict]) -> str:
+def _table(verdicts: Sequence[CheckResult]) -> str:
     header = ["checkpoint", "phase", "step", "tokens", "files", "MB", "optimizer", "verdict"]
     rows = []
     for each in verdicts:
         meta = each.meta
         about = [meta.phase or "-", f"{meta.step:,}", f"{meta.total_tokens:,}"] if meta else ["?", "?", "?"]
         optimizer = "?" if meta is None else "yes" if meta.has_optimizer else "no"
-        verdict = "sound" if each.sound else f"damaged ({len(each.problems)})"
+        verdict = "sound" if each.sound else f"damaged ({len(each.checksum_problems)})"
         rows.append([str(each.path), *about, str(each.files), f"{each.bytes / 1e6:,.1f}", optimizer, verdict])
     return table(header, rows, [False, False, True, True, True, True, False, False])
 

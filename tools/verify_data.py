@@ -31,12 +31,12 @@ def main() -> int:
         manifest = load_manifest(arguments.store)
         size = sum(shard.bin_bytes for shard in manifest.shards)
     tokenizer = load_any_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
-    problems = 0
+    checksum_problems = 0
     with ByteProgress("verify", size) as progress:
         for problem in verify(arguments.store, tokenizer, progress.add):
             print(f"error: {problem}", file=sys.stderr, flush=True)
-            problems += 1
-    if problems:
+            checksum_problems += 1
+    if checksum_problems:
         return EXIT_BAD_INPUT
     print(f"{arguments.store}: OK\n{describe(manifest)}" if manifest else f"{arguments.store}: OK, a part to be merged")
     return 0

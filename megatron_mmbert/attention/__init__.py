@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert.attention.engines import cpu, eager, flash, flex, te, torch_sdpa, varlen
-from megatron_mmbert.attention.interface import Engine, Layout, Request
+from megatron_mmbert.attention.interface import Engine, Request, SequenceLayout
 from megatron_mmbert.attention.selection import AUTO, fastest, named, try_engine
 from megatron_mmbert.utils.errors import UserError
 
 _ALL = (
-    Engine("cpu", cpu.attend, cpu.refusal, fused=cpu.attend_fused),
-    Engine("te", te.attend, te.refusal, te.REMEDY),
-    Engine("varlen", varlen.attend, varlen.refusal),
-    Engine("flash", flash.attend, flash.refusal, flash.REMEDY, deterministic=False),
-    Engine("flex", flex.attend, flex.refusal, flex.REMEDY),
-    Engine("torch", torch_sdpa.attend, torch_sdpa.refusal),
-    Engine("eager", eager.attend, eager.refusal),
+    Engine("cpu", cpu.attend, cpu.unsupported_reason, fused=cpu.attend_fused),
+    Engine("te", te.attend, te.unsupported_reason, te.INSTALL_HINT),
+    Engine("varlen", varlen.attend, varlen.unsupported_reason),
+    Engine("flash", flash.attend, flash.unsupported_reason, flash.INSTALL_HINT, deterministic=False),
+    Engine("flex", flex.attend, flex.unsupported_reason, flex.INSTALL_HINT),
+    Engine("torch", torch_sdpa.attend, torch_sdpa.unsupported_reason),
+    Engine("eager", eager.attend, eager.unsupported_reason),
 )
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}
 """By name; on a CPU the first that does not refuse is the fastest."""
 
 _TRIAL_TOKENS = 32_768
 
-__all__ = ["AUTO", "ENGINES", "Engine", "Layout", "Request", "attend", "choose"]
+__all__ = ["AUTO", "ENGINES", "Engine", "Request", "SequenceLayout", "attend", "choose"]
 
 
 def choose(name: str, request: Request, heads: int) -> Engine:
@@ -42,7 +42,9 @@ def choose(name: str, request: Request, heads: int) -> Engine:
             raise UserError(f"attention engine {name!r}: not deterministic; choose {AUTO} or another engine")
         return engine
     if request.device == "cpu" or fixed:
-        return next(each for each in _ALL if each.refusal(request) is None and (each.deterministic or not fixed))
+        return next(
+            each for each in _ALL if each.unsupported_reason(request) is None and (each.deterministic or not fixed)
+        )
     return ENGINES[_fastest_here(request, heads)]
 
 
@@ -77,4 +79,4 @@ def attend(
     Returns:
         out_THD in the dtype of q_THD.
     """
-    return ENGINES[engine](q_THD, k_THD, v_THD, Layout(cu_seqlens, max_seqlen), window_each_side)
+    return ENGINES[engine](q_THD, k_THD, v_THD, SequenceLayout(cu_seqlens, max_seqlen), window_each_side)

@@ -1,8 +1,8 @@
 """The attention contract: packed samples, bidirectional, global or within a window; never across samples.
 
 Every engine takes ``q_THD, k_THD, v_THD`` (T packed tokens, H heads of this rank, D head width), the boundaries of
-the samples and the window, and gives ``out_THD``. A :class:`Layout` says where samples lie; it is made once per pack,
-and engines keep what they derive from it (masks, index lists) in its ``cache``, so that 22 layers share the work.
+the samples and the window, and gives ``out_THD``. A :class:`SequenceLayout` says where samples lie; it is made once per
+pack, and engines keep what they derive from it (masks, index lists) in its ``cache``, so that 22 layers share the work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Derived = TypeVar("Derived")
 
 
 @dataclass
-class Layout:
+class SequenceLayout:
     """Where the samples of one pack lie.
 
     Attributes:
@@ -83,9 +83,9 @@ class Request:
     sample_tokens: int = 1024
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Layout, int | None], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, SequenceLayout, int | None], Tensor]
 """``attend(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sample."""
-AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", Layout, "int | None", "Tensor | None"], Tensor]
+AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", SequenceLayout, "int | None", "Tensor | None"], Tensor]
 """``attend(qkv_TH3D, (cos_T1D, sin_T1D), layout, window_each_side, rows_K) -> out_THD``: rotates queries and keys
 itself. With rows, only these tokens' queries attend: ``out_KHD``, in their order; None for all."""
 
@@ -103,18 +103,18 @@ class Engine:
 
     name: str
     attend: Attend
-    refusal: Callable[[Request], str | None]
-    remedy: str = ""
+    unsupported_reason: Callable[[Request], str | None]
+    install_hint: str = ""
     fused: AttendFused | None = None
     deterministic: bool = True
 
     def __call__(
-        self, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None
+        self, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None
     ) -> Tensor:
         return self.attend(q_THD, k_THD, v_THD, layout, window_each_side)
 
 
-def flash_refusal(request: Request) -> str | None:
+def flash_unsupported_reason(request: Request) -> str | None:
     """What every engine of the FlashAttention family asks for."""
     if request.device != "cuda":
         return "runs on CUDA devices only"

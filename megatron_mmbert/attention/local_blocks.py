@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout
+from megatron_mmbert.attention.interface import SequenceLayout
 
 SMALLEST_BLOCK = 64  # tokens; below this the per-block overhead outweighs the masked scores saved
 
 
-class Strips:
+class LocalBlocks:
     """Shapes and views for H heads of T tokens of width D under a window."""
 
     def __init__(self, heads: int, tokens: int, width: int, window: int, dtype: torch.dtype) -> None:
@@ -75,7 +75,7 @@ class Strips:
         return strip
 
 
-def band_mask(layout: Layout, strips: Strips) -> Tensor:
+def band_mask(layout: SequenceLayout, strips: LocalBlocks) -> Tensor:
     """[N + 1, B, 3 B] of 0 (seen) and -inf. Rows on which no token lies see everything: no row is empty."""
     block, blocks = strips.block, strips.blocks_per_head + 1
     sample = layout.sample_of_token

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Engine, Layout, Request
+from megatron_mmbert.attention.interface import Engine, Request, SequenceLayout
 from megatron_mmbert.utils.errors import UserError, nearest
 
 AUTO = "auto"
@@ -25,17 +25,17 @@ _CHECK_LENGTHS = (63, 130, 1, 250, 68)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Trial:
     """What a trial of one engine found; ``error`` is the largest deviation from the reference."""
 
     engine: str
-    refusal: str | None
+    unsupported_reason: str | None
     error: float | None = None
     milliseconds: float | None = None
 
     @property
     def usable(self) -> bool:
-        return self.refusal is None
+        return self.unsupported_reason is None
 
 
 def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
@@ -47,37 +47,37 @@ def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
     if name not in engines:
         known = ", ".join([AUTO, *engines])
         raise UserError(f"attention engine {name!r}: unknown{nearest(name, [AUTO, *engines])}; choose one of {known}")
-    reason = engines[name].refusal(request)
+    reason = engines[name].unsupported_reason(request)
     if reason:
-        hint = f" or {engines[name].remedy}" if engines[name].remedy else ""
+        hint = f" or {engines[name].install_hint}" if engines[name].install_hint else ""
         raise UserError(f"attention engine {name!r}: {reason}; choose another, e.g. {AUTO}{hint}")
     return engines[name]
 
 
-def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int = 3) -> Verdict:
+def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int = 3) -> Trial:
     """Check ``engine`` against the reference and time one pack of samples of ``lengths``."""
-    reason = engine.refusal(request)
+    reason = engine.unsupported_reason(request)
     if reason:
-        return Verdict(engine.name, reason)
+        return Trial(engine.name, reason)
     try:
         error = _error(engine, request, heads)
         tolerance = _TOLERANCE.get(request.dtype, _HALF_TOLERANCE)
         if not error <= tolerance:
-            return Verdict(engine.name, f"wrong by {error:.1e} here (limit {tolerance:g})", error)
-        return Verdict(engine.name, None, error, _milliseconds(engine, request, heads, lengths, repeats))
+            return Trial(engine.name, f"wrong by {error:.1e} here (limit {tolerance:g})", error)
+        return Trial(engine.name, None, error, _milliseconds(engine, request, heads, lengths, repeats))
     except Exception as problem:  # whatever a GPU library raises, it says that this engine cannot
-        return Verdict(engine.name, f"fails here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
+        return Trial(engine.name, f"fails here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
 
 
-def fastest(verdicts: Sequence[Verdict]) -> Verdict:
+def fastest(verdicts: Sequence[Trial]) -> Trial:
     """The fastest engine that is correct."""
     return min((each for each in verdicts if each.milliseconds is not None), key=lambda each: each.milliseconds or 0.0)
 
 
-def layout_of(lengths: Sequence[int], device: str) -> Layout:
+def sequence_layout(lengths: Sequence[int], device: str) -> SequenceLayout:
     """The layout of samples of these lengths, laid end to end."""
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-    return Layout(bounds, max(lengths))
+    return SequenceLayout(bounds, max(lengths))
 
 
 def _inputs(request: Request, heads: int, tokens: int, dtype: torch.dtype) -> list[Tensor]:
@@ -86,7 +86,7 @@ def _inputs(request: Request, heads: int, tokens: int, dtype: torch.dtype) -> li
     return [x.to(request.device, request.dtype).to(dtype) for x in drawn]
 
 
-def _run(engine: Engine, request: Request, inputs: Sequence[Tensor], layout: Layout) -> list[Tensor]:
+def _run(engine: Engine, request: Request, inputs: Sequence[Tensor], layout: SequenceLayout) -> list[Tensor]:
     q, k, v, direction = inputs
     if not request.backward:
         with torch.no_grad():
@@ -101,15 +101,15 @@ def _error(engine: Engine, request: Request, heads: int) -> float:
 
     tokens = sum(_CHECK_LENGTHS)
     inputs = _inputs(request, heads, tokens, request.dtype)
-    found = _run(engine, request, inputs, layout_of(_CHECK_LENGTHS, request.device))
+    found = _run(engine, request, inputs, sequence_layout(_CHECK_LENGTHS, request.device))
     exact = _inputs(request, heads, tokens, torch.float64)
-    expected = _run(ENGINES["eager"], request, exact, layout_of(_CHECK_LENGTHS, request.device))
+    expected = _run(ENGINES["eager"], request, exact, sequence_layout(_CHECK_LENGTHS, request.device))
     return max((x.double() - y).abs().max().item() for x, y in zip(found, expected, strict=True))
 
 
 def _milliseconds(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int) -> float:
     inputs = _inputs(request, heads, sum(lengths), request.dtype)
-    layout, times = layout_of(lengths, request.device), []
+    layout, times = sequence_layout(lengths, request.device), []
     for _ in range(repeats + 1):  # the first pass compiles and builds what is kept for the pack
         start = time.perf_counter()
         _run(engine, request, inputs, layout)

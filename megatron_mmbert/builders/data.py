@@ -8,11 +8,11 @@ from pathlib import Path
 
 from megatron_mmbert.checkpoint.folder import TrainedSection
 from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe, SourceConfig
-from megatron_mmbert.config.values import Linear, Schedule
+from megatron_mmbert.config.values import LinearRamp, Schedule
 from megatron_mmbert.data.loading.masking_units import word_marks
-from megatron_mmbert.data.sampling.resume import Places, TrainedPhase, nominal_blocks, places_after
-from megatron_mmbert.data.sampling.settings import DataPhase, Place, Ramp, TokenizerIds, TokenSource
-from megatron_mmbert.data.store.multi_store import StoreUnion, open_stores
+from megatron_mmbert.data.sampling.resume import ResumePoints, TrainedPhase, nominal_blocks, resume_points_after
+from megatron_mmbert.data.sampling.settings import DataPhase, Ramp, ResumePoint, TokenizerIds, TokenSource
+from megatron_mmbert.data.store.multi_store import ConcatenatedStores, open_stores
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError, nearest
 
@@ -46,7 +46,7 @@ def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
     )
 
 
-def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> StoreUnion:
+def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> ConcatenatedStores:
     """The stores, opened together.
 
     Raises:
@@ -67,7 +67,7 @@ def data_phase(
     phase: Phase,
     stores: TokenSource,
     warn: Callable[[str], None] = print,
-    places: Mapping[tuple[str, str], Place] | None = None,
+    places: Mapping[tuple[str, str], ResumePoint] | None = None,
 ) -> DataPhase:
     """The loader's settings for a phase; ``places``: where it goes on in the data, None from the start.
 
@@ -95,12 +95,12 @@ def data_phase(
     )
 
 
-def trained_places(
+def trained_resume_points(
     recipe: Recipe, history: Iterable[TrainedSection], stores: TokenSource, warn: Callable[[str], None] = print
-) -> Places:
+) -> ResumePoints:
     """Where the phases that a checkpoint has behind it have come to in each group.
 
-    What is not known any more, ``warn`` is told of (``data.history.places_after``); training goes on without it.
+    What is not known any more, ``warn`` is told of (``data.history.resume_points_after``); training goes on without it.
     """
     trained = []
     for each in history:
@@ -113,10 +113,10 @@ def trained_places(
             warn(f"what phase {each.phase['name']!r} read is not known ({error}), so text may repeat")
             return {}
         trained.append(TrainedPhase(settings, each.blocks, each.fingerprint))
-    return places_after(stores, trained, warn)
+    return resume_points_after(stores, trained, warn)
 
 
-def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> Places:
+def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> ResumePoints:
     """Where ``phase`` will go on in the data if the phases before it end in the block that they are expected to.
 
     Raises:
@@ -128,7 +128,7 @@ def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> Places:
         settings = _data_phase_of_what_there_is(recipe, recipe.phase(origin), stores)
         behind.insert(0, TrainedPhase(settings, nominal_blocks(settings)))
         origin = recipe.origin(recipe.phase(origin))
-    return places_after(stores, behind)
+    return resume_points_after(stores, behind)
 
 
 def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSource) -> DataPhase:
@@ -203,4 +203,4 @@ def _read_table(table: LanguageTable) -> list[str]:
 
 
 def _ramp(schedule: Schedule) -> Ramp:
-    return Ramp(schedule.start, schedule.end) if isinstance(schedule, Linear) else Ramp(schedule, schedule)
+    return Ramp(schedule.start, schedule.end) if isinstance(schedule, LinearRamp) else Ramp(schedule, schedule)

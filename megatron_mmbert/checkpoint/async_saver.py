@@ -1,8 +1,8 @@
 """Saving while training goes on: one checkpoint at a time is written in a thread of each rank.
 
-:meth:`Saver.begin` copies this rank's tensors; a thread writes, checksums and syncs them. The main threads ask one
-another between steps (:meth:`Saver.poll`) whether all have written; then rank 0's thread describes the checkpoint and
-commits it by one rename. Threads take part in no exchange between ranks, so what ranks exchange keeps its order.
+:meth:`AsyncSaver.begin` copies this rank's tensors; a thread writes, checksums and syncs them. The main threads ask one
+another between steps (:meth:`AsyncSaver.poll`) whether all have written; then rank 0's thread describes the checkpoint
+and commits it by one rename. Threads take part in no exchange between ranks, so what ranks exchange keeps its order.
 
 A failure on any rank is one on all: the half-written folder is removed, and the outcome says what happened.
 """
@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, aside_of
-from megatron_mmbert.checkpoint.save_plan import Share, Stage
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, staging_path
+from megatron_mmbert.checkpoint.save_plan import RankSavePlan, RankShards
 from megatron_mmbert.checkpoint.shard_writer import Cancelled, Written, commit, write_share
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 from megatron_mmbert.utils.errors import NO_ROOM
@@ -54,7 +54,7 @@ class _Flight:
     path: Path
     meta: CheckpointMeta
     started: float
-    share: Share
+    share: RankShards
     job: _Job
     stalled: float = 0.0
     committing: bool = False
@@ -97,7 +97,7 @@ class _Job:
             self.error = error
 
 
-class Saver:
+class AsyncSaver:
     """Writes the checkpoints of one run; all its methods but :meth:`cancel` are called by all ranks together.
 
     Args:
@@ -107,7 +107,7 @@ class Saver:
 
     def __init__(self, asynchronous: bool, after: Callable[[Path], None] = lambda folder: None) -> None:
         self._asynchronous, self._after = asynchronous, after
-        self._stage = Stage(copies=asynchronous)
+        self._stage = RankSavePlan(copies=asynchronous)
         self._flight: _Flight | None = None
         self._cancelled = threading.Event()
 
@@ -127,15 +127,15 @@ class Saver:
         """
         assert self._flight is None, "one save at a time"
         started = time.perf_counter() if started is None else started
-        aside = aside_of(path)
-        prepared = _Job(partial(_prepare, aside)) if current().is_main else _Job(lambda: None)
+        staging = staging_path(path)
+        prepared = _Job(partial(_prepare, staging)) if current().is_main else _Job(lambda: None)
         prepared.start(in_background=False)
         if any_ranks([prepared.error is not None])[0]:
             seconds = time.perf_counter() - started
             return Outcome(path, seconds, seconds, _problem(path, prepared.error, 0))
-        share = self._stage.share_of(state, aside)
+        share = self._stage.share_of(state, staging)
         described = meta.model_copy(update={"has_optimizer": "optimizer" in state})
-        job = _Job(partial(write_share, aside, current().rank, share, self._cancelled)).start(self._asynchronous)
+        job = _Job(partial(write_share, staging, current().rank, share, self._cancelled)).start(self._asynchronous)
         self._flight = _Flight(path, described, started, share, job, time.perf_counter() - started)
         return None if self._asynchronous else self.wait()
 
@@ -183,13 +183,13 @@ class Saver:
     def _finish(self, flight: _Flight, written: list[Written]) -> None:
         if self._cancelled.is_set():
             raise Cancelled
-        commit(aside_of(flight.path), flight.path, flight.meta, flight.share, written)
+        commit(staging_path(flight.path), flight.path, flight.meta, flight.share, written)
         self._after(flight.path.parent)
 
 
-def _prepare(aside: Path) -> None:
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+def _prepare(staging: Path) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
 
 
 def _problem(path: Path, error: BaseException | None, needed: int) -> str:
@@ -202,8 +202,8 @@ def _problem(path: Path, error: BaseException | None, needed: int) -> str:
     told = all_ranks((_reason(error), needed))
     if not current().is_main:
         return str(broadcast_object(None))
-    aside = aside_of(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    staging = staging_path(path)
+    shutil.rmtree(staging, ignore_errors=True)
     folder = next(parent for parent in path.parents if parent.exists())
     rank, reason = next((rank, reason) for rank, (reason, _) in enumerate(told) if reason)
     return str(

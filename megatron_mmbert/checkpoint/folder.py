@@ -141,24 +141,24 @@ def read_meta(path: Path) -> CheckpointMeta:
 
 
 @contextmanager
-def committed_folder(path: Path) -> Iterator[Path]:
+def committed_checkpoint(path: Path) -> Iterator[Path]:
     """Yield a folder to write a checkpoint into; checksum, sync and rename it to ``path`` on success.
 
     For one process; training, whose ranks write together, has :mod:`.saver`.
     """
-    aside = aside_of(path)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    staging = staging_path(path)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     try:
-        yield aside
-        seal(aside)
-        replace_folder(aside, path)
+        yield staging
+        finalize(staging)
+        replace_folder(staging, path)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
-def seal(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+def finalize(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
     """Record the checksums of all that is in ``folder`` and see it safely on the disk.
 
     Args:
@@ -174,7 +174,7 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
     write_json(folder / META_FILE, stamped.model_dump(mode="json"))
 
 
-def problems(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:
+def checksum_problems(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:
     """One sentence for each file of a checkpoint that is missing, of other content, or read though not listed.
 
     ``progress`` is called with the bytes of each file that has been read.
@@ -198,7 +198,7 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
 
 
-def complete_checkpoints(checkpoints: Path) -> list[Path]:
+def committed_checkpoints(checkpoints: Path) -> list[Path]:
     """All committed checkpoints of a phase, oldest first."""
     if not checkpoints.is_dir():
         return []
@@ -206,12 +206,12 @@ def complete_checkpoints(checkpoints: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def newest_sound(checkpoints: Path, warn: Any = print) -> Path | None:
+def newest_valid(checkpoints: Path, warn: Any = print) -> Path | None:
     """The newest checkpoint whose checksums hold; damaged ones are named by ``warn`` and left alone."""
-    for path in reversed(complete_checkpoints(checkpoints)):
+    for path in reversed(committed_checkpoints(checkpoints)):
         try:
             read_meta(path)
-            found = next(problems(path), None)
+            found = next(checksum_problems(path), None)
         except UserError as error:
             found = str(error)
         if found is None:
@@ -227,36 +227,36 @@ def resolve(path: Path) -> Path:
         UserError: there is none, or the one that was named is damaged.
     """
     if (path / META_FILE).is_file():
-        for problem in problems(path):
+        for problem in checksum_problems(path):
             raise UserError(problem)
         return path
     for folder in (path, path / "checkpoints"):
-        newest = newest_sound(folder)
+        newest = newest_valid(folder)
         if newest is not None:
             return newest
     raise UserError(f"{path}: no checkpoint here; {_NAME_ANOTHER}")
 
 
-def keep_newest(checkpoints: Path, count: int, every_tokens: int | None = None) -> None:
+def apply_retention(checkpoints: Path, count: int, every_tokens: int | None = None) -> None:
     """Delete all but the newest ``count`` checkpoints of a phase, and the first after each ``every_tokens`` tokens.
 
     Which is the first is seen from those that are there: it is never deleted, so it stays the first. A checkpoint that
     cannot be read neither counts nor goes.
     """
-    known = [(path, _tokens_of(path)) for path in complete_checkpoints(checkpoints)]
+    known = [(path, _tokens_of(path)) for path in committed_checkpoints(checkpoints)]
     passed = 0
     for path, tokens in [(path, tokens) for path, tokens in known if tokens is not None][:-count]:
         if every_tokens is not None and tokens // every_tokens > passed:
             passed = tokens // every_tokens
             continue
         # Under a dot name first: killed in the middle of it, no half of a checkpoint bears the name of a whole one.
-        aside = aside_of(path)
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        staging = staging_path(path)
+        shutil.rmtree(staging, ignore_errors=True)
+        os.replace(path, staging)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def remove_remains(checkpoints: Path) -> None:
+def remove_leftovers(checkpoints: Path) -> None:
     """Delete what processes that were killed while they wrote or deleted a checkpoint have left."""
     for path in checkpoints.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
@@ -269,7 +269,7 @@ def _tokens_of(path: Path) -> int | None:
         return None
 
 
-def aside_of(path: Path) -> Path:
+def staging_path(path: Path) -> Path:
     """Where the checkpoint ``path`` is written before it is whole."""
     return path.with_name(f".{path.name}.tmp")
 

@@ -16,7 +16,7 @@ from megatron_mmbert.checkpoint.folder import (
     META_FILE,
     CheckpointMeta,
     TrainedSection,
-    committed_folder,
+    committed_checkpoint,
     read_meta,
     write_meta,
 )
@@ -166,7 +166,7 @@ def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path) -> No
         write_tensors(output, meta, {name: tensors.load(name) for name in tensors.names()})
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    with committed_folder(output) as folder:
+    with committed_checkpoint(output) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(META_FILE, CHECKSUM_FILE))
         write_meta(folder, meta)
 

@@ -34,7 +34,7 @@ CONTENT = {"non_homogeneous_layers": True}
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShards:
     """What this rank writes.
 
     Attributes:
@@ -59,7 +59,7 @@ class Share:
             yield item, held.clone() if is_view or not held.is_contiguous() else held
 
 
-class Stage:
+class RankSavePlan:
     """Plans the shares of one run's checkpoints.
 
     Args:
@@ -72,7 +72,7 @@ class Stage:
         self._metadata: Metadata | None = None
         self._buffers: list[Tensor] = []
 
-    def share_of(self, state: dict[str, Any], folder: Path) -> Share:
+    def share_of(self, state: dict[str, Any], folder: Path) -> RankShards:
         """This rank's share of ``state``; to be called by all ranks, each time with tensors of the same shapes.
 
         Args:
@@ -92,7 +92,7 @@ class Stage:
         if first:
             self._plans, self._metadata = (central, local), planned[1]
         tensors = self._copied(listing.tensors) if self._copies else listing.tensors
-        return Share(tensors, common, partial(listing.finish, self._metadata))
+        return RankShards(tensors, common, partial(listing.finish, self._metadata))
 
     def _copied(self, tensors: list[tuple[WriteItem, Tensor]]) -> list[tuple[WriteItem, Tensor]]:
         on_gpu = current().device.type == "cuda"

@@ -18,8 +18,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_conf
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.storage import WriteResult
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, seal, write_meta
-from megatron_mmbert.checkpoint.save_plan import Share
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, finalize, write_meta
+from megatron_mmbert.checkpoint.save_plan import RankShards
 from megatron_mmbert.utils.files import replace_folder
 
 _CHUNK = 1 << 20  # bytes: what was just hashed is still in the cache when it is written
@@ -74,7 +74,7 @@ class HashedFile:
             raise self._error
 
     def finish(self) -> dict[str, Any]:
-        """See the bytes on the disk; their checksum as ``folder.seal`` records it."""
+        """See the bytes on the disk; their checksum as ``folder.finalize`` records it."""
         self.check()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -87,7 +87,7 @@ class HashedFile:
             pass  # after an error the buffer cannot be written either
 
 
-def write_share(folder: Path, rank: int, share: Share, cancelled: threading.Event) -> Written:
+def write_share(folder: Path, rank: int, share: RankShards, cancelled: threading.Event) -> Written:
     """Write this rank's tensors into ``folder`` and see them on the disk; no file where there are none.
 
     Raises:
@@ -110,8 +110,8 @@ def write_share(folder: Path, rank: int, share: Share, cancelled: threading.Even
         file.close()
 
 
-def commit(aside: Path, path: Path, meta: CheckpointMeta, share: Share, written: Sequence[Written]) -> None:
-    """Add to ``aside``, where all ranks have ``written``, what describes their tensors; rename it to ``path``.
+def commit(staging: Path, path: Path, meta: CheckpointMeta, share: RankShards, written: Sequence[Written]) -> None:
+    """Add to ``staging``, where all ranks have ``written``, what describes their tensors; rename it to ``path``.
 
     Args:
         share: that of rank 0.
@@ -120,8 +120,8 @@ def commit(aside: Path, path: Path, meta: CheckpointMeta, share: Share, written:
         OSError: the disk's reason.
     """
     share.write_table([places for places, _ in written])
-    torch.save(share.common, aside / "common.pt")
-    save_config(CheckpointingConfig("torch_dist"), str(aside))
-    write_meta(aside, meta)
-    seal(aside, {name: checksum for _, checksums in written for name, checksum in checksums.items()})
-    replace_folder(aside, path)
+    torch.save(share.common, staging / "common.pt")
+    save_config(CheckpointingConfig("torch_dist"), str(staging))
+    write_meta(staging, meta)
+    finalize(staging, {name: checksum for _, checksums in written for name, checksum in checksums.items()})
+    replace_folder(staging, path)

@@ -13,7 +13,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from torch import Tensor
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_folder, read_meta, write_meta
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_checkpoint, read_meta, write_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
@@ -80,7 +80,7 @@ def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor
         tensors: every name of :func:`parameter_names`, fp32.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with committed_folder(path) as folder:
+    with committed_checkpoint(path) as folder:
         fill_folder(folder, meta, tensors)
 
 

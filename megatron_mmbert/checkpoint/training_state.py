@@ -12,7 +12,7 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
-from megatron_mmbert.checkpoint.async_saver import Saver
+from megatron_mmbert.checkpoint.async_saver import AsyncSaver
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
@@ -54,7 +54,7 @@ def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], o
     Raises:
         UserError: it could not be written; nothing is left of it.
     """
-    outcome = Saver(asynchronous=False).begin(path, meta, state_of(model, optimizer))
+    outcome = AsyncSaver(asynchronous=False).begin(path, meta, state_of(model, optimizer))
     if outcome is not None and outcome.problem:
         raise UserError(outcome.problem)
 

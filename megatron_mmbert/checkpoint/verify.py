@@ -12,8 +12,8 @@ from megatron_mmbert.checkpoint.folder import (
     CHECKSUM_FILE,
     META_FILE,
     CheckpointMeta,
-    complete_checkpoints,
-    problems,
+    checksum_problems,
+    committed_checkpoints,
     read_meta,
 )
 from megatron_mmbert.utils.errors import UserError
@@ -23,7 +23,7 @@ COMMON_FILE = "common.pt"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What was found of one checkpoint.
 
     Attributes:
@@ -36,11 +36,11 @@ class Verdict:
     meta: CheckpointMeta | None
     files: int
     bytes: int
-    problems: tuple[str, ...]
+    checksum_problems: tuple[str, ...]
 
     @property
     def sound(self) -> bool:
-        return not self.problems
+        return not self.checksum_problems
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -52,7 +52,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     if (path / META_FILE).exists() or (path / CHECKSUM_FILE).exists():
         return [path]
     folders = [path, path / "checkpoints", *sorted(path.glob("*/checkpoints"))]
-    found = [checkpoint for folder in folders for checkpoint in complete_checkpoints(folder)]
+    found = [checkpoint for folder in folders for checkpoint in committed_checkpoints(folder)]
     others = [folder for folder in sorted(path.glob("*")) if (folder / META_FILE).is_file()]  # merged, converted
     found += [folder for folder in others if folder not in found]
     if not found:
@@ -66,7 +66,7 @@ def size_of(path: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def verify(path: Path, deep: bool = False, progress: Progress = lambda done: None) -> Verdict:
+def verify(path: Path, deep: bool = False, progress: Progress = lambda done: None) -> CheckResult:
     """Check one checkpoint; nothing in it is run, whatever it holds.
 
     Args:
@@ -79,12 +79,12 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
     meta = None
     try:
         meta = read_meta(path)
-        found += problems(path, progress)
+        found += checksum_problems(path, progress)
     except UserError as error:
         found.append(str(error))
     if not found:
         found += _contents(path, deep, progress)
-    return Verdict(path, meta, files, size, tuple(found))
+    return CheckResult(path, meta, files, size, tuple(found))
 
 
 def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:

@@ -15,7 +15,7 @@ from megatron_mmbert.config.base import Section
 from megatron_mmbert.config.languages import expand
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.stability import NumbersConfig
+from megatron_mmbert.config.stability import StabilityConfig
 from megatron_mmbert.config.values import Count, PositiveCount, Schedule, check_range
 from megatron_mmbert.utils.errors import nearest
 
@@ -335,7 +335,7 @@ class Recipe(Section):
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
-    numbers: NumbersConfig = NumbersConfig()
+    numbers: StabilityConfig = StabilityConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     merge: MergeConfig | None = None
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from megatron_mmbert.config.base import Section
 
 
-class NumbersConfig(Section):
+class StabilityConfig(Section):
     """What is done about losses and gradients that are not finite, and about loss spikes.
 
     ``skip`` leaves the step out and goes on behind its samples; ``rewind`` also takes weights and optimizer back to the

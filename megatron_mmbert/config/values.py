@@ -31,7 +31,7 @@ Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
 
 
-class Linear(BaseModel):
+class LinearRamp(BaseModel):
     """A value that goes linearly from ``from`` to ``to`` over the phase's tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -40,19 +40,19 @@ class Linear(BaseModel):
     end: float = Field(alias="to")
 
 
-Schedule = float | Linear
+Schedule = float | LinearRamp
 
 
 def value_at(schedule: Schedule, fraction: float) -> float:
     """The schedule's value when ``fraction`` (0 to 1) of the phase's tokens are seen."""
-    if isinstance(schedule, Linear):
+    if isinstance(schedule, LinearRamp):
         return schedule.start + (schedule.end - schedule.start) * min(max(fraction, 0.0), 1.0)
     return schedule
 
 
 def bounds(schedule: Schedule) -> tuple[float, float]:
     """The smallest and the largest value that the schedule takes."""
-    if isinstance(schedule, Linear):
+    if isinstance(schedule, LinearRamp):
         return min(schedule.start, schedule.end), max(schedule.start, schedule.end)
     return schedule, schedule
 

@@ -18,7 +18,7 @@ from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert.hf_logits import Answer, ask_transformers
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
@@ -77,7 +77,7 @@ def our_logits(tensors: CheckpointTensors, samples: list[Tensor]) -> list[Tensor
     encoder = load_encoder(tensors)
     boundaries = list(itertools.accumulate(map(len, samples), initial=0))
     device = samples[0].device
-    packed = PackedParams.of(torch.tensor(boundaries, dtype=torch.int32, device=device), max(map(len, samples)))
+    packed = PackedSequences.of(torch.tensor(boundaries, dtype=torch.int32, device=device), max(map(len, samples)))
     with torch.inference_mode():
         hidden_T1D = encoder(torch.cat(samples), packed)
         return [encoder.logits(hidden_T1D[start:end]) for start, end in itertools.pairwise(boundaries)]

@@ -21,14 +21,14 @@ from megatron_mmbert.data.loading.batch import Assembler, PackedBatch
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.packing import pack_block
 from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, key64, string_key
-from megatron_mmbert.data.sampling.examples import PieceTable
+from megatron_mmbert.data.sampling.examples import ExampleTable
 from megatron_mmbert.data.sampling.mixture import Block
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds
-from megatron_mmbert.data.store.multi_store import StoreUnion
+from megatron_mmbert.data.store.multi_store import ConcatenatedStores
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.evaluation import evaluation_mode, loss_of_rows
+from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
 from megatron_mmbert.model.mlm_loss import IGNORED
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
 
@@ -58,7 +58,7 @@ class HeldOut:
 
     def __init__(
         self,
-        stores: StoreUnion,
+        stores: ConcatenatedStores,
         ids: TokenizerIds,
         piece_bytes: npt.NDArray[np.int32],
         settings: EvaluationConfig,
@@ -96,8 +96,8 @@ class HeldOut:
 
     def _add(self, chunks: Sequence[Encoder], batch: PackedBatch, row_of_group: npt.NDArray, sums: npt.NDArray) -> None:
         placed = batch.to(current().device)
-        packed = PackedParams.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
-        loss_K = loss_of_rows(chunks, placed.tokens_T, packed, placed.masked_index_K, placed.label_K)
+        packed = PackedSequences.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
+        loss_K = masked_losses(chunks, placed.tokens_T, packed, placed.masked_index_K, placed.label_K)
         label_K, index_K = batch.label_K.numpy(), batch.masked_index_K.numpy()
         scored_K = label_K != IGNORED
         segment_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1
@@ -107,14 +107,16 @@ class HeldOut:
             np.add.at(total, rows, value)
 
 
-def held_out(recipe: Recipe, stores: StoreUnion, ids: TokenizerIds, piece_bytes: npt.NDArray[np.int32]) -> HeldOut:
+def held_out(
+    recipe: Recipe, stores: ConcatenatedStores, ids: TokenizerIds, piece_bytes: npt.NDArray[np.int32]
+) -> HeldOut:
     """The recipe's held-out text at the shortest length of any phase, so that all phases are measured alike."""
     longest = min(phase.max_length for phase in recipe.phases)
     return HeldOut(stores, ids, piece_bytes, recipe.evaluation, longest)
 
 
 def _masked_packs(
-    stores: StoreUnion,
+    stores: ConcatenatedStores,
     names: Sequence[tuple[str, str]],
     ids: TokenizerIds,
     settings: EvaluationConfig,
@@ -128,19 +130,19 @@ def _masked_packs(
     assembler = Assembler(stores, list(names), ids, phase, masker)
     for pack in pack_block(block.lengths, capacity, _MASK_SEED):
         scored = max(1, round(settings.mask_ratio * int(block.lengths[pack].sum())))
-        batch = assembler.assemble(block, pack, 0, scored)
+        batch = assembler.merge_partitions(block, pack, 0, scored)
         tokens_T = batch.tokens_T.clone()
         tokens_T[batch.masked_index_K[batch.label_K != IGNORED]] = ids.mask  # all masked: the task, without 80/10/10
         yield replace(batch, tokens_T=tokens_T)
 
 
 def _pieces(
-    stores: StoreUnion, names: Sequence[tuple[str, str]], most_tokens: int, max_length: int, number: int
+    stores: ConcatenatedStores, names: Sequence[tuple[str, str]], most_tokens: int, max_length: int, number: int
 ) -> Block:
     """The first pieces of each group, up to ``most_tokens`` of them."""
     rows: list[tuple[npt.NDArray, ...]] = []
     for group, name in enumerate(names):
-        table = PieceTable(stores.document_lengths(*name), max_length)
+        table = ExampleTable(stores.document_lengths(*name), max_length)
         document, start, stop = table.locate(np.arange(min(table.pieces, most_tokens), dtype=np.int64))
         count = min(len(document), max(1, int((np.cumsum(stop - start) <= most_tokens).sum())))
         key = hash64(key64(string_key("/".join(name)), number), np.arange(count, dtype=np.uint64))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.attention import AUTO, Engine, Layout, Request, choose
+from megatron_mmbert.attention import AUTO, Engine, Request, SequenceLayout, choose
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.kernels.geglu import geglu
@@ -48,7 +48,7 @@ class Network:
         }
 
     @fp32_matmul.fastest()
-    def hidden(self, tokens_T: Tensor, layout: Layout) -> Tensor:
+    def hidden(self, tokens_T: Tensor, layout: SequenceLayout) -> Tensor:
         """Final hidden states [T, D] of packed samples."""
         starts_T = layout.cu_seqlens[:-1].long()[layout.sample_of_token]
         position_T = torch.arange(len(tokens_T), device=self.device) - starts_T
@@ -61,7 +61,9 @@ class Network:
             self._layer(x_TD, qkv_TP, layer, tables[theta if is_global else theta_local], layout)
         return self._norm(x_TD, "encoder.final_layernorm")
 
-    def _layer(self, x_TD: Tensor, qkv_TP: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: Layout) -> None:
+    def _layer(
+        self, x_TD: Tensor, qkv_TP: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: SequenceLayout
+    ) -> None:
         """Turns a layer's input into its output, in place; ``qkv_TP`` is scratch."""
         name = f"encoder.layers.{layer}."
         window = None if self.model.is_global(layer) else self.model.window_each_side
@@ -92,7 +94,7 @@ class Network:
 
 
 def _attend(
-    engine: Engine, qkv_TH3D: Tensor, tables: tuple[Tensor, Tensor], layout: Layout, window: int | None
+    engine: Engine, qkv_TH3D: Tensor, tables: tuple[Tensor, Tensor], layout: SequenceLayout, window: int | None
 ) -> Tensor:
     if engine.fused is not None:
         return engine.fused(qkv_TH3D, tables, layout, window, None).flatten(1)

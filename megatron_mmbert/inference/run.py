@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention import Layout
+from megatron_mmbert.attention import SequenceLayout
 from megatron_mmbert.inference.model import Model
 from megatron_mmbert.inference.network import Network
 
@@ -133,19 +133,19 @@ def pack(lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
 
 def _packs(
     network: Network, samples: Sequence[Sequence[int]], pack_tokens: int
-) -> Iterator[tuple[list[int], Tensor, Layout]]:
+) -> Iterator[tuple[list[int], Tensor, SequenceLayout]]:
     """(members, hidden states [T, D], layout) of each pack."""
     device = network.device
     for members in pack([len(each) for each in samples], pack_tokens):
         lengths = [len(samples[index]) for index in members]
         bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
         tokens = list(itertools.chain.from_iterable(samples[index] for index in members))
-        layout = Layout(bounds, max(lengths))
+        layout = SequenceLayout(bounds, max(lengths))
         with torch.inference_mode():
             yield members, network.hidden(torch.tensor(tokens, device=device), layout), layout
 
 
-def _pool(hidden_TD: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
+def _pool(hidden_TD: Tensor, layout: SequenceLayout, pooling: Pooling) -> Tensor:
     bounds = layout.cu_seqlens.long()
     if pooling == "cls":
         return hidden_TD[bounds[:-1]]

@@ -19,7 +19,7 @@ import torch
 
 from megatron_mmbert.config.recipe import ModelConfig
 
-REMEDY = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
+INSTALL_HINT = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
 SCALINGS = ("delayed", "current", "block")
 LEAST_GAIN = 1.02
 """Less than this is not told from noise, and FP8 is not free: it rounds."""
@@ -43,7 +43,7 @@ class Gain:
         return f"{self.linear} {self.gain:.2f} ({self.bf16_ms:.2f} ms in bf16, {self.fp8_ms:.2f} in FP8)"
 
 
-def te_refusal() -> str | None:
+def te_unsupported_reason() -> str | None:
     """Why Transformer Engine's layers cannot run here, in a few words; None if they can."""
     if find_spec("transformer_engine") is None:
         return "Transformer Engine is not installed"
@@ -56,9 +56,9 @@ def te_refusal() -> str | None:
     return None
 
 
-def fp8_refusal(scaling: str) -> str | None:
+def fp8_unsupported_reason(scaling: str) -> str | None:
     """Why FP8 with that scaling cannot run here; None if it can."""
-    if reason := te_refusal():
+    if reason := te_unsupported_reason():
         return reason
     from transformer_engine.pytorch import is_fp8_available, is_fp8_block_scaling_available
 

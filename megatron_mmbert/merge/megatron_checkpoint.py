@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_mmbert.checkpoint.folder import META_FILE, resolve, seal
+from megatron_mmbert.checkpoint.folder import META_FILE, finalize, resolve
 from megatron_mmbert.checkpoint.phase_transition import history_of
 
 
@@ -62,4 +62,4 @@ class MegatronCheckpoint:
             }
         )
         fill_folder(folder, meta, tensors)
-        seal(folder)
+        finalize(folder)

@@ -54,7 +54,7 @@ def encoder_config(
     """Megatron-Core's configuration of an encoder.
 
     Args:
-        precision: as :func:`megatron_mmbert.model.te_layers.settled` gives it.
+        precision: as :func:`megatron_mmbert.model.te_layers.resolve_precision` gives it.
         scored_share: the share of rows that reach the head, for balancing pipeline stages.
         sample_tokens: length of the samples that attention engines are timed on, where they are.
 

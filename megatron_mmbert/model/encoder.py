@@ -28,14 +28,14 @@ from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.layers import block_spec
 from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed_sequences import PackedParams
-from megatron_mmbert.model.tied_embedding_grad import TableGradient, look_up
+from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad, look_up
 
 
-class TokenTable(VocabParallelEmbedding):
+class WordEmbedding(VocabParallelEmbedding):
     """Megatron-Core's table, which can share its gradient with the decoder."""
 
-    def forward(self, tokens_T: Tensor, carried: TableGradient | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, tokens_T: Tensor, carried: TiedEmbeddingGrad | None = None) -> Tensor:  # type: ignore[override]
         """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack; under sequence parallelism only this
         rank's share of the tokens."""
         own_T = tokens_T - self.vocab_start_index
@@ -57,7 +57,7 @@ class TokenEmbedding(MegatronModule):
 
     def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
         super().__init__(config)
-        self.word_embeddings = TokenTable(
+        self.word_embeddings = WordEmbedding(
             vocab_size,
             config.hidden_size,
             init_method=config.init_method,
@@ -66,12 +66,12 @@ class TokenEmbedding(MegatronModule):
         )
         self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
 
-    def forward(self, tokens_T: Tensor, carried: TableGradient | None = None) -> Tensor:
-        """int64 [T] -> [T, 1, D]; see :class:`TokenTable`."""
+    def forward(self, tokens_T: Tensor, carried: TiedEmbeddingGrad | None = None) -> Tensor:
+        """int64 [T] -> [T, 1, D]; see :class:`WordEmbedding`."""
         return self.norm(self.word_embeddings(tokens_T, carried))
 
 
-class Transform(MegatronModule):
+class HeadTransform(MegatronModule):
     """The head before the decoder: dense, exact GELU, LayerNorm; the same on every tensor-parallel rank."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -100,7 +100,7 @@ class Decoder(ColumnParallelLinear):
     """
 
     def forward(  # type: ignore[override]
-        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor, carried: TableGradient | None = None
+        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None = None
     ) -> tuple[Tensor, Tensor]:
         group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
         return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group, carried)
@@ -133,7 +133,7 @@ class Encoder(LanguageModule):
             vp_stage=vp_stage,
         )
         if post_process:
-            self.head = Transform(config)
+            self.head = HeadTransform(config)
             self.output_layer = Decoder(
                 config.hidden_size,
                 vocab_size,
@@ -152,14 +152,14 @@ class Encoder(LanguageModule):
     def forward(
         self,
         tokens_T: Tensor,
-        packed: PackedParams,
+        packed: PackedSequences,
         masked_index_K: Tensor | None = None,
         label_K: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [T, 1, D] (after the final norm on the last stage, else what the next stage takes in); or, on
         the last stage and with labels given, the summed MLM loss."""
         # Where lookup and decoder are on one stage, their gradients of the one table are one tensor.
-        carried = TableGradient() if self.pre_process and label_K is not None and self.post_process else None
+        carried = TiedEmbeddingGrad() if self.pre_process and label_K is not None and self.post_process else None
         embedded = self.embedding(tokens_T, carried) if self.pre_process else None
         scored_K = masked_index_K if self.post_process and label_K is not None else None
         packed.scored_K = scored_K if self._ends_on_scored_rows else None
@@ -182,12 +182,12 @@ class Encoder(LanguageModule):
         return is_here and not self.config.sequence_parallel and not self.config.fp8
 
     def loss(
-        self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor, carried: TableGradient | None = None
+        self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None = None
     ) -> tuple[Tensor, Tensor]:
         """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
         return self._loss(self._whole(hidden_T1D)[masked_index_K], label_K, carried)
 
-    def _loss(self, hidden_K1D: Tensor, label_K: Tensor, carried: TableGradient | None) -> tuple[Tensor, Tensor]:
+    def _loss(self, hidden_K1D: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None) -> tuple[Tensor, Tensor]:
         x_KD = self.head(hidden_K1D.squeeze(1))
         return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K, carried)
 

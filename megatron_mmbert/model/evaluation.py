@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import from_last_stage, from_stage_before, to_next_stage
 
 
@@ -27,8 +27,8 @@ def evaluation_mode(chunks: Sequence[Encoder]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def loss_of_rows(
-    chunks: Sequence[Encoder], tokens_T: Tensor, packed: PackedParams, masked_index_K: Tensor, label_K: Tensor
+def masked_losses(
+    chunks: Sequence[Encoder], tokens_T: Tensor, packed: PackedSequences, masked_index_K: Tensor, label_K: Tensor
 ) -> Tensor:
     """Each scored row's loss in nats, fp32 [K], on every rank.
 

@@ -29,11 +29,11 @@ from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.dropout import Rows, output_dropout
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.recompute import (
-    LightColumnLinear,
-    LightLayerNorm,
-    LightRowLinear,
+    RecomputedColumnLinear,
+    RecomputedLayerNorm,
+    RecomputedRowLinear,
     can_be_computed_again,
 )
 from megatron_mmbert.model.rope import rotate
@@ -60,7 +60,7 @@ class PackedAttention(torch.nn.Module):
         v_THD: Tensor,
         attention_mask: Tensor | None,
         *,
-        packed_seq_params: PackedParams,
+        packed_seq_params: PackedSequences,
         **_: Any,
     ) -> Tensor:
         """Returns [T, H * D], or of the wanted rows alone. There is no attention mask: the pack's layout says all."""
@@ -71,11 +71,11 @@ class PackedAttention(torch.nn.Module):
         rows_K = self.rows_of(packed_seq_params)
         return (out_THD if rows_K is None else out_THD[rows_K]).flatten(1)
 
-    def rows_of(self, packed: PackedParams) -> Tensor | None:
+    def rows_of(self, packed: PackedSequences) -> Tensor | None:
         """int64 [K], the rows wanted of this layer's output; None for all."""
         return packed.scored_K if self._is_last else None
 
-    def fused(self, mixed_T1P: Tensor, packed: PackedParams) -> Tensor:
+    def fused(self, mixed_T1P: Tensor, packed: PackedSequences) -> Tensor:
         """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of the wanted rows alone; engines
         that have ``fused`` only."""
         if self.engine.fused is None:
@@ -113,7 +113,7 @@ class PackedSelfAttention(SelfAttention):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        packed: PackedParams = kwargs["packed_seq_params"]
+        packed: PackedSequences = kwargs["packed_seq_params"]
         rows = self.core_attention.rows_of(packed)
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
@@ -163,7 +163,7 @@ class _AddInto(torch.autograd.Function):
 def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
     """The spec of layer ``layer`` (0-based over all pipeline stages)."""
     linear = _linears(config)
-    norm = LightLayerNorm if config.light_recompute else WeightOnlyLayerNorm
+    norm = RecomputedLayerNorm if config.light_recompute else WeightOnlyLayerNorm
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -190,8 +190,8 @@ def _linears(config: EncoderConfig) -> dict[str, Any]:
     if config.layers == "te":
         return {name: linear_spec(config, name) for name in ("qkv", "proj", "fc1", "fc2")}
     light = config.light_recompute
-    column = LightColumnLinear if light else ColumnParallelLinear
-    row = LightRowLinear if light else RowParallelLinear
+    column = RecomputedColumnLinear if light else ColumnParallelLinear
+    row = RecomputedRowLinear if light else RowParallelLinear
     return {"qkv": column, "proj": RowParallelLinear, "fc1": column, "fc2": row}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
-from megatron_mmbert.model.tied_embedding_grad import TableGradient
+from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad
 
 IGNORED = -100
 # Of one chunk's logits at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
@@ -39,7 +39,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         bias_V: Tensor,
         label_K: Tensor,
         group: Any,
-        carried: TableGradient | None,
+        carried: TiedEmbeddingGrad | None,
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])
         grads = _Gradients(x_KD, table_VD, bias_V) if needs_grad else None
@@ -213,7 +213,7 @@ def chunked_cross_entropy(
     bias_V: Tensor,
     label_K: Tensor,
     group: Any = None,
-    carried: TableGradient | None = None,
+    carried: TiedEmbeddingGrad | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of ``x @ table.T + bias`` against the labels, in nats.
 

@@ -9,12 +9,12 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_mmbert.attention import Layout
+from megatron_mmbert.attention import SequenceLayout
 from megatron_mmbert.model import rope
 
 
 @dataclass
-class PackedParams(PackedSeqParams):
+class PackedSequences(PackedSeqParams):
     """Megatron-Core's packed-sequence argument (``thd``), carrying our layout and positions to the attention.
 
     Attributes:
@@ -29,7 +29,7 @@ class PackedParams(PackedSeqParams):
     @classmethod
     def of(
         cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None, dropout_key: int = 0
-    ) -> PackedParams:
+    ) -> PackedSequences:
         """
         Args:
             cu_seqlens: int32 [S+1], the samples' boundaries.
@@ -37,7 +37,7 @@ class PackedParams(PackedSeqParams):
             position_T: int [T], by default restarting at 0 in every sample.
             dropout_key: 64 bits that fix the pack's dropout masks.
         """
-        layout = Layout(cu_seqlens, max_seqlen)
+        layout = SequenceLayout(cu_seqlens, max_seqlen)
         if position_T is not None:
             layout.cache["tokens"] = len(position_T)  # else counted from the boundaries, for which the host would wait
         else:

@@ -63,7 +63,7 @@ def _load(saved: Tensor | _Again) -> Tensor:
         return saved.compute().view(saved.shape)
 
 
-class LightLayerNorm(WeightOnlyLayerNorm):
+class RecomputedLayerNorm(WeightOnlyLayerNorm):
     """A norm whose output goes to a linear and nowhere else."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class LightLayerNorm(WeightOnlyLayerNorm):
         return can_be_computed_again(normalize(x), lambda: normalize(x))
 
 
-class LightColumnLinear(ColumnParallelLinear):
+class RecomputedColumnLinear(ColumnParallelLinear):
     """Megatron-Core's, which does not keep a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ class LightColumnLinear(ColumnParallelLinear):
             return super().forward(input_, *args, **kwargs)
 
 
-class LightRowLinear(RowParallelLinear):
+class RecomputedRowLinear(RowParallelLinear):
     """Megatron-Core's, which does not keep a marked input."""
 
     def forward(self, input_: Tensor, *args: Any, **kwargs: Any) -> Any:

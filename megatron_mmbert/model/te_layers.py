@@ -20,7 +20,7 @@ from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.utils.errors import UserError
 
 
-def settled(
+def resolve_precision(
     precision: PrecisionConfig, model: ModelConfig, tokens: int, tensor: int = 1
 ) -> tuple[PrecisionConfig, str]:
     """The recipe's precision with nothing left open, and a few words on it for the log.
@@ -37,10 +37,12 @@ def settled(
     wants_fp8 = precision.fp8 != "none"
     if not wants_fp8 and precision.layers != "te":
         return precision.model_copy(update={"layers": "torch"}), "torch"
-    key, reason = ("fp8", fp8.fp8_refusal(precision.fp8)) if wants_fp8 else ("layers", fp8.te_refusal())
+    key, reason = (
+        ("fp8", fp8.fp8_unsupported_reason(precision.fp8)) if wants_fp8 else ("layers", fp8.te_unsupported_reason())
+    )
     if reason:
         off = "fp8 to none" if wants_fp8 else "layers to torch"
-        hint = f" or {fp8.REMEDY}" if "not installed" in reason else ""
+        hint = f" or {fp8.INSTALL_HINT}" if "not installed" in reason else ""
         raise UserError(f"precision.{key} {getattr(precision, key)}: {reason}; set precision.{off}{hint}")
     if not wants_fp8:
         return precision, "te"

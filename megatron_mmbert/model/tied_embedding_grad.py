@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class TableGradient:
+class TiedEmbeddingGrad:
     """Carries the decoder's gradient of the table to the lookup of the same forward pass, whose backward is later: the
     decoder's input depends on what was looked up."""
 
@@ -32,7 +32,7 @@ class TableGradient:
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table_VD: Tensor, tokens_T: Tensor, carried: TableGradient) -> Tensor:
+    def forward(ctx: Any, table_VD: Tensor, tokens_T: Tensor, carried: TiedEmbeddingGrad) -> Tensor:
         ctx.save_for_backward(tokens_T)
         ctx.carried, ctx.shape = carried, table_VD.shape
         return F.embedding(tokens_T, table_VD)
@@ -47,6 +47,6 @@ class _Lookup(torch.autograd.Function):
         return grad_VD.index_add_(0, tokens_T, grad_TD.to(grad_VD.dtype)), None, None
 
 
-def look_up(table_VD: Tensor, tokens_T: Tensor, carried: TableGradient) -> Tensor:
+def look_up(table_VD: Tensor, tokens_T: Tensor, carried: TiedEmbeddingGrad) -> Tensor:
     """Rows [T, D] of the table; their gradient is added to what the decoder leaves in ``carried``."""
     return _Lookup.apply(table_VD, tokens_T, carried)

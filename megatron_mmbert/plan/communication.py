@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.plan.parallel_layout import Layout, Part, parts, rank_parameters, table_parameters
+from megatron_mmbert.plan.parallel_layout import (
+    ParallelLayout,
+    StagePart,
+    rank_parameters,
+    stage_parts,
+    table_parameters,
+)
 
 _FP32 = 4
 
@@ -54,7 +60,7 @@ class Inside:
     pipeline: bool
 
 
-def inside_node(layout: Layout, per_node: int) -> Inside:
+def inside_node(layout: ParallelLayout, per_node: int) -> Inside:
     """A group counts as inside where every group of its kind is."""
     spans = (layout.tensor, layout.tensor * layout.data, layout.ranks)
     return Inside(*(span <= per_node and per_node % span == 0 for span in spans))
@@ -69,7 +75,7 @@ class Leaving:
     pipeline: float
 
 
-def leaving(layout: Layout, per_node: int) -> Leaving:
+def leaving(layout: ParallelLayout, per_node: int) -> Leaving:
     """Of a ring over nodes one hop leaves a node for as many ranks as it has in there; of sends all, as the slowest
     pair of stages sets the pace."""
     inside = inside_node(layout, per_node)
@@ -80,9 +86,9 @@ def leaving(layout: Layout, per_node: int) -> Leaving:
     )
 
 
-def rank_traffic(model: ModelConfig, layout: Layout, rank: int) -> Traffic:
+def rank_traffic(model: ModelConfig, layout: ParallelLayout, rank: int) -> Traffic:
     """Of pipeline rank ``rank``, each of whose tensor- and data-parallel ranks sends as much."""
-    part = parts(model, layout)[rank]
+    part = stage_parts(model, layout)[rank]
     parameters = rank_parameters(model, layout, part)
     ring = _ring(layout.data)
     return Traffic(
@@ -100,11 +106,11 @@ def _ring(ranks: int) -> float:
     return (ranks - 1) / ranks
 
 
-def _hidden(model: ModelConfig, layout: Layout) -> float:
+def _hidden(model: ModelConfig, layout: ParallelLayout) -> float:
     return layout.weight_bytes * layout.micro_tokens * model.hidden_size
 
 
-def _layers(model: ModelConfig, layout: Layout, part: Part) -> float:
+def _layers(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     """Two all-reduces of the hidden states forward and two backward, of the last layer all but the last of these of
     its scored rows alone; under sequence parallelism as many pairs of all-gather and reduce-scatter of all rows, and
     two all-gathers more for the weights' gradients."""
@@ -120,14 +126,14 @@ def _layers(model: ModelConfig, layout: Layout, part: Part) -> float:
     return _ring(layout.tensor) * sent
 
 
-def _head(model: ModelConfig, layout: Layout) -> float:
+def _head(model: ModelConfig, layout: ParallelLayout) -> float:
     """The rows' gradient and three fp32 values a row, summed; under sequence parallelism all tokens gathered before."""
     rows = layout.scored * layout.micro_tokens
     sent = 2 * rows * (layout.weight_bytes * model.hidden_size + 3 * _FP32)
     return _ring(layout.tensor) * (sent + (_hidden(model, layout) if layout.sequence else 0))
 
 
-def _pipeline(model: ModelConfig, layout: Layout, part: Part) -> float:
+def _pipeline(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     if layout.pipeline == 1:
         return 0
     sends = 2 * layout.virtual - part.first - part.last

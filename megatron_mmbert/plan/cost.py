@@ -57,10 +57,10 @@ def forecast(plan: PhasePlan, machine: Machine) -> Forecast | None:
 def total(plans: Iterable[PhasePlan], machine: Machine) -> Forecast | None:
     """All phases one after the other; ``tokens_per_second`` is the mean over time."""
     listed = list(plans)
-    parts = [part for plan in listed if (part := forecast(plan, machine))]
-    if not parts:
+    stage_parts = [part for plan in listed if (part := forecast(plan, machine))]
+    if not stage_parts:
         return None
-    gpu_hours = sum(part.gpu_hours for part in parts)
+    gpu_hours = sum(part.gpu_hours for part in stage_parts)
     tokens = sum(plan.phase.tokens for plan in listed)
     return _of_gpu_hours(tokens / gpu_hours / _SECONDS, gpu_hours, machine)
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.model import mlm_loss
 from megatron_mmbert.optim import stable_adamw
-from megatron_mmbert.plan.parallel_layout import Layout, Part, parts, rank_parameters, table_parameters
+from megatron_mmbert.plan.parallel_layout import (
+    ParallelLayout,
+    StagePart,
+    rank_parameters,
+    stage_parts,
+    table_parameters,
+)
 
 _FP32 = 4
 _BLOCK = 64  # queries per block of local attention
@@ -42,9 +48,9 @@ class Memory:
     peak: float
 
 
-def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
+def rank_memory(model: ModelConfig, layout: ParallelLayout, rank: int) -> Memory:
     """Of pipeline rank ``rank``, on each of its tensor- and data-parallel ranks."""
-    part = parts(model, layout)[rank]
+    part = stage_parts(model, layout)[rank]
     parameters = rank_parameters(model, layout, part)
     shared_out = layout.data if layout.distributed_optimizer else 1
     weights = layout.weight_bytes * parameters
@@ -66,12 +72,12 @@ def rank_memory(model: ModelConfig, layout: Layout, rank: int) -> Memory:
     return Memory(weights, gradients, optimizer, activations, head, host_copy, peak)
 
 
-def most_loaded(model: ModelConfig, layout: Layout) -> Memory:
+def most_loaded(model: ModelConfig, layout: ParallelLayout) -> Memory:
     """The pipeline rank with the highest peak."""
     return max((rank_memory(model, layout, rank) for rank in range(layout.pipeline)), key=lambda found: found.peak)
 
 
-def in_flight(layout: Layout, rank: int) -> float:
+def in_flight(layout: ParallelLayout, rank: int) -> float:
     """Micro batches whose activations pipeline rank ``rank`` holds at once; under interleaving, in parts of them."""
     behind = layout.pipeline - rank - 1
     if layout.virtual == 1:
@@ -80,7 +86,7 @@ def in_flight(layout: Layout, rank: int) -> float:
     return chunks / layout.virtual
 
 
-def micro_batch_bytes(model: ModelConfig, layout: Layout, part: Part) -> float:
+def micro_batch_bytes(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     """What autograd keeps of one micro batch on a rank."""
     width, kept = model.hidden_size, layout.micro_tokens * layout.weight_bytes
     shared = width / (layout.tensor if layout.sequence else 1)
@@ -91,7 +97,7 @@ def micro_batch_bytes(model: ModelConfig, layout: Layout, part: Part) -> float:
     return per_token * kept + 2 * 2 * layout.micro_tokens * model.head_dim * _FP32  # rotation tables of two bases
 
 
-def _layer_elements(model: ModelConfig, layout: Layout, layer: int) -> float:
+def _layer_elements(model: ModelConfig, layout: ParallelLayout, layer: int) -> float:
     """Elements per token that autograd keeps of one layer."""
     width, feed, tensor = model.hidden_size, model.ffn_hidden_size, layout.tensor
     shared = width / (tensor if layout.sequence else 1)
@@ -107,13 +113,13 @@ def _layer_elements(model: ModelConfig, layout: Layout, layer: int) -> float:
     return outer + (4 * width + gated) / tensor
 
 
-def _probabilities(model: ModelConfig, layout: Layout) -> float:
+def _probabilities(model: ModelConfig, layout: ParallelLayout) -> float:
     """Elements per token of a local layer's probabilities, blocks of queries by three blocks of keys."""
     blocks = -(-model.window_each_side // _BLOCK)
     return model.num_attention_heads * 3 * _BLOCK * blocks if layout.on_cpu else 0
 
 
-def _layer_scratch(model: ModelConfig, layout: Layout) -> float:
+def _layer_scratch(model: ModelConfig, layout: ParallelLayout) -> float:
     """Gradients that live at once in the backward pass of the feed-forward part, and what is computed again; or the
     local layers' probabilities and their gradients."""
     tensor = layout.tensor
@@ -127,11 +133,11 @@ def _layer_scratch(model: ModelConfig, layout: Layout) -> float:
     return elements * layout.micro_tokens * layout.weight_bytes
 
 
-def _rows(layout: Layout) -> float:
+def _rows(layout: ParallelLayout) -> float:
     return layout.scored * layout.micro_tokens
 
 
-def head_bytes(model: ModelConfig, layout: Layout) -> float:
+def head_bytes(model: ModelConfig, layout: ParallelLayout) -> float:
     """Rows before and after the transform, one chunk of logits, and the gradient of the table's slice."""
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     product = 0.0
@@ -141,27 +147,27 @@ def head_bytes(model: ModelConfig, layout: Layout) -> float:
     return rows + _held_by_head(model, layout) + product
 
 
-def _held_by_head(model: ModelConfig, layout: Layout) -> float:
+def _held_by_head(model: ModelConfig, layout: ParallelLayout) -> float:
     """One chunk of logits, and the gradient of the table's slice."""
     row_bytes = layout.weight_bytes * math.ceil(model.vocab_size / layout.tensor)
     chunk_rows = mlm_loss.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
     return chunk_rows * row_bytes + _FP32 * table_parameters(model, layout.tensor)
 
 
-def _device(layout: Layout) -> str:
+def _device(layout: ParallelLayout) -> str:
     return "cpu" if layout.on_cpu else "cuda"
 
 
-def _table_gradient(model: ModelConfig, layout: Layout, part: Part) -> float:
+def _table_gradient(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     """The head's, in fp32, that waits for the lookup's."""
     return _FP32 * table_parameters(model, layout.tensor) if part.last else 0.0
 
 
-def _gradient_at_lookup(model: ModelConfig, layout: Layout, part: Part) -> float:
+def _gradient_at_lookup(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     """One, which lookup and decoder share where they are on one stage."""
     return (part.first or part.last) * layout.weight_bytes * table_parameters(model, layout.tensor)
 
 
-def _update_scratch(layout: Layout, parameters: float) -> float:
+def _update_scratch(layout: ParallelLayout, parameters: float) -> float:
     """The optimizer's two temporaries of one bucket of the parameters that this rank updates."""
     return 2 * _FP32 * min(parameters, stable_adamw.SCRATCH_ELEMENTS[_device(layout)])

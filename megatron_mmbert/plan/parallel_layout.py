@@ -13,7 +13,7 @@ Recompute = Literal["none", "light", "selective", "full"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """How a model is laid over ranks, and what one micro batch is.
 
     Attributes:
@@ -48,23 +48,23 @@ class Layout:
     def weight_bytes(self) -> int:
         return 2 if self.precision == "bf16" else 4
 
-    def with_ranks(self, gpus: int) -> Layout:
+    def with_ranks(self, gpus: int) -> ParallelLayout:
         """The same with as many data-parallel ranks as ``gpus`` allow."""
         return replace(self, data=gpus // (self.tensor * self.pipeline))
 
     def describe(self) -> str:
         """``tp 2, pp 2 x 2, dp 4, sequence, distributed optimizer``."""
-        parts = [f"tp {self.tensor}", f"pp {self.pipeline}" + (f" x {self.virtual}" if self.virtual > 1 else "")]
-        parts += [f"dp {self.data}"] + ["sequence"] * self.sequence
-        parts += ["distributed optimizer"] * self.distributed_optimizer
-        parts += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        return ", ".join(parts)
+        stage_parts = [f"tp {self.tensor}", f"pp {self.pipeline}" + (f" x {self.virtual}" if self.virtual > 1 else "")]
+        stage_parts += [f"dp {self.data}"] + ["sequence"] * self.sequence
+        stage_parts += ["distributed optimizer"] * self.distributed_optimizer
+        stage_parts += [f"recompute {self.recompute}"] * (self.recompute != "none")
+        return ", ".join(stage_parts)
 
 
-def layout_of(recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro_batches: int) -> Layout:
+def parallel_layout(recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro_batches: int) -> ParallelLayout:
     """The recipe's layout over ``gpus``."""
     given = recipe.parallel
-    return Layout(
+    return ParallelLayout(
         tensor=given.tensor,
         pipeline=given.pipeline,
         virtual=given.virtual_stages,
@@ -80,7 +80,7 @@ def layout_of(recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro
 
 
 @dataclass(frozen=True)
-class Part:
+class StagePart:
     """What one pipeline rank holds of the model: numbers of its layers, and whether of the model's ends."""
 
     layers: tuple[int, ...]
@@ -88,7 +88,7 @@ class Part:
     last: bool
 
 
-def parts(model: ModelConfig, layout: Layout) -> list[Part]:
+def stage_parts(model: ModelConfig, layout: ParallelLayout) -> list[StagePart]:
     """The part of each pipeline rank: the recipe's split of layers, or the balanced one that training makes."""
     stages = layout.pipeline * layout.virtual
     head = head_in_layers(model, layout.scored)
@@ -99,7 +99,7 @@ def parts(model: ModelConfig, layout: Layout) -> list[Part]:
     for stage, (start, count) in enumerate(zip(starts, counts, strict=True)):
         held[stage % layout.pipeline] += tuple(range(start, start + count))
     last = layout.pipeline - 1
-    return [Part(layers, rank == 0, rank == last) for rank, layers in enumerate(held)]
+    return [StagePart(layers, rank == 0, rank == last) for rank, layers in enumerate(held)]
 
 
 def layer_parameters(model: ModelConfig, layer: int, tensor: int) -> float:
@@ -114,7 +114,7 @@ def table_parameters(model: ModelConfig, tensor: int) -> float:
     return model.vocab_size * model.hidden_size / tensor
 
 
-def rank_parameters(model: ModelConfig, layout: Layout, part: Part) -> float:
+def rank_parameters(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
     """All parameters that one rank holds; the last stage has a copy of the tied table where it is not the first."""
     width = model.hidden_size
     total = sum(layer_parameters(model, layer, layout.tensor) for layer in part.layers)

@@ -19,7 +19,7 @@ from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
 from megatron_mmbert.config.values import value_at
 from megatron_mmbert.data.loading.masking import scored_positions
 from megatron_mmbert.data.loading.packing import Int64s, pack_block
-from megatron_mmbert.data.sampling.mixture import Mixture, Outline
+from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenSource
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import BatchRamp, steps_for
@@ -31,7 +31,7 @@ _MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
-class GroupUse:
+class DatasetUse:
     """What a phase reads of one (source, language).
 
     Attributes:
@@ -74,7 +74,7 @@ class PhasePlan:
     fill: float
     steps: int
     flops_per_token: float
-    groups: tuple[GroupUse, ...]
+    groups: tuple[DatasetUse, ...]
     missing: tuple[str, ...]
 
     @property
@@ -83,13 +83,13 @@ class PhasePlan:
 
     def languages(self) -> list[LanguageUse]:
         """Languages with most tokens first."""
-        by_language: dict[str, list[GroupUse]] = {}
+        by_language: dict[str, list[DatasetUse]] = {}
         for group in self.groups:
             by_language.setdefault(group.language, []).append(group)
         uses = [_language_use(name, groups, self.phase.tokens) for name, groups in by_language.items()]
         return sorted(uses, key=lambda use: (-use.tokens, use.language))
 
-    def repeated(self, most_epochs: float) -> list[GroupUse]:
+    def repeated(self, most_epochs: float) -> list[DatasetUse]:
         """What is read more often than ``most_epochs`` times by the end of this phase, the most repeated first."""
         found = [group for group in self.groups if group.run_epochs > most_epochs]
         return sorted(found, key=lambda group: (-group.run_epochs, group.language))
@@ -129,7 +129,7 @@ def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn)
     return list(plans.values())
 
 
-def middle_lengths(phase: Phase, mixture: Outline | None) -> Int64s:
+def middle_lengths(phase: Phase, mixture: MixtureTotals | None) -> Int64s:
     """Tokens of each sample of the phase's middle block; a pack of full samples where there are no documents, or no
     sample."""
     full = np.full(phase.batch.tokens_per_micro_batch // phase.max_length, phase.max_length, dtype=np.int64)
@@ -170,10 +170,10 @@ def _missing(phase: Phase, text: TokenSource, warn: Warn) -> tuple[str, ...]:
     return missing
 
 
-def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Outline | None:
+def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> MixtureTotals | None:
     """The mixture that training would make of what there is, of a table of counts its outline; where training would
     refuse, the reason is a warning."""
-    kind = Outline if isinstance(text, TokenCounts) else Mixture
+    kind = MixtureTotals if isinstance(text, TokenCounts) else Mixture
     allowed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"allow_missing_languages": True})})
     settings = _with_sources_there_are(data_phase(allowed, phase, text, lambda _: None), text, warn)
     try:
@@ -201,15 +201,15 @@ def _with_sources_there_are(settings: DataPhase, text: TokenSource, warn: Warn) 
     return replace(settings, sources={name: share for name, share in settings.sources.items() if name in there})
 
 
-def _uses(mixture: Outline, before: dict[tuple[str, str], float]) -> Iterable[GroupUse]:
+def _uses(mixture: MixtureTotals, before: dict[tuple[str, str], float]) -> Iterable[DatasetUse]:
     available = (mixture.mean_lengths * mixture.pieces).tolist()
     for group, text_tokens, one_pass in zip(mixture.expected(), mixture.tokens.tolist(), available, strict=True):
         name = (group.source, group.language)
         run_epochs = group.epochs + before.get(name, 0.0)
-        yield GroupUse(*name, text_tokens, one_pass, group.tokens, group.epochs, run_epochs, group.capped)
+        yield DatasetUse(*name, text_tokens, one_pass, group.tokens, group.epochs, run_epochs, group.capped)
 
 
-def _language_use(language: str, groups: list[GroupUse], phase_tokens: int) -> LanguageUse:
+def _language_use(language: str, groups: list[DatasetUse], phase_tokens: int) -> LanguageUse:
     tokens = sum(group.tokens for group in groups)
     available = sum(group.available for group in groups)
     return LanguageUse(

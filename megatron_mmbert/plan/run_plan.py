@@ -10,7 +10,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.sampling.settings import as_ramp
 from megatron_mmbert.plan.cost import Forecast, Machine, forecast, total
 from megatron_mmbert.plan.phases import PhasePlan, plan_phases, some
-from megatron_mmbert.plan.token_counts import TokenCounts, text_there_is
+from megatron_mmbert.plan.token_counts import TokenCounts, available_token_counts
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def make_plan(
         UserError: a damaged store or table, or a layout that training would refuse.
     """
     warnings: list[str] = []
-    text = text_there_is(recipe, table, column, warnings.append)
+    text = available_token_counts(recipe, table, column, warnings.append)
     if isinstance(text, TokenCounts) and not text.names_sources and any(phase.sources for phase in recipe.phases):
         warnings.append(
             f"{table}: has no column 'source', so the phases' shares of sources are left aside and all text is "

@@ -17,7 +17,13 @@ from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_la
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.plan.parallel_layout import Layout, layout_of, parts, rank_parameters, table_parameters
+from megatron_mmbert.plan.parallel_layout import (
+    ParallelLayout,
+    parallel_layout,
+    rank_parameters,
+    stage_parts,
+    table_parameters,
+)
 from megatron_mmbert.utils.errors import UserError
 
 MOST_GPUS = 4096
@@ -44,7 +50,7 @@ class Point:
 
     gpus: int
     parallel: ParallelConfig
-    layout: Layout
+    layout: ParallelLayout
     step: StepTime
     tokens_per_second: float
     efficiency: float
@@ -53,9 +59,9 @@ class Point:
     days: float
 
 
-def step_time(model: ModelConfig, layout: Layout, gpu: Gpu, speed: float, overlap: bool) -> StepTime:
+def step_time(model: ModelConfig, layout: ParallelLayout, gpu: Gpu, speed: float, overlap: bool) -> StepTime:
     """Of a step with ``layout``, where one GPU alone trains ``speed`` tokens per second."""
-    held = parts(model, layout)
+    held = stage_parts(model, layout)
     head = head_in_layers(model, layout.scored)
     costs = [len(part.layers) + part.first * EMBEDDING_IN_LAYERS + part.last * head for part in held]
     fullest = max(costs) / sum(costs)
@@ -64,10 +70,10 @@ def step_time(model: ModelConfig, layout: Layout, gpu: Gpu, speed: float, overla
     return StepTime(layout.micro_batches * one, (layout.pipeline - 1) / layout.virtual * one, sent)
 
 
-def _exposed(model: ModelConfig, layout: Layout, rank: int, gpu: Gpu, hidden_behind: float) -> float:
+def _exposed(model: ModelConfig, layout: ParallelLayout, rank: int, gpu: Gpu, hidden_behind: float) -> float:
     """Gradients hide behind the last micro batch's backward pass (2/3 of it), weights behind a forward pass; not so the
     tied table's on the first stage: its gradient is complete when backward ends, and forward begins with it."""
-    traffic, part = rank_traffic(model, layout, rank), parts(model, layout)[rank]
+    traffic, part = rank_traffic(model, layout, rank), stage_parts(model, layout)[rank]
     shares = leaving(layout, gpu.per_node)
     seconds = _seconds(traffic.tensor, shares.tensor, gpu)
     seconds += _seconds(traffic.pipeline + traffic.tied, shares.pipeline, gpu)
@@ -83,7 +89,7 @@ def _seconds(sent: float, leaving_share: float, gpu: Gpu) -> float:
     return max(sent * (1 - leaving_share) / gpu.node_link, sent * leaving_share / gpu.network)
 
 
-def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> Layout | None:
+def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> ParallelLayout | None:
     """How ``phase`` would be laid out; None where training would refuse it."""
     ranks, micro = parallel.tensor * parallel.pipeline, phase.batch.tokens_per_micro_batch
     if gpus % ranks or misfit(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
@@ -91,10 +97,10 @@ def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: i
     replicas = gpus // ranks
     changed = recipe.model_copy(update={"parallel": parallel})
     scored = max(value_at(phase.mask_ratio, place) for place in (0.0, 1.0))
-    layout = layout_of(changed, gpus, micro, scored, max(1, phase.batch.tokens_per_step // micro // replicas))
+    layout = parallel_layout(changed, gpus, micro, scored, max(1, phase.batch.tokens_per_step // micro // replicas))
     try:
         batch_ramp(phase, replicas, parallel)
-        parts(recipe.model, layout)
+        stage_parts(recipe.model, layout)
     except (UserError, ValueError):
         return None
     return layout
@@ -141,7 +147,9 @@ def _days(points: Sequence[Point]) -> float:
     return sum(point.days for point in points)
 
 
-def _point(recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: Layout, speed: float, gpu: Gpu) -> Point:
+def _point(
+    recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: ParallelLayout, speed: float, gpu: Gpu
+) -> Point:
     steps = [step_time(recipe.model, layout, gpu, speed, overlap) for overlap in (False, True)]
     alone = layout.micro_batches * layout.data * layout.micro_tokens / speed
     efficiencies = [alone / (layout.ranks * step.total) for step in steps]

@@ -55,7 +55,7 @@ class TokenCounts:
         raise NotImplementedError("a table of token counts holds no text")
 
 
-def text_there_is(
+def available_token_counts(
     recipe: Recipe, table: Path | None, column: str, warn: Callable[[str], None]
 ) -> TokenSource | TokenCounts | None:
     """The table's counts if one is given, else the recipe's stores, as far as they exist; None where none does.

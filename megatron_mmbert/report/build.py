@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_mmbert.report.run_plot import draw_run
+from megatron_mmbert.report.run_plot import plot_run
 from megatron_mmbert.report.run_reader import Run
-from megatron_mmbert.report.scores_plot import draw_scores
+from megatron_mmbert.report.scores_plot import plot_scores
 from megatron_mmbert.report.tables import summary, tables_text
 from megatron_mmbert.utils.files import atomic_file, write_json
 
@@ -16,8 +16,8 @@ SUMMARY, PAGE = "summary.json", "report.md"
 
 def write_report(run: Run, folder: Path) -> list[Path]:
     """Write the report into ``folder``, over an older one; returns its files."""
-    draw_run(run, folder / RUN_PICTURE)
-    draw_scores(run, folder / SCORES_PICTURE)
+    plot_run(run, folder / RUN_PICTURE)
+    plot_scores(run, folder / SCORES_PICTURE)
     write_json(folder / SUMMARY, summary(run))
     with atomic_file(folder / PAGE) as aside:
         aside.write_text(_page(run), encoding="utf-8")

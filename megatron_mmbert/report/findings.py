@@ -11,7 +11,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Finding:
     """One sentence with its numbers.
 
     Attributes:
@@ -30,7 +30,7 @@ class Verdict:
     rival_mean: float
 
 
-def verdicts(run: Run) -> list[Verdict]:
+def findings(run: Run) -> list[Finding]:
     """All that can be said of what is there."""
     found = [verdict for phase in run.phases if (verdict := _phase_verdict(run, phase))]
     groups = language_groups(run)
@@ -40,7 +40,7 @@ def verdicts(run: Run) -> list[Verdict]:
     return [*found, overall] if overall else found
 
 
-def _phase_verdict(run: Run, phase: PhaseRun) -> Verdict | None:
+def _phase_verdict(run: Run, phase: PhaseRun) -> Finding | None:
     before = before_of(run, phase)
     languages = [name for name in phase.shares if name in before and name in phase.after]
     if not languages:
@@ -56,7 +56,7 @@ def _phase_verdict(run: Run, phase: PhaseRun) -> Verdict | None:
     return _said(verdict, text)
 
 
-def _variant_verdicts(stage: list[PhaseRun], groups: list[Group]) -> list[Verdict]:
+def _variant_verdicts(stage: list[PhaseRun], groups: list[Group]) -> list[Finding]:
     """The variant with most languages against each other one, on the languages that it alone sees."""
     if len(stage) < 2:
         return []
@@ -81,7 +81,7 @@ def _variant_verdicts(stage: list[PhaseRun], groups: list[Group]) -> list[Verdic
     return found
 
 
-def _overall_verdict(run: Run) -> Verdict | None:
+def _overall_verdict(run: Run) -> Finding | None:
     """The best end of the run against the second best, over all languages that every end has scores of."""
     last = [phase.name for phase in run.stages()[-1]]
     ends = {column.subject: column.scores for column in columns(run) if column.moment != "before"}
@@ -96,15 +96,15 @@ def _overall_verdict(run: Run) -> Verdict | None:
     return _said(verdict, f"over all {len(languages)} languages with held-out text: {listed}; lower is better")
 
 
-def _compare(kind: str, subject: str, rival: str, mine: Scores, theirs: Scores, languages: list[str]) -> Verdict:
+def _compare(kind: str, subject: str, rival: str, mine: Scores, theirs: Scores, languages: list[str]) -> Finding:
     better = sum(mine[name] < theirs[name] for name in languages)
     count = len(languages)
     my_mean, their_mean = (sum(scores[name] for name in languages) / count for scores in (mine, theirs))
-    return Verdict(kind, "", subject, rival, better, count, my_mean, their_mean)
+    return Finding(kind, "", subject, rival, better, count, my_mean, their_mean)
 
 
-def _said(verdict: Verdict, text: str) -> Verdict:
-    return Verdict(**{**vars(verdict), "text": text})
+def _said(verdict: Finding, text: str) -> Finding:
+    return Finding(**{**vars(verdict), "text": text})
 
 
 def _some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from matplotlib.transforms import blended_transform_factory
 from megatron_mmbert.report.language_groups import Column, Group, columns, language_groups
 from megatron_mmbert.report.run_reader import Float64s, Run
 from megatron_mmbert.report.shares_plot import empty_note
-from megatron_mmbert.report.style import FAINT, INK, LINES, picture
+from megatron_mmbert.report.style import FAINT, INK, LINES, figure_file
 
 MOST_ROWS = 60
 WIDTH = 1400
@@ -23,14 +23,14 @@ _ROW_PIXELS = 17
 _COLOURS = "YlGnBu"  # dark is worse; one direction of lightness, for all kinds of colour vision
 
 
-def draw_scores(run: Run, path: Path) -> None:
+def plot_scores(run: Run, path: Path) -> None:
     """Write the picture to ``path``, a PNG 1400 pixels wide."""
     shown = columns(run)
     groups = [(group, _table(group, shown)) for group in language_groups(run)]
     groups = [(group, values) for group, values in groups if len(values)]
     rows = sum(len(values) for _, values in groups)
     if not rows:
-        with picture(path, WIDTH, 300) as figure:
+        with figure_file(path, WIDTH, 300) as figure:
             empty_note(figure.add_subplot(), "no held-out scores")
     elif rows <= MOST_ROWS:
         _heat_map(groups, shown, path, rows)
@@ -51,7 +51,7 @@ def _with_scores(group: Group, shown: list[Column]) -> list[str]:
 
 def _heat_map(groups: list[tuple[Group, Float64s]], shown: list[Column], path: Path, rows: int) -> None:
     height = 150 + _ROW_PIXELS * rows + 10 * len(groups)
-    with picture(path, WIDTH, max(height, 400)) as figure:
+    with figure_file(path, WIDTH, max(height, 400)) as figure:
         scale = height if height >= 400 else 400
         wide = min(0.78, 0.16 * len(shown))
         axes = figure.add_axes((0.2, 30 / scale, wide, 1 - 140 / scale))
@@ -120,7 +120,7 @@ def _distributions(groups: list[tuple[Group, Float64s]], shown: list[Column], pa
     wide = 2 if len(groups) > 1 else 1
     high = -(-len(groups) // wide)
     height = 140 + 400 * high
-    with picture(path, WIDTH, height) as figure:
+    with figure_file(path, WIDTH, height) as figure:
         grid = figure.add_gridspec(
             *(high, wide), left=0.06, right=0.985, top=1 - 110 / height, bottom=70 / height, hspace=0.36, wspace=0.1
         )

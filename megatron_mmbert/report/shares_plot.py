@@ -12,7 +12,7 @@ from megatron_mmbert.report.style import FAINT, MANY, REST, dark, short_names
 _CHARACTER_PIXELS, _LINE_PIXELS = 6.6, 12.0  # at 8 points
 
 
-def draw_shares(axes: Any, run: Run) -> None:
+def plot_shares(axes: Any, run: Run) -> None:
     """Fill ``axes`` with a stacked bar per phase that has a mixture, top to bottom."""
     phases = [phase for phase in run.phases if phase.shares]
     named = largest_languages(phases, len(MANY))

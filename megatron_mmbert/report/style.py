@@ -42,7 +42,7 @@ _SETTINGS: Any = {
 
 
 @contextmanager
-def picture(path: Path, width: int, height: int) -> Iterator[Figure]:
+def figure_file(path: Path, width: int, height: int) -> Iterator[Figure]:
     """Yield a figure of ``width`` x ``height`` pixels; on leaving it is written to ``path`` as a PNG."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")

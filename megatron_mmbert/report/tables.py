@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron_mmbert.report.findings import verdicts
+from megatron_mmbert.report.findings import findings
 from megatron_mmbert.report.language_groups import Column, Group, columns, language_groups, mean, scored
 from megatron_mmbert.report.run_reader import Run
 from megatron_mmbert.utils.text_table import table
@@ -73,7 +73,7 @@ def tables_text(run: Run, most_languages: int | None = 40) -> str:
     group = last_group(run)
     if group is not None and len(language_groups(run)) > 1:
         parts += ["", f"languages {group.label}", "", language_table(run, group, most_languages)]
-    found = verdicts(run)
+    found = findings(run)
     if found:
         parts += ["", *(f"- {verdict.text}" for verdict in found)]
     return "\n".join(parts)
@@ -106,7 +106,7 @@ def summary(run: Run) -> dict[str, Any]:
             for group in language_groups(run)
         ],
         "bits_per_byte": {column.title: column.scores for column in shown},
-        "verdicts": [vars(verdict) for verdict in verdicts(run)],
+        "verdicts": [vars(verdict) for verdict in findings(run)],
     }
 
 

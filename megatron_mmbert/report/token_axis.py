@@ -20,7 +20,7 @@ _WIDE = 0.33  # a stage this wide gets a tick in its middle
 
 
 @dataclass(frozen=True)
-class Stage:
+class SavePlan:
     """A stage's place: ``left`` to ``right`` in [0, 1] for ``goal`` tokens that begin at ``start`` of the run."""
 
     phases: list[PhaseRun]
@@ -43,7 +43,7 @@ class Stage:
         return f"{common.rstrip('_-.')}: {', '.join(name.removeprefix(common) or name for name in names)}"
 
 
-def token_axis(run: Run) -> list[Stage]:
+def token_axis(run: Run) -> list[SavePlan]:
     """The stages that have steps, left to right."""
     stages = [[phase for phase in stage if phase.steps] for stage in run.stages()]
     stages = [stage for stage in stages if stage]
@@ -51,12 +51,12 @@ def token_axis(run: Run) -> list[Stage]:
     widths = np.maximum(np.array(goals) / max(sum(goals), 1), _LEAST_WIDTH)
     edges = np.concatenate([[0.0], np.cumsum(widths)]) / max(widths.sum(), _LEAST_WIDTH)
     return [
-        Stage(stage, float(left), float(right), min(phase.start_tokens for phase in stage), float(goal))
+        SavePlan(stage, float(left), float(right), min(phase.start_tokens for phase in stage), float(goal))
         for stage, left, right, goal in zip(stages, edges[:-1], edges[1:], goals, strict=True)
     ]
 
 
-def ticks(stages: list[Stage]) -> tuple[list[float], list[str]]:
+def ticks(stages: list[SavePlan]) -> tuple[list[float], list[str]]:
     """Places and labels: the ends of the stages, and the middle of wide ones."""
     places, labels = [], []
     for number, stage in enumerate(stages):

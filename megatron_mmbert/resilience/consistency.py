@@ -32,7 +32,7 @@ _REMEDIES = {
 _ABSENT = "nothing"
 
 
-def facts(recipe: Recipe, phase: str, stores: list[Path] | None = None) -> dict[str, dict[str, str]]:
+def fingerprint_facts(recipe: Recipe, phase: str, stores: list[Path] | None = None) -> dict[str, dict[str, str]]:
     """What must be the same everywhere, by kind (a key of the remedies) and name."""
     paths = [*recipe.data.stores, *recipe.evaluation.stores] if stores is None else stores
     data = {str(path): _digest_of(path / MANIFEST_NAME) for path in paths}
@@ -58,7 +58,7 @@ def code_digest(package: Path = PACKAGE) -> str:
     return digest.hexdigest()
 
 
-def check_agreement(mine: Mapping[str, Mapping[str, str]]) -> None:
+def check_consistency(mine: Mapping[str, Mapping[str, str]]) -> None:
     """Compare with all ranks of the process group; to be called by all of them.
 
     Raises:

@@ -9,29 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_mmbert.resilience.progress_marker import Whereabouts
+from megatron_mmbert.resilience.progress_marker import ProgressMarker
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankProgress:
     """Where a rank on ``host`` is, ``since`` when (monotonic seconds)."""
 
     host: str
-    where: Whereabouts
+    where: ProgressMarker
     since: float
 
 
-class Standings:
+class RanksProgress:
     """What rank 0 knows of every rank."""
 
     def __init__(self) -> None:
-        self._of: dict[int, Standing] = {}
+        self._of: dict[int, RankProgress] = {}
 
-    def hear(self, rank: int, host: str, where: Whereabouts, now: float) -> None:
+    def hear(self, rank: int, host: str, where: ProgressMarker, now: float) -> None:
         """``rank`` says where it is."""
         last = self._of.get(rank)
         since = last.since if last is not None and last.where.count == where.count else now
-        self._of[rank] = Standing(host, where, since)
+        self._of[rank] = RankProgress(host, where, since)
 
     def leave(self, rank: int) -> None:
         """``rank`` has ended in good order."""
@@ -44,7 +44,7 @@ class Standings:
         return _sentence(self._of, now)
 
 
-def _sentence(standings: Mapping[int, Standing], now: float) -> str:
+def _sentence(standings: Mapping[int, RankProgress], now: float) -> str:
     last = min(standing.where.count for standing in standings.values())
     behind = {rank: standing for rank, standing in standings.items() if standing.where.count == last}
     free = {rank: standing for rank, standing in behind.items() if not standing.where.waits}

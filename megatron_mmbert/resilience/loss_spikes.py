@@ -16,7 +16,7 @@ _LEAST_SPREAD = 0.002  # of the median: on a plateau tiny fluctuations must not 
 _LEAST_HISTORY = 16
 
 
-class SpikeRule:
+class LossSpikeRule:
     """Judges one loss after another.
 
     Attributes:

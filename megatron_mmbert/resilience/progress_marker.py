@@ -16,7 +16,7 @@ _WAITING_FUNCTIONS = ("finish_grad_sync", "finish_param_sync")
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class ProgressMarker:
     """The ``count``-th place, and whether the main thread is in an exchange with other ranks."""
 
     count: int
@@ -35,10 +35,10 @@ def at(place: str, step: int | None = None) -> None:
     _last = (_last[0] + 1, place if _step is None else f"{place} of step {_step}")
 
 
-def now() -> Whereabouts:
+def now() -> ProgressMarker:
     """For another thread than the main one, which must not be asked itself: it may hang."""
     count, place = _last
-    return Whereabouts(count, place, _waits(sys._current_frames().get(threading.main_thread().ident or 0)))
+    return ProgressMarker(count, place, _waits(sys._current_frames().get(threading.main_thread().ident or 0)))
 
 
 def _waits(frame: FrameType | None) -> bool:

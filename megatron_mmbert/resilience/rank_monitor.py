@@ -30,8 +30,8 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.resilience.hang_detector import Standings
-from megatron_mmbert.resilience.progress_marker import Whereabouts
+from megatron_mmbert.resilience.hang_detector import RanksProgress
+from megatron_mmbert.resilience.progress_marker import ProgressMarker
 
 STATUS_LOST_RANK = 76
 _REMEDY = "start the same command again on hosts that work, and it goes on from the last checkpoint"
@@ -39,7 +39,7 @@ _DONE = "done"
 _COMMUNICATION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Socket", "Broken pipe")
 
 
-class Watch:
+class RankMonitor:
     """Tells the others that this rank is alive, and learns which are not.
 
     Args:
@@ -59,7 +59,7 @@ class Watch:
         hung_seconds: float = float("inf"),
     ) -> None:
         self._store, self._rank, self._world_size, self._seconds, self._end = store, rank, world_size, seconds, end
-        self._hung_seconds, self._standings = hung_seconds, Standings()
+        self._hung_seconds, self._standings = hung_seconds, RanksProgress()
         self._host = socket.gethostname()
         self._period = min(2.0, seconds / 8)
         self._closed = threading.Event()
@@ -94,7 +94,7 @@ class Watch:
             self._closed.set()
         self._set(f"rank {self._rank}", value)
 
-    def _count_aloud(self, where: Whereabouts) -> None:
+    def _count_aloud(self, where: ProgressMarker) -> None:
         with self._speaks:
             if not self._closed.is_set():
                 self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count} {_text(where)}")
@@ -198,13 +198,13 @@ def _silence(silent: dict[int, str], seconds: float) -> str:
     )
 
 
-def _text(where: Whereabouts) -> str:
+def _text(where: ProgressMarker) -> str:
     return f"{where.count} {int(where.waits)} {where.place}"
 
 
-def _whereabouts(text: str) -> Whereabouts:
+def _whereabouts(text: str) -> ProgressMarker:
     count, waits, place = text.split(" ", 2)
-    return Whereabouts(int(count), place, waits == "1")
+    return ProgressMarker(int(count), place, waits == "1")
 
 
 def _end_process(record: Path | None, sentence: str) -> None:
@@ -225,14 +225,14 @@ def _note(record: Path, sentence: str) -> None:
 
 
 @contextmanager
-def watched(seconds: float, hung_seconds: float, record: Path | None = None) -> Iterator[Watch | None]:
+def monitored_ranks(seconds: float, hung_seconds: float, record: Path | None = None) -> Iterator[RankMonitor | None]:
     """While inside, a lost or hung rank ends this process with a sentence. None, and nothing, where there is one rank.
 
     To be entered by all ranks once they are in the process group. An exception that leaves the context is told to the
     other ranks; one that comes of a lost connection waits until the lost rank is known.
 
     Args:
-        seconds, hung_seconds: see :class:`Watch`.
+        seconds, hung_seconds: see :class:`RankMonitor`.
         record: a file for the sentence as JSON: under torchrun the status of a rank is not that of the command.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
@@ -248,7 +248,7 @@ def watched(seconds: float, hung_seconds: float, record: Path | None = None) -> 
     attempt = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = dist.PrefixStore(f"lost-ranks/{attempt}", client)
     end = partial(_end_process, record)
-    watch = Watch(store, dist.get_rank(), dist.get_world_size(), seconds, end, hung_seconds)
+    watch = RankMonitor(store, dist.get_rank(), dist.get_world_size(), seconds, end, hung_seconds)
     try:
         yield watch
     except RuntimeError as error:

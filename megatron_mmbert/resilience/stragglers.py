@@ -16,7 +16,7 @@ from megatron_mmbert.parallel.runtime import all_ranks, current, number_of_each_
 LOOK_EVERY = 20  # steps
 
 
-class SlowRanks:
+class StragglerDetector:
     """Looks every :data:`LOOK_EVERY` steps; all ranks must ask."""
 
     def __init__(self, threshold: float) -> None:

@@ -20,8 +20,8 @@ from megatron_mmbert.tokenizer.word_cache import has_separate_words
 OFF = "MMBERT_NO_COMPILED"
 
 
-class CompiledEncoder:
-    """Texts to ids for a model that :func:`compiled_encoder` accepts."""
+class CompiledBPE:
+    """Texts to ids for a model that :func:`compiled_bpe` accepts."""
 
     def __init__(self, module: Any, proto: Any) -> None:
         self._module = module
@@ -41,7 +41,7 @@ class CompiledEncoder:
         return np.split(np.frombuffer(ids, np.int32), np.frombuffer(ends, np.int64)[:-1]) if texts else []
 
 
-def compiled_encoder(proto: Any) -> CompiledEncoder | None:
+def compiled_bpe(proto: Any) -> CompiledBPE | None:
     """The encoder of a SentencePiece model; None where it is not built, or the model has pieces of other kinds."""
     if os.environ.get(OFF) or not has_separate_words(proto):
         return None
@@ -49,6 +49,6 @@ def compiled_encoder(proto: Any) -> CompiledEncoder | None:
     if not kinds <= {Kind.NORMAL, Kind.UNKNOWN, Kind.CONTROL, Kind.BYTE} or Kind.BYTE not in kinds:
         return None
     try:
-        return CompiledEncoder(importlib.import_module("megatron_mmbert.tokenizer._bpe"), proto)
+        return CompiledBPE(importlib.import_module("megatron_mmbert.tokenizer._bpe"), proto)
     except ImportError:
         return None

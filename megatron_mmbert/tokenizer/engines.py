@@ -19,10 +19,10 @@ import sentencepiece
 import tokenizers
 
 from megatron_mmbert.tokenizer import export
-from megatron_mmbert.tokenizer.compiled import CompiledEncoder, compiled_encoder
+from megatron_mmbert.tokenizer.compiled import CompiledBPE, compiled_bpe
 from megatron_mmbert.tokenizer.proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
-from megatron_mmbert.tokenizer.word_cache import WordEncoder, has_separate_words
+from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_file
 
@@ -90,9 +90,9 @@ class SentencePieceEngine(Engine):
         kinds = (Kind.CONTROL, Kind.UNKNOWN)
         control = {i for i, piece in enumerate(self._proto.pieces) if piece.type in kinds}
         self.special_ids = frozenset(control | set(self.specials.values()))
-        self._words: CompiledEncoder | WordEncoder | None = compiled_encoder(self._proto)
+        self._words: CompiledBPE | WordCache | None = compiled_bpe(self._proto)
         if self._words is None and has_separate_words(self._proto):
-            self._words = WordEncoder(self._processor.encode)
+            self._words = WordCache(self._processor.encode)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)

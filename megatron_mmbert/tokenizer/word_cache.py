@@ -36,7 +36,7 @@ def has_separate_words(proto: Any) -> bool:
     return not any(_CROSSES.search(piece.piece) for piece in proto.pieces if piece.type in _TEXT_KINDS)
 
 
-class WordEncoder:
+class WordCache:
     """Texts to ids for a model that :func:`has_separate_words`.
 
     Remembers about two times ``_MOST`` words, the ones met last, of at most ``_LONGEST`` characters: some 50 MB.

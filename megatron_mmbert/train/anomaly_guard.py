@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from megatron_mmbert.config.stability import NumbersConfig
+from megatron_mmbert.config.stability import StabilityConfig
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
-from megatron_mmbert.resilience.loss_spikes import SpikeRule
+from megatron_mmbert.resilience.loss_spikes import LossSpikeRule
 from megatron_mmbert.train.step import Training
 
 Action = Literal["step", "skip", "rewind", "stop"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What to do with a step: ``step`` takes it; ``text`` says why not, for the log."""
 
     action: Action
@@ -31,17 +31,17 @@ class Verdict:
     text: str = ""
 
 
-class Guard:
+class AnomalyGuard:
     """Judges each step by the recipe's ``numbers``."""
 
-    def __init__(self, settings: NumbersConfig, losses: Sequence[float] = ()) -> None:
+    def __init__(self, settings: StabilityConfig, losses: Sequence[float] = ()) -> None:
         """
         Args:
             losses: the rule's history, of a run that is taken up again.
         """
         self.settings = settings
-        self.rule = SpikeRule(settings.spike_threshold, settings.spike_window, losses)
-        self.verdict = Verdict("step")
+        self.rule = LossSpikeRule(settings.spike_threshold, settings.spike_window, losses)
+        self.verdict = Decision("step")
         self._in_a_row = 0
 
     def accept(self, loss: float, step: int, training: Training) -> bool:
@@ -49,23 +49,23 @@ class Guard:
         self.verdict = self._judge(loss, step, training)
         return self.verdict.action == "step"
 
-    def _judge(self, loss: float, step: int, training: Training) -> Verdict:
+    def _judge(self, loss: float, step: int, training: Training) -> Decision:
         mine = not training.watch.finite()
         # One rank keeps the history: the decision is then one, whatever the last bit of a loss is on others.
         spike = current().is_main and math.isfinite(loss) and self.rule.is_spike(loss)
         bad, high = any_ranks([mine or not math.isfinite(loss), spike])
         if not bad and not high:
             self._in_a_row = 0
-            return Verdict("step")
+            return Decision("step")
         self._in_a_row += 1
         kind = "non-finite" if bad else "spike"
         what = _what(loss, mine, training) if bad else broadcast_object(self._how_high(loss))
         text, action = f"step {step}: {what}", self.settings.on_non_finite if bad else self.settings.on_spike
         if action == "report":
-            return Verdict("step", kind, text)
+            return Decision("step", kind, text)
         if self._in_a_row >= self.settings.most_in_a_row:
-            return Verdict("stop", kind, f"{text}; {self._in_a_row} bad steps in a row")
-        return Verdict(action, kind, text)
+            return Decision("stop", kind, f"{text}; {self._in_a_row} bad steps in a row")
+        return Decision(action, kind, text)
 
     def _how_high(self, loss: float) -> str:
         middle = sorted(self.rule.losses)[len(self.rule.losses) // 2] if self.rule.losses else loss

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class GradientWatch:
+class GradientMonitor:
     """Looks once a step; what it finds is read later, so that a GPU need not be waited for in between."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """What happens beside the training itself: the log line, the metrics file, the sign of life.
 
-A hook is a subclass of :class:`Hook`; the loop calls them on rank 0 and knows nothing more. Those that need a service
-or an optional package are in :mod:`.trackers`.
+A callback is a subclass of :class:`Callback`; the loop calls them on rank 0 and knows nothing more. Those that need a
+service or an optional package are in :mod:`.trackers`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.train.metrics import Progress
+from megatron_mmbert.train.metrics import StepMetrics
 
 
-class Hook:
+class Callback:
     """Called by the loop on rank 0; each method does nothing unless a subclass says otherwise."""
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         """After each optimizer step."""
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
@@ -36,26 +36,26 @@ class Hook:
         """At the end, also after an error."""
 
 
-class Console(Hook):
+class Console(Callback):
     """One line per step."""
 
     def __init__(self, every_steps: int) -> None:
         self._every_steps = every_steps
         self._rate = 0.0
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         # A running mean: single steps are noisy, and the ETA should not jump.
         self._rate = (
             progress.tokens_per_second if not self._rate else 0.9 * self._rate + 0.1 * progress.tokens_per_second
         )
-        steps = progress.steps_in_all()
+        steps = progress.total_steps()
         if progress.step % self._every_steps and progress.step < steps:
             return
         seconds_left = max(0, progress.goal_tokens - progress.phase_tokens) / self._rate
         print(
             f"{progress.phase} step {progress.step:>{len(str(steps))}}/{steps} {progress.fraction:6.1%} | "
             f"loss {progress.loss:.4f} | lr {progress.lr:.2e} | {progress.tokens_per_second:,.0f} tok/s | "
-            f"{progress.peak_share:.0%} of peak | eta {duration(seconds_left)}",
+            f"{progress.mfu:.0%} of peak | eta {duration(seconds_left)}",
             flush=True,
         )
 
@@ -76,7 +76,7 @@ class Console(Hook):
         print(f"{kind}: {text}", flush=True)
 
 
-class MetricsFile(Hook):
+class MetricsFile(Callback):
     """Every number of every step as JSON lines, for plots and for programs.
 
     A resumed run appends; lines of steps after the checkpoint it resumed from are dropped first, so that no step
@@ -90,8 +90,8 @@ class MetricsFile(Hook):
         self._file = path.open("ab", buffering=0)
         self._pending = b""
 
-    def on_step(self, progress: Progress) -> None:
-        values = {name: getattr(progress, name) for name in Progress.__dataclass_fields__}
+    def on_step(self, progress: StepMetrics) -> None:
+        values = {name: getattr(progress, name) for name in StepMetrics.__dataclass_fields__}
         self._pending += json.dumps(values).encode() + b"\n"
         self._write()
 
@@ -107,7 +107,7 @@ class MetricsFile(Hook):
             self._pending = self._pending[self._file.write(self._pending) :]
 
 
-class HeldOutFile(Hook):
+class HeldOutFile(Callback):
     """Held-out bits per byte of every scoring as JSON lines: the moment, tokens over all phases, values by language.
 
     As :class:`MetricsFile`, a resumed run appends behind the lines of what it has behind it.
@@ -133,7 +133,7 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
 
 
-class Heartbeat(Hook):
+class Heartbeat(Callback):
     """A small file that outside watchers look at: its age says whether training lives, its content how far it is."""
 
     _EVERY = 1.0  # seconds
@@ -142,7 +142,7 @@ class Heartbeat(Hook):
         self._path, self._written = path, 0.0
         self._write({"state": "starting"})
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         if time.monotonic() - self._written >= self._EVERY:
             names = ("phase", "step", "phase_tokens", "goal_tokens", "loss")
             self._write({"state": "training"} | {name: getattr(progress, name) for name in names})
@@ -167,15 +167,15 @@ class Heartbeat(Hook):
         self._written = time.monotonic()
 
 
-class Tolerant(Hook):
+class Tolerant(Callback):
     """Around a hook that writes files: that it cannot is said, every now and then, and training goes on."""
 
     _EVERY = 600.0  # seconds
 
-    def __init__(self, hook: Hook) -> None:
-        self._hook, self._warned = hook, -math.inf
+    def __init__(self, callback: Callback) -> None:
+        self._hook, self._warned = callback, -math.inf
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         self._call(self._hook.on_step, progress)
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:

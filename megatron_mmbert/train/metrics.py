@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepMetrics:
     """One step's numbers.
 
     Attributes:
@@ -31,7 +31,7 @@ class Progress:
     step_tokens: int
     seconds: float
     data_seconds: float
-    peak_share: float
+    mfu: float
     skipped: bool = False
 
     @property
@@ -43,7 +43,7 @@ class Progress:
         """Share of the phase's tokens seen, at most 1."""
         return min(1.0, self.phase_tokens / self.goal_tokens)
 
-    def steps_in_all(self) -> int:
+    def total_steps(self) -> int:
         """Steps of the phase, if the rest is like this one."""
         left = max(0, self.goal_tokens - self.phase_tokens)
         return self.step + -(-left // self.step_tokens)

@@ -17,10 +17,10 @@ from megatron_mmbert.checkpoint.folder import RecordedBatch
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.evaluation import evaluation_mode, loss_of_rows
+from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.mlm_loss import IGNORED
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object, current
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.utils.errors import UserError
@@ -71,10 +71,10 @@ def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
     if missing := -len(tokens) % current().tp_size:  # sequence parallelism deals them out evenly
         tokens, lengths = tokens + missing * [0], [*lengths, missing]
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
-    packed = PackedParams.of(bounds, max(lengths))
+    packed = PackedSequences.of(bounds, max(lengths))
     rows = [torch.tensor(values, dtype=torch.int64, device=device) for values in (tokens, batch.scored, batch.labels)]
     with evaluation_mode(encoders):
-        loss_K = loss_of_rows(encoders, rows[0], packed, rows[1], rows[2])
+        loss_K = masked_losses(encoders, rows[0], packed, rows[1], rows[2])
     return float(loss_K.double().mean())
 
 

@@ -13,7 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
-from megatron_mmbert.config.values import Linear
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.sampling.epoch_order.feistel import key64, string_key
 from megatron_mmbert.kernels.compiled import switch_off
@@ -21,12 +21,12 @@ from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.mlm_loss import IGNORED
-from megatron_mmbert.model.packed_sequences import PackedParams
-from megatron_mmbert.model.te_layers import settled
+from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.train.gradient_monitor import GradientWatch
+from megatron_mmbert.train.gradient_monitor import GradientMonitor
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Training:
     optimizer: Any
     linears: str = "torch"
     """What the body's linears are, for the log."""
-    watch: GradientWatch = field(default_factory=GradientWatch)
+    watch: GradientMonitor = field(default_factory=GradientMonitor)
 
     def gather_parameters(self) -> None:
         """Have every rank hold all updated weights now: with overlap they come during the next forward pass."""
@@ -52,11 +52,11 @@ class Training:
 def build(recipe: Recipe, phase: Phase) -> Training:
     """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
     runtime, layout = current(), recipe.parallel
-    scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, Linear) else phase.mask_ratio
+    scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, LinearRamp) else phase.mask_ratio
     if recipe.precision.compile == "none":
         switch_off()
     tokens = phase.batch.tokens_per_micro_batch
-    precision, linears = settled(recipe.precision, recipe.model, tokens, layout.tensor)
+    precision, linears = resolve_precision(recipe.precision, recipe.model, tokens, layout.tensor)
     thetas = phase.rope_theta, phase.theta_local
     config = encoder_config(recipe.model, *thetas, layout, precision, scored, phase.max_length)
     encoders = []
@@ -87,7 +87,7 @@ def build(recipe: Recipe, phase: Phase) -> Training:
     return training
 
 
-def _finalize(watch: GradientWatch, chunks: Any, *arguments: Any, **options: Any) -> None:
+def _finalize(watch: GradientMonitor, chunks: Any, *arguments: Any, **options: Any) -> None:
     """Sum the gradients over ranks, after a look at this rank's own."""
     watch.look(chunks)
     progress_marker.at("the sum of gradients")
@@ -110,9 +110,9 @@ def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
     return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
 
 
-def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedParams:
+def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedSequences:
     """The layers' view of a pack."""
-    return PackedParams.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T, dropout_key)
+    return PackedSequences.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T, dropout_key)
 
 
 def training_step(

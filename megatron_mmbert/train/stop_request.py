@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from megatron_mmbert.train.hooks import Hook
-from megatron_mmbert.train.metrics import Progress
+from megatron_mmbert.train.callbacks import Callback
+from megatron_mmbert.train.metrics import StepMetrics
 
 STATUS_STOPPED = 75
 """Exit status of a run that saved and wants to be started again (``EX_TEMPFAIL`` of sysexits.h)."""
@@ -31,10 +31,10 @@ _MARGIN = 2.0
 _REPEATED = 3.0  # seconds: a scheduler and a launcher both pass the same signal on, which is no second request
 
 
-class StopRequest(Hook):
+class StopRequest(Callback):
     """Why this process was asked to stop, if it was.
 
-    Also a hook (see :mod:`.hooks`): it sees how long steps and saves take, to stop in time.
+    Also a hook (see :mod:`.callbacks`): it sees how long steps and saves take, to stop in time.
 
     Attributes:
         end_time: seconds since 1970 at which the process will be ended from outside; None: unknown.
@@ -79,7 +79,7 @@ class StopRequest(Hook):
                 self._seen = (reason, time.monotonic())
         return None if self._seen is None else self._seen[0]
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         self._longest_step = max(self._longest_step, progress.seconds)
 
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.train.hooks import Hook
-from megatron_mmbert.train.metrics import Progress
+from megatron_mmbert.train.callbacks import Callback
+from megatron_mmbert.train.metrics import StepMetrics
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import write_json
 
@@ -29,12 +29,12 @@ _NUMBERS = (
 )
 
 
-def numbers(progress: Progress) -> dict[str, float]:
+def numbers(progress: StepMetrics) -> dict[str, float]:
     """What trackers show of a step, by name."""
     return {f"train/{name}": float(getattr(progress, name)) for name in _NUMBERS}
 
 
-class TensorBoard(Hook):
+class TensorBoard(Callback):
     """Event files for TensorBoard: steps of the phase, and held-out scores over all tokens seen in the run.
 
     After an error of the disk, what is new goes to a new file: the old one may end within a record.
@@ -46,7 +46,7 @@ class TensorBoard(Hook):
         self._folder = folder
         self._writer: Any = self._open(resumed_step + 1)
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         self._add({name: (value, progress.step) for name, value in numbers(progress).items()})
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
@@ -77,7 +77,7 @@ class TensorBoard(Hook):
             raise
 
 
-class WeightsAndBiases(Hook):
+class WeightsAndBiases(Callback):
     """One W&B run for each phase; its id is kept beside the metrics, so that a resumed phase goes on in it."""
 
     def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class WeightsAndBiases(Hook):
         if known is None:
             write_json(record, {"id": self._run.id})
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         self._run.log(numbers(progress), step=progress.step)
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
@@ -104,7 +104,7 @@ class WeightsAndBiases(Hook):
         self._run.finish()
 
 
-class MLflow(Hook):
+class MLflow(Callback):
     """One MLflow run for each phase, at the tracking address that MLflow's own variables name (default: a folder)."""
 
     def __init__(self, folder: Path, experiment: str, name: str, config: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class MLflow(Hook):
             write_json(record, {"id": run.info.run_id})
             self._mlflow.log_dict(config, "recipe.json")
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, progress: StepMetrics) -> None:
         self._mlflow.log_metrics(numbers(progress), step=progress.step)
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_mmbert.builders.data import data_phase, stores_of, token_ids, tokenizer_of, trained_places
+from megatron_mmbert.builders.data import data_phase, stores_of, token_ids, tokenizer_of, trained_resume_points
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.builders.schedules import batch_ramp, lr_schedule
 from megatron_mmbert.checkpoint import training_state as checkpoints
-from megatron_mmbert.checkpoint.async_saver import Outcome, Saver
+from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
 from megatron_mmbert.checkpoint.folder import (
     CheckpointMeta,
-    keep_newest,
-    newest_sound,
-    remove_remains,
+    apply_retention,
+    newest_valid,
+    remove_leftovers,
     resolve,
     step_folder,
 )
@@ -28,15 +28,15 @@ from megatron_mmbert.eval.bits_per_byte import HeldOut, held_out
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.parallel.runtime import Runtime, broadcast_object
-from megatron_mmbert.resilience.stragglers import SlowRanks
-from megatron_mmbert.train.anomaly_guard import Guard
-from megatron_mmbert.train.hooks import Hook
+from megatron_mmbert.resilience.stragglers import StragglerDetector
+from megatron_mmbert.train.anomaly_guard import AnomalyGuard
+from megatron_mmbert.train.callbacks import Callback
 from megatron_mmbert.train.resume_check import check, record
 from megatron_mmbert.train.step import Training, build, weight_decay_of
 from megatron_mmbert.utils.errors import UserError
 
 
-class Session:
+class Trainer:
     """One phase in training.
 
     Attributes:
@@ -69,7 +69,7 @@ class Session:
         ids = token_ids(tokenizer, with_words=recipe.data.masking_unit == "word")
         stores = stores_of(recipe.data.stores, tokenizer)
         self._history = meta.history
-        places = trained_places(recipe, meta.history, stores, self._say)
+        places = trained_resume_points(recipe, meta.history, stores, self._say)
         settings = data_phase(recipe, phase, stores, self._say, places)
         self.loader = PackLoader(
             stores,
@@ -88,10 +88,10 @@ class Session:
         self.batch_ramp = batch_ramp(phase, runtime.dp_size, recipe.parallel)
         self.weight_decay = weight_decay_of(recipe, phase)
         self.training: Training = build(recipe, phase)
-        self.guard = Guard(recipe.numbers, meta.recent_losses)
-        self.slow_ranks = SlowRanks(recipe.numbers.slow_rank)
+        self.guard = AnomalyGuard(recipe.numbers, meta.recent_losses)
+        self.stragglers = StragglerDetector(recipe.numbers.slow_rank)
         self.last_pack: PackedBatch | None = None
-        self.saver = Saver(recipe.checkpoint.asynchronous, self._prune)
+        self.saver = AsyncSaver(recipe.checkpoint.asynchronous, self._prune)
         self._start: tuple[Path | None, CheckpointMeta] = (path, meta)
         self._take_up(path, meta)
         self.peak_flops = 1e12 * (
@@ -101,9 +101,9 @@ class Session:
     def _starting_point(self, output: Path, start_from: Path | None) -> tuple[Path | None, CheckpointMeta]:
         """The checkpoint to load and what this phase's state is when it starts from it."""
         if self.runtime.is_main:
-            remove_remains(self.folder.checkpoints)
+            remove_leftovers(self.folder.checkpoints)
         # One rank reads and checks all files: a disk should not have to deliver them to a thousand ranks.
-        own = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
+        own = broadcast_object(newest_valid(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
         if own is not None:
             meta = checkpoints.check_shape(own, self.recipe.model)
             if not meta.finished:
@@ -152,11 +152,11 @@ class Session:
                 raise
             self._say(f"warning: {error}")
 
-    def rewind(self, hooks: Sequence[Hook] = ()) -> None:
+    def rewind(self, callbacks: Sequence[Callback] = ()) -> None:
         """Weights and optimizer of the newest sound checkpoint, or of the start; clocks and data go on, so that the
         samples in between are not seen again."""
-        self.settle(hooks)
-        path = broadcast_object(newest_sound(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
+        self.settle(callbacks)
+        path = broadcast_object(newest_valid(self.folder.checkpoints, self._say) if self.runtime.is_main else None)
         path = path or self._start[0]
         if path is None:
             for encoder in self.training.encoders:
@@ -168,7 +168,7 @@ class Session:
         checkpoints.load(path, self.training.encoders, self.training.optimizer if has_optimizer else None)
         self._say(f"the weights are those of {path} again")
 
-    def save(self, hooks: Sequence[Hook] = (), last: bool = False) -> Path:
+    def save(self, callbacks: Sequence[Callback] = (), last: bool = False) -> Path:
         """Begin a checkpoint of this moment, unless this process has just done so; returns its folder.
 
         Args:
@@ -179,39 +179,39 @@ class Session:
         """
         path = step_folder(self.folder.checkpoints, self.step)
         if self.step != self._saved_step:
-            self.settle(hooks)
+            self.settle(callbacks)
             started = time.perf_counter()
             self.training.gather_parameters()
             self._saved_step = self.step
             state = checkpoints.state_of(self.training.encoders, self.training.optimizer)
-            self._after_save(self.saver.begin(path, self._meta(), state, started), hooks, last)
+            self._after_save(self.saver.begin(path, self._meta(), state, started), callbacks, last)
         if last:
-            self._after_save(self.saver.wait(), hooks, last)
+            self._after_save(self.saver.wait(), callbacks, last)
         return path
 
-    def look_after_save(self, hooks: Sequence[Hook]) -> None:
+    def look_after_save(self, callbacks: Sequence[Callback]) -> None:
         """Go on with the checkpoint that is being written, without waiting for it; between any two steps."""
-        self._after_save(self.saver.poll(), hooks)
+        self._after_save(self.saver.poll(), callbacks)
 
-    def settle(self, hooks: Sequence[Hook]) -> None:
+    def settle(self, callbacks: Sequence[Callback]) -> None:
         """Wait for the checkpoint that is being written."""
-        self._after_save(self.saver.wait(), hooks)
+        self._after_save(self.saver.wait(), callbacks)
 
-    def _after_save(self, outcome: Outcome | None, hooks: Sequence[Hook], last: bool = False) -> None:
+    def _after_save(self, outcome: Outcome | None, callbacks: Sequence[Callback], last: bool = False) -> None:
         if outcome is None:
             return
         if not outcome.problem:
-            for hook in hooks:
-                hook.on_save(outcome.path, outcome.stalled, outcome.wrote)
+            for callback in callbacks:
+                callback.on_save(outcome.path, outcome.stalled, outcome.wrote)
             return
         self._saved_step = None
         if last or self.recipe.checkpoint.on_failure == "stop":
             raise UserError(outcome.problem)
-        for hook in hooks:
-            hook.on_event("save failed", f"{outcome.problem}; training goes on")
+        for callback in callbacks:
+            callback.on_event("save failed", f"{outcome.problem}; training goes on")
 
     def _prune(self, folder: Path) -> None:
-        keep_newest(folder, self.recipe.checkpoint.keep_last, self.recipe.checkpoint.keep_every_tokens)
+        apply_retention(folder, self.recipe.checkpoint.keep_last, self.recipe.checkpoint.keep_every_tokens)
 
     def _meta(self) -> CheckpointMeta:
         pack = self.last_pack if self.recipe.checkpoint.replay != "none" else None
@@ -230,7 +230,7 @@ class Session:
             }
         )
 
-    def score_held_out(self, moment: str, hooks: Sequence[Hook]) -> None:
+    def score_held_out(self, moment: str, callbacks: Sequence[Callback]) -> None:
         """Score the held-out text by language, tell the hooks, and keep what was ``before`` and ``after`` the phase
         beside the checkpoints."""
         if self._held_out is None:
@@ -238,8 +238,8 @@ class Session:
         self.training.gather_parameters()
         scores = self._held_out.score(self.training.encoders)
         values = {language: score.bits_per_byte for language, score in scores.items()}
-        for hook in hooks:
-            hook.on_scores(moment, values, self.tokens_before + self.phase_tokens)
+        for callback in callbacks:
+            callback.on_scores(moment, values, self.tokens_before + self.phase_tokens)
         if self.runtime.is_main and moment in ("before", "after"):
             known = json.loads(self.folder.scores.read_text()) if self.folder.scores.exists() else {}
             self.folder.say(self.folder.scores, known | {moment: values})

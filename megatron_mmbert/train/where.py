@@ -10,13 +10,13 @@ import argparse
 from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
-from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
+from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
 from megatron_mmbert.utils.errors import UserError, run_command
 
 
 def where(output: Path, phase: str) -> tuple[int, bool]:
     """(step, finished) of the newest checkpoint whose description can be read."""
-    for path in reversed(complete_checkpoints(PhaseFolder(output, phase).checkpoints)):
+    for path in reversed(committed_checkpoints(PhaseFolder(output, phase).checkpoints)):
         try:
             meta = read_meta(path)
         except UserError:

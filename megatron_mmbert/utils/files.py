@@ -17,14 +17,14 @@ from megatron_mmbert.utils.errors import UserError
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on an exception it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield aside
-        with aside.open("rb") as written:
+        yield staging
+        with staging.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(aside, path)
+        os.replace(staging, path)
     finally:
-        aside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -39,23 +39,23 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise UserError(f"{path}: already exists; choose another --output or pass --overwrite")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        yield aside
-        replace_folder(aside, path)
+        yield staging
+        replace_folder(staging, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def replace_folder(aside: Path, path: Path) -> None:
-    """Rename ``aside`` to ``path``. What is there makes way first and is deleted last: a crash loses neither."""
+def replace_folder(staging: Path, path: Path) -> None:
+    """Rename ``staging`` to ``path``. What is there makes way first and is deleted last: a crash loses neither."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.replace(path, old)
-    os.replace(aside, path)
+    os.replace(staging, path)
     sync_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -71,8 +71,8 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically."""
-    with atomic_file(path) as aside:
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_file(path) as staging:
+        staging.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_mmbert.attention import ENGINES, Layout, Request, attend
+from megatron_mmbert.attention import ENGINES, Request, SequenceLayout, attend
 from megatron_mmbert.attention.engines.eager import visible
 from megatron_mmbert.model.rope import cos_sin
 
@@ -32,9 +32,9 @@ LENGTH_SETS = {
 }
 
 
-def layout_of(lengths: Sequence[int]) -> Layout:
+def sequence_layout(lengths: Sequence[int]) -> SequenceLayout:
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-    return Layout(bounds, max(lengths))
+    return SequenceLayout(bounds, max(lengths))
 
 
 def random_qkv(tokens: int, heads: int, width: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
@@ -57,7 +57,9 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int
     return torch.stack(rows)
 
 
-def outputs_and_gradients(engine: str, qkv: Sequence[Tensor], layout: Layout, window: int | None) -> list[Tensor]:
+def outputs_and_gradients(
+    engine: str, qkv: Sequence[Tensor], layout: SequenceLayout, window: int | None
+) -> list[Tensor]:
     """out, dq, dk, dv for a fixed random direction of the output."""
     inputs = [x.clone().requires_grad_() for x in qkv]
     out = ENGINES[engine](*inputs, layout, window)
@@ -68,7 +70,7 @@ def outputs_and_gradients(engine: str, qkv: Sequence[Tensor], layout: Layout, wi
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    reason = ENGINES[name].refusal(Request("cpu", torch.float64, 8, WINDOW, backward=True))
+    reason = ENGINES[name].unsupported_reason(Request("cpu", torch.float64, 8, WINDOW, backward=True))
     assert not (name in PORTABLE and reason), f"{name} must run on every CPU: {reason}"
     if reason:
         pytest.skip(f"engine {name!r}: {reason}")
@@ -79,7 +81,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("lengths", LENGTH_SETS.values(), ids=LENGTH_SETS)
 def test_equals_the_loop(engine: str, lengths: list[int], window: int | None) -> None:
     qkv = random_qkv(sum(lengths), 2, 8, torch.float64)
-    out = ENGINES[engine](*qkv, layout_of(lengths), window)
+    out = ENGINES[engine](*qkv, sequence_layout(lengths), window)
     assert out.shape == qkv[0].shape
     torch.testing.assert_close(out, by_hand(*qkv, lengths, window), rtol=1e-10, atol=1e-12)
 
@@ -89,7 +91,7 @@ def test_equals_the_loop(engine: str, lengths: list[int], window: int | None) ->
 def test_narrow_dtypes(engine: str, window: int | None, dtype: torch.dtype, tolerance: float) -> None:
     lengths = [130, 7, 64]
     qkv = random_qkv(sum(lengths), 2, 16, dtype)
-    out = ENGINES[engine](*qkv, layout_of(lengths), window)
+    out = ENGINES[engine](*qkv, sequence_layout(lengths), window)
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), by_hand(*qkv, lengths, window), rtol=0, atol=tolerance)
 
@@ -99,7 +101,7 @@ def test_gradients_equal_the_references(engine: str, window: int | None) -> None
     """Against autograd through the loop in Python."""
     lengths = [66, 1, 20]
     qkv = random_qkv(sum(lengths), 1, 4, torch.float64)
-    found = outputs_and_gradients(engine, qkv, layout_of(lengths), window)
+    found = outputs_and_gradients(engine, qkv, sequence_layout(lengths), window)
     inputs = [x.clone().requires_grad_() for x in qkv]
     out = by_hand(*inputs, lengths, window)
     direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -111,7 +113,7 @@ def test_gradients_equal_the_references(engine: str, window: int | None) -> None
 @pytest.mark.parametrize(("lengths", "window"), [([1, 4, 2], None), ([1, 5, 66], 2)])
 def test_gradcheck(engine: str, lengths: list[int], window: int | None) -> None:
     inputs = [x.requires_grad_() for x in random_qkv(sum(lengths), 1, 2, torch.float64)]
-    layout = layout_of(lengths)
+    layout = sequence_layout(lengths)
     assert torch.autograd.gradcheck(lambda q, k, v: ENGINES[engine](q, k, v, layout, window), inputs, fast_mode=True)
 
 
@@ -119,7 +121,7 @@ def test_gradcheck(engine: str, lengths: list[int], window: int | None) -> None:
 def test_the_windows_edge_is_exact(engine: str, length: int) -> None:
     """A change at distance 64 is seen, one at distance 65 moves no bit; the sample starts inside a block."""
     before = 37
-    layout = layout_of([before, length, 5])
+    layout = sequence_layout([before, length, 5])
     q, k, v = random_qkv(before + length + 5, 1, 4, torch.float32)
     out = ENGINES[engine](q, k, v, layout, WINDOW)
     for place in {0, length // 2, length - 1}:
@@ -136,7 +138,7 @@ def test_the_windows_edge_is_exact(engine: str, length: int) -> None:
 @pytest.mark.parametrize("changed", range(4))
 def test_no_bit_of_a_sample_reaches_another(engine: str, changed: int, window: int | None) -> None:
     lengths = [70, 130, 1, 90]
-    layout = layout_of(lengths)
+    layout = sequence_layout(lengths)
     qkv = random_qkv(sum(lengths), 2, 8, torch.float32)
     other = [x.clone() for x in qkv]
     bounds = layout.cu_seqlens.tolist()
@@ -144,7 +146,7 @@ def test_no_bit_of_a_sample_reaches_another(engine: str, changed: int, window: i
     for x, y in zip(other, random_qkv(sum(lengths), 2, 8, torch.float32, seed=1), strict=True):
         x[own] = 30 * y[own]
     before = outputs_and_gradients(engine, qkv, layout, window)
-    after = outputs_and_gradients(engine, other, layout_of(lengths), window)
+    after = outputs_and_gradients(engine, other, sequence_layout(lengths), window)
     assert not torch.equal(before[0][own], after[0][own]), "the change itself was not seen"
     for name, x, y in zip(("out", "dq", "dk", "dv"), before, after, strict=True):
         apart = torch.ones(len(x), dtype=torch.bool)
@@ -159,8 +161,8 @@ def test_the_order_of_samples_does_not_matter(engine: str, window: int | None) -
     order = [3, 0, 4, 2, 1]
     shuffled = [torch.cat([x.split(lengths)[number] for number in order]) for x in qkv]
     new_lengths = [lengths[number] for number in order]
-    out = ENGINES[engine](*qkv, layout_of(lengths), window).split(lengths)
-    moved = ENGINES[engine](*shuffled, layout_of(new_lengths), window)
+    out = ENGINES[engine](*qkv, sequence_layout(lengths), window).split(lengths)
+    moved = ENGINES[engine](*shuffled, sequence_layout(new_lengths), window)
     torch.testing.assert_close(moved, torch.cat([out[number] for number in order]), rtol=1e-11, atol=1e-13)
 
 
@@ -168,16 +170,16 @@ def test_the_order_of_samples_does_not_matter(engine: str, window: int | None) -
 def test_a_pack_of_a_thousand_samples(engine: str, window: int | None) -> None:
     lengths = [1 + number * 7 % 5 for number in range(1000)]
     qkv = random_qkv(sum(lengths), 1, 4, torch.float64)
-    out = ENGINES[engine](*qkv, layout_of(lengths), window)
+    out = ENGINES[engine](*qkv, sequence_layout(lengths), window)
     torch.testing.assert_close(out, by_hand(*qkv, lengths, window), rtol=1e-10, atol=1e-12)
 
 
 def test_a_bound_above_the_longest_sample_changes_nothing(engine: str) -> None:
     lengths = [100, 40]
     qkv = random_qkv(140, 1, 4, torch.float64)
-    exact = layout_of(lengths)
+    exact = sequence_layout(lengths)
     for window in (None, WINDOW):
-        out = ENGINES[engine](*qkv, Layout(exact.cu_seqlens, 8192), window)
+        out = ENGINES[engine](*qkv, SequenceLayout(exact.cu_seqlens, 8192), window)
         torch.testing.assert_close(out, ENGINES[engine](*qkv, exact, window), rtol=1e-11, atol=1e-13)
 
 
@@ -196,7 +198,7 @@ class _Largest(TorchDispatchMode):
 
 def largest_tensor(engine: str, lengths: list[int]) -> int:
     with _Largest() as largest:
-        outputs_and_gradients(engine, random_qkv(sum(lengths), 1, 4, torch.float32), layout_of(lengths), WINDOW)
+        outputs_and_gradients(engine, random_qkv(sum(lengths), 1, 4, torch.float32), sequence_layout(lengths), WINDOW)
     return largest.elements
 
 
@@ -209,7 +211,7 @@ def test_local_layers_cost_in_proportion_to_the_tokens(engine: str) -> None:
 
 
 def test_the_portable_engines_mask_is_a_band() -> None:
-    layout = layout_of([1000, 24, 1])
+    layout = sequence_layout([1000, 24, 1])
     ENGINES["torch"](*random_qkv(1025, 1, 4, torch.float32), layout, WINDOW)
     (mask,) = [value for key, value in layout.cache.items() if key[0] == "band"]
     assert mask.shape == (17, 1, 64, 3 * 64)
@@ -218,7 +220,7 @@ def test_the_portable_engines_mask_is_a_band() -> None:
 
 
 def test_the_cpu_engine_keeps_one_mask_for_all_heads_and_layers() -> None:
-    layout = layout_of([1000, 24, 1])
+    layout = sequence_layout([1000, 24, 1])
     ENGINES["cpu"](*random_qkv(1025, 3, 4, torch.float32), layout, WINDOW)
     (mask,) = [value for key, value in layout.cache.items() if key[0] == "strip"]
     assert mask.shape == (18, 64, 3 * 64)
@@ -233,7 +235,7 @@ def test_a_sample_of_8192_tokens(engine: str) -> None:
     lengths = [1, 8192]
     q, k, v = random_qkv(8193, 1, 8, torch.float64)
     for window in (None, WINDOW):
-        out = ENGINES[engine](q, k, v, layout_of(lengths), window)
+        out = ENGINES[engine](q, k, v, sequence_layout(lengths), window)
         for place in (0, 1, 64, 65, 4000, 8191):
             first = 0 if window is None else max(0, place - window)
             seen = slice(1 + first, 8193 if window is None else min(8193, place + window + 2))
@@ -247,7 +249,7 @@ def test_the_fused_form_rotates_and_differentiates(window: int | None, rows: lis
     """Against rotation by the model's own formula, then attention, through autograd in float64; of all queries, of some
     of them, and of none in a sample."""
     lengths = [66, 1, 70]
-    tokens, layout = sum(lengths), layout_of(lengths)
+    tokens, layout = sum(lengths), sequence_layout(lengths)
     qkv_3TH8 = torch.stack(random_qkv(tokens, 2, 8, torch.float64))
     fused_TH38 = qkv_3TH8.permute(1, 2, 0, 3).contiguous().requires_grad_()
     cos, sin = cos_sin(torch.arange(tokens), 10_000.0, 8)
@@ -267,10 +269,10 @@ def test_the_fused_form_rotates_and_differentiates(window: int | None, rows: lis
 
 
 def test_visible_is_the_contract() -> None:
-    seen = visible(layout_of([2, 4]), 1)
+    seen = visible(sequence_layout([2, 4]), 1)
     expected = ["11....", "11....", "..11..", "..111.", "...111", "....11"]
     assert ["".join("1" if each else "." for each in row) for row in seen.tolist()] == expected
-    assert visible(layout_of([2, 4]), None).sum() == 2 * 2 + 4 * 4
+    assert visible(sequence_layout([2, 4]), None).sum() == 2 * 2 + 4 * 4
 
 
 def test_attend_chooses_the_engine_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from megatron_mmbert.attention import Layout
+from megatron_mmbert.attention import SequenceLayout
 
 
 def test_lengths_and_samples() -> None:
-    layout = Layout(torch.tensor([0, 2, 3, 7], dtype=torch.int32), 4)
+    layout = SequenceLayout(torch.tensor([0, 2, 3, 7], dtype=torch.int32), 4)
     assert layout.lengths == [2, 1, 4]
     assert layout.tokens == 7
     assert layout.sample_of_token.tolist() == [0, 0, 1, 2, 2, 2, 2]
@@ -16,10 +16,10 @@ def test_lengths_and_samples() -> None:
 
 
 def test_what_engines_derive_is_made_once_per_pack() -> None:
-    layout = Layout(torch.tensor([0, 2], dtype=torch.int32), 2)
+    layout = SequenceLayout(torch.tensor([0, 2], dtype=torch.int32), 2)
     made = []
     for _ in range(3):
         assert layout.derive("mask", lambda: made.append(1) or "value") == "value"
     assert layout.derive("other", lambda: "another") == "another"
     assert len(made) == 1
-    assert Layout(layout.cu_seqlens, 2).cache == {}, "packs share nothing"
+    assert SequenceLayout(layout.cu_seqlens, 2).cache == {}, "packs share nothing"

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from megatron_mmbert import attention
-from megatron_mmbert.attention import AUTO, ENGINES, Engine, Layout, Request, choose
-from megatron_mmbert.attention.selection import Verdict, fastest, try_engine
+from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, SequenceLayout, choose
+from megatron_mmbert.attention.selection import Trial, fastest, try_engine
 from megatron_mmbert.utils.errors import UserError
 
 HERE = Request("cpu", torch.float32, 16, 64, backward=True)
@@ -41,7 +41,7 @@ def test_a_name_is_obeyed_or_refused_in_one_sentence() -> None:
     ],
 )
 def test_an_engine_says_what_it_cannot_do(name: str, change: dict[str, object], reason: str) -> None:
-    said = ENGINES[name].refusal(replace(HERE, **change))  # type: ignore[arg-type]
+    said = ENGINES[name].unsupported_reason(replace(HERE, **change))  # type: ignore[arg-type]
     assert said is not None
     assert reason in said
 
@@ -49,7 +49,7 @@ def test_an_engine_says_what_it_cannot_do(name: str, change: dict[str, object], 
 def test_flex_refuses_a_gradient_on_a_cpu_also_when_called() -> None:
     q = torch.randn(4, 1, 16, requires_grad=True)
     with pytest.raises(NotImplementedError, match="no backward on a CPU"):
-        ENGINES["flex"](q, q, q, Layout(torch.tensor([0, 4], dtype=torch.int32), 4), None)
+        ENGINES["flex"](q, q, q, SequenceLayout(torch.tensor([0, 4], dtype=torch.int32), 4), None)
 
 
 def engine_of(attend: Callable[..., torch.Tensor]) -> Engine:
@@ -70,7 +70,7 @@ def test_a_trial_finds_a_window_off_by_one_a_leak_and_a_crash() -> None:
     eager = ENGINES["eager"].attend
     off_by_one = engine_of(lambda q, k, v, layout, window: eager(q, k, v, layout, window - 1))
     leaking = engine_of(
-        lambda q, k, v, layout, window: eager(q, k, v, Layout(layout.cu_seqlens[[0, -1]], len(q)), window)
+        lambda q, k, v, layout, window: eager(q, k, v, SequenceLayout(layout.cu_seqlens[[0, -1]], len(q)), window)
     )
 
     def crash(*_: object) -> torch.Tensor:
@@ -78,23 +78,23 @@ def test_a_trial_finds_a_window_off_by_one_a_leak_and_a_crash() -> None:
 
     for engine, reason in ((off_by_one, "wrong by"), (leaking, "wrong by"), (engine_of(crash), "no kernel image")):
         verdict = try_engine(engine, HERE, 2, [70, 30])
-        assert verdict.refusal is not None
-        assert reason in verdict.refusal
+        assert verdict.unsupported_reason is not None
+        assert reason in verdict.unsupported_reason
         assert not verdict.usable
-        assert "\n" not in verdict.refusal
+        assert "\n" not in verdict.unsupported_reason
 
 
 def test_the_fastest_is_chosen_among_the_correct() -> None:
-    verdicts = [Verdict("a", "wrong", 1.0), Verdict("b", None, 0.0, 3.0), Verdict("c", None, 0.0, 2.0)]
+    verdicts = [Trial("a", "wrong", 1.0), Trial("b", None, 0.0, 3.0), Trial("c", None, 0.0, 2.0)]
     assert fastest(verdicts).engine == "c"
 
 
 def test_on_a_gpu_engines_are_timed_on_samples_of_the_phases_length(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[tuple[str, list[int]]] = []
 
-    def record(engine: Engine, request: Request, heads: int, lengths: list[int]) -> Verdict:
+    def record(engine: Engine, request: Request, heads: int, lengths: list[int]) -> Trial:
         tried.append((engine.name, lengths))
-        return Verdict(engine.name, None, 0.0, 1.0 if engine.name == "te" else 2.0)
+        return Trial(engine.name, None, 0.0, 1.0 if engine.name == "te" else 2.0)
 
     monkeypatch.setattr(attention, "try_engine", record)
     monkeypatch.setattr(attention, "_fastest_here", functools.cache(attention._fastest_here.__wrapped__))

@@ -14,7 +14,7 @@ from megatron_mmbert.builders.data import (
     planned_places,
     stores_of,
     tokenizer_of,
-    trained_places,
+    trained_resume_points,
 )
 from megatron_mmbert.checkpoint.folder import TrainedSection
 from megatron_mmbert.config import load_recipe
@@ -102,12 +102,12 @@ def test_places_behind_earlier_phases(recipe_path: Path) -> None:
     )
     # As it was trained, whatever the recipe now says of it.
     changed = load_recipe(recipe_path, ["seed=9", "phases.first.temperature=0.3", "phases.first.languages=[ccc]"])
-    assert trained_places(changed, [section], stores) == planned
+    assert trained_resume_points(changed, [section], stores) == planned
     said: list[str] = []
     other = section.model_copy(update={"fingerprint": "f"})
-    assert trained_places(recipe, [other], stores, said.append) == {}
+    assert trained_resume_points(recipe, [other], stores, said.append) == {}
     missing = section.model_copy(update={"phase": section.phase | {"sources": {"web": 1.0}}})
-    assert trained_places(recipe, [missing], stores, said.append) == {}
+    assert trained_resume_points(recipe, [missing], stores, said.append) == {}
     assert "not those it was trained with" in said[0] and "'web'" in said[1]
 
 

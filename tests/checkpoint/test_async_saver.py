@@ -16,8 +16,8 @@ from support import ROOT
 from support.run_to_save import META, Run, assert_equal
 
 from megatron_mmbert.checkpoint import save_plan, training_state
-from megatron_mmbert.checkpoint.async_saver import Outcome, Saver
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, newest_sound, problems, remove_remains
+from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
+from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, checksum_problems, newest_valid, remove_leftovers
 from megatron_mmbert.checkpoint.shard_writer import HashedFile
 
 NAME = "step-00000002"
@@ -38,7 +38,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     event.set()
 
 
-def begin(saver: Saver, run: Run, path: Path) -> Outcome | None:
+def begin(saver: AsyncSaver, run: Run, path: Path) -> Outcome | None:
     return saver.begin(path, META, training_state.state_of(run.encoder, run.optimizer))
 
 
@@ -57,7 +57,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_the_moment_it_was_begun(
     copies: bool, gate: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byte for byte what a save that is waited for writes. Without the copies it is not: the test can fail."""
-    run, saver = trained(), Saver(asynchronous=True)
+    run, saver = trained(), AsyncSaver(asynchronous=True)
     before = run.state()
     monkeypatch.setattr(saver._stage, "_copies", copies)
     assert begin(saver, run, tmp_path / NAME) is None
@@ -67,7 +67,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_the_moment_it_was_begun(
     outcome = saver.wait()
     assert outcome is not None and outcome.problem == "" and 0 < outcome.stalled <= outcome.wrote
     waited = trained().save(tmp_path / "waited" / NAME)
-    assert list(problems(tmp_path / NAME)) == []
+    assert list(checksum_problems(tmp_path / NAME)) == []
     assert (tensors_checksum(tmp_path / NAME) == tensors_checksum(waited)) is copies
     if copies:
         other = Run(9)
@@ -76,7 +76,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_the_moment_it_was_begun(
 
 
 def test_the_kept_buffers_hold_the_newest_save(tmp_path: Path) -> None:
-    run, saver = trained(), Saver(asynchronous=True)
+    run, saver = trained(), AsyncSaver(asynchronous=True)
     for step in (2, 3, 4):
         assert begin(saver, run, tmp_path / f"step-0000000{step}") is None
         outcome = saver.wait()
@@ -101,7 +101,7 @@ def test_plans_are_exchanged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return plan(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(save_plan, "save_state_dict_async_plan", noted)
-    run, saver = trained(), Saver(asynchronous=True)
+    run, saver = trained(), AsyncSaver(asynchronous=True)
     for step in (2, 3):
         begin(saver, run, tmp_path / f"step-0000000{step}")
         saver.wait()
@@ -114,7 +114,7 @@ def test_plans_are_exchanged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_fails_anywhere_is_one_sentence(
     number: int, place: str, asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, saver = trained(), Saver(asynchronous)
+    run, saver = trained(), AsyncSaver(asynchronous)
     training_save(run, tmp_path / "step-00000001")
 
     def full(*arguments: object, **options: object) -> None:
@@ -135,18 +135,18 @@ def test_a_disk_that_fails_anywhere_is_one_sentence(
     assert outcome.problem.startswith(f"{tmp_path / NAME}: not saved, ") and reason in outcome.problem
     assert "bytes are free and the tensors take" in outcome.problem and "\n" not in outcome.problem
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert newest_sound(tmp_path) == tmp_path / "step-00000001"
+    assert newest_valid(tmp_path) == tmp_path / "step-00000001"
     assert begin(saver, run, tmp_path / NAME) is None or not asynchronous  # and the next one is well again
     saver.wait()
-    assert list(problems(tmp_path / NAME)) == []
+    assert list(checksum_problems(tmp_path / NAME)) == []
 
 
 def test_cancelled_leaves_a_dot_folder_that_the_next_start_removes(gate: threading.Event, tmp_path: Path) -> None:
-    run, saver = trained(), Saver(asynchronous=True)
+    run, saver = trained(), AsyncSaver(asynchronous=True)
     begin(saver, run, tmp_path / NAME)
     saver.cancel()
     assert [path.name for path in tmp_path.iterdir()] == [f".{NAME}.tmp"]
-    remove_remains(tmp_path)
+    remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +162,7 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
     seen = [json.loads((tmp_path / f"rank-{number}.json").read_text()) for number in (0, 1)]
     assert all(each["early"] and each["outcome"] == "" for each in seen), "committed when both had written, not before"
     for path in (tmp_path / NAME, tmp_path / "waited" / NAME):
-        assert list(problems(path)) == []
+        assert list(checksum_problems(path)) == []
     checksums = [json.loads((path / NAME / CHECKSUM_FILE).read_text()) for path in (tmp_path, tmp_path / "waited")]
     for name in ("__0_0.distcp", "__1_0.distcp"):
         assert checksums[0][name] == checksums[1][name]

@@ -12,7 +12,7 @@ import pytest
 from support.run_to_save import META, Run
 
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.folder import newest_sound, problems, resolve, step_folder
+from megatron_mmbert.checkpoint.folder import checksum_problems, newest_valid, resolve, step_folder
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.utils.errors import UserError
 
@@ -78,7 +78,7 @@ def test_each_is_detected_and_named(pair: Path, tmp_path: Path) -> None:
     for number in range(2000):
         what = damage(step_folder(phase, 2), newer, older, draw)
         said: list[str] = []
-        assert newest_sound(phase, said.append) == step_folder(phase, 1), (number, what)
+        assert newest_valid(phase, said.append) == step_folder(phase, 1), (number, what)
         assert len(said) == 1 and said[0].startswith("warning: damaged checkpoint skipped: "), (number, what)
         assert str(step_folder(phase, 2)) in said[0], (number, what)
         assert step_folder(phase, 2).is_dir(), "never deleted"
@@ -101,5 +101,5 @@ def test_loaded_in_spite_of_all_it_is_one_sentence(pair: Path, tmp_path: Path) -
 
 
 def test_a_sound_one_has_no_problems(pair: Path) -> None:
-    assert list(problems(step_folder(pair, 2))) == []
-    assert newest_sound(pair) == step_folder(pair, 2)
+    assert list(checksum_problems(step_folder(pair, 2))) == []
+    assert newest_valid(pair) == step_folder(pair, 2)

@@ -13,12 +13,12 @@ from support.run_to_save import META
 from megatron_mmbert.checkpoint.folder import (
     CHECKSUM_FILE,
     META_FILE,
+    apply_retention,
     check_output,
-    committed_folder,
-    complete_checkpoints,
-    keep_newest,
-    newest_sound,
-    problems,
+    checksum_problems,
+    committed_checkpoint,
+    committed_checkpoints,
+    newest_valid,
     read_meta,
     resolve,
     step_folder,
@@ -29,7 +29,7 @@ from megatron_mmbert.utils.errors import UserError
 
 def write(path: Path, content: bytes = b"tensors", tokens: int = 0) -> Path:
     """A folder that is sound, though no tensors are in it."""
-    with committed_folder(path) as folder:
+    with committed_checkpoint(path) as folder:
         (folder / "data.distcp").write_bytes(content)
         write_meta(folder, META.model_copy(update={"phase_tokens": tokens}))
     return path
@@ -37,10 +37,10 @@ def write(path: Path, content: bytes = b"tensors", tokens: int = 0) -> Path:
 
 def test_commit_by_rename(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001"
-    with committed_folder(path) as folder:
+    with committed_checkpoint(path) as folder:
         write_meta(folder, META)
         assert not path.exists()  # nobody sees it half-written
-    assert path.is_dir() and list(problems(path)) == []
+    assert path.is_dir() and list(checksum_problems(path)) == []
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     assert read_meta(path).model == META.model and read_meta(path).written_at.endswith("Z")
 
@@ -48,7 +48,7 @@ def test_commit_by_rename(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_exception_leaves_nothing(error: type[BaseException], tmp_path: Path) -> None:
     def fail() -> None:
-        with committed_folder(tmp_path / "step-00000001") as folder:
+        with committed_checkpoint(tmp_path / "step-00000001") as folder:
             (folder / "data.distcp").write_bytes(b"half")
             raise error
 
@@ -71,12 +71,12 @@ def test_failure_spares_the_folder_that_was_there(tmp_path: Path) -> None:
     path = write(tmp_path / "step-00000001", b"old")
 
     def fail() -> None:
-        with committed_folder(path):
+        with committed_checkpoint(path):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert (path / "data.distcp").read_bytes() == b"old" and list(problems(path)) == []
+    assert (path / "data.distcp").read_bytes() == b"old" and list(checksum_problems(path)) == []
 
 
 def test_a_folder_that_is_there_is_replaced(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_folder_that_is_there_is_replaced(tmp_path: Path) -> None:
 def test_left_behind_by_a_killed_process(tmp_path: Path) -> None:
     (tmp_path / ".step-00000001.tmp").mkdir()
     (tmp_path / ".step-00000001.tmp" / "stale").write_text("x")
-    assert complete_checkpoints(tmp_path) == []
+    assert committed_checkpoints(tmp_path) == []
     path = write(tmp_path / "step-00000001")
     assert not (path / "stale").exists()
 
@@ -112,7 +112,7 @@ def test_newest_sound_skips_and_names(damage: str, tmp_path: Path) -> None:
     else:
         (bad / META_FILE).write_text("{")
     said: list[str] = []
-    assert newest_sound(tmp_path, said.append) == good
+    assert newest_valid(tmp_path, said.append) == good
     assert len(said) == 1 and str(bad) in said[0]
     assert bad.exists()  # left alone
     assert resolve(tmp_path) == good
@@ -133,10 +133,10 @@ def test_keep_newest(tmp_path: Path) -> None:
     for step in (5, 20, 100):
         write(step_folder(tmp_path, step))
     (tmp_path / "notes").mkdir()
-    keep_newest(tmp_path, 2)
+    apply_retention(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "step-00000020", "step-00000100"]
-    keep_newest(tmp_path, 5)
-    assert len(complete_checkpoints(tmp_path)) == 2
+    apply_retention(tmp_path, 5)
+    assert len(committed_checkpoints(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("saved", [range(1, 41), [3, 9, 10, 26, 27, 28, 29, 40], [1, 2, 3, 60]])
@@ -145,9 +145,9 @@ def test_keep_every_so_many_tokens(saved: Iterable[int], tmp_path: Path) -> None
     steps = list(saved)
     for step in steps:
         write(step_folder(tmp_path, step), tokens=step)
-        keep_newest(tmp_path, 2, 10)
+        apply_retention(tmp_path, 2, 10)
     firsts = {next((step for step in steps if step // 10 == tens), 0) for tens in range(1, 7)} - {0}
-    kept = [int(path.name[5:]) for path in complete_checkpoints(tmp_path)]
+    kept = [int(path.name[5:]) for path in committed_checkpoints(tmp_path)]
     assert kept == sorted(firsts | set(steps[-2:]))
     assert len(list(tmp_path.iterdir())) == len(kept)
 
@@ -156,8 +156,8 @@ def test_what_cannot_be_read_is_neither_counted_nor_deleted(tmp_path: Path) -> N
     for step in (1, 2, 3):
         write(step_folder(tmp_path, step))
     (step_folder(tmp_path, 3) / META_FILE).write_text("{")
-    keep_newest(tmp_path, 1)
-    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    apply_retention(tmp_path, 1)
+    assert [path.name for path in committed_checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
 
 
 def test_unknown_field_is_named(tmp_path: Path) -> None:

@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from megatron_mmbert.train.callbacks import Callback, Heartbeat, MetricsFile, Tolerant
 from support import ROOT
-from support.step_metrics import progress_of
+from support.step_metrics import step_metrics
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import complete_checkpoints, newest_sound, problems, read_meta
+from megatron_mmbert.checkpoint.folder import checksum_problems, committed_checkpoints, newest_valid, read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.pretrain import loggers
-from megatron_mmbert.train.hooks import Heartbeat, Hook, MetricsFile, Tolerant
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
 
-Between = Callable[[Session, list[Hook]], None]
+Between = Callable[[Trainer, list[Callback]], None]
 SIZE = 8 << 20  # bytes; a checkpoint of the tiny run takes about half a million
 
 
@@ -60,7 +60,7 @@ def fill(disk: Path, leave: int = 0) -> None:
     (disk / "spare").unlink()
 
 
-class Events(Hook):
+class Events(Callback):
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
 
@@ -70,32 +70,32 @@ class Events(Hook):
 
 def run(
     recipe_path: Path, runtime: Runtime, output: Path, between: Between, *overrides: str
-) -> tuple[Session, list[tuple[str, str]]]:
+) -> tuple[Trainer, list[tuple[str, str]]]:
     recipe = load_recipe(recipe_path, ["logging.tensorboard=true", *overrides])
-    session, events = Session(recipe, recipe.phases[0], output, runtime), Events()
-    session.folder.path.mkdir(parents=True, exist_ok=True)
-    writing = [Tolerant(Heartbeat(session.folder.heartbeat)), *loggers(recipe, session.folder, session.step, 0)]
+    trainer, events = Trainer(recipe, recipe.phases[0], output, runtime), Events()
+    trainer.folder.path.mkdir(parents=True, exist_ok=True)
+    writing = [Tolerant(Heartbeat(trainer.folder.heartbeat)), *loggers(recipe, trainer.folder, trainer.step, 0)]
 
     def ask() -> bool:
-        between(session, [events])
+        between(trainer, [events])
         return False
 
     try:
-        train(session, [events, *writing], ask)
+        train(trainer, [events, *writing], ask)
     finally:
-        for hook in writing:
-            hook.close()
-        session.close()
-    return session, events.said
+        for callback in writing:
+            callback.close()
+        trainer.close()
+    return trainer, events.said
 
 
 def fills_after(step: int, disk: Path, frees_after: int | None = None) -> Between:
-    def between(session: Session, hooks: list[Hook]) -> None:
-        if session.step == step:
-            session.settle(hooks)
+    def between(trainer: Trainer, callbacks: list[Callback]) -> None:
+        if trainer.step == step:
+            trainer.settle(callbacks)
             fill(disk)
-        if session.step == frees_after:
-            session.settle(hooks)
+        if trainer.step == frees_after:
+            trainer.settle(callbacks)
             (disk / "filler").unlink()
 
     return between
@@ -106,20 +106,20 @@ def test_training_goes_on_and_saves_again_when_there_is_room(
     asynchronous: bool, recipe_path: Path, runtime: Runtime, disk: Path, tmp_path: Path, capfd: Any
 ) -> None:
     way = f"checkpoint.asynchronous={str(asynchronous).lower()}"
-    run(recipe_path, runtime, tmp_path / "roomy", lambda session, hooks: None, way)
+    run(recipe_path, runtime, tmp_path / "roomy", lambda trainer, callbacks: None, way)
     capfd.readouterr()
-    session, said = run(recipe_path, runtime, disk, fills_after(6, disk, frees_after=12), way)
-    folder = session.folder
+    trainer, said = run(recipe_path, runtime, disk, fills_after(6, disk, frees_after=12), way)
+    folder = trainer.folder
     assert [kind for kind, _ in said] == ["save failed"]
     text = said[0][1]
     assert str(folder.checkpoints / "step-000000") in text and "the disk is full" in text and "training goes on" in text
     assert "bytes are free and the tensors take" in text
     assert sorted(path.name[0] for path in folder.checkpoints.iterdir()) == ["s", "s"], "nothing half-written"
-    for path in complete_checkpoints(folder.checkpoints):
-        assert list(problems(path)) == []
+    for path in committed_checkpoints(folder.checkpoints):
+        assert list(checksum_problems(path)) == []
         tensors = CheckpointTensors(path)
         assert all(tensors.load(name).isfinite().all() for name in tensors.names())
-    assert read_meta(complete_checkpoints(folder.checkpoints)[-1]).finished
+    assert read_meta(committed_checkpoints(folder.checkpoints)[-1]).finished
     ours, theirs = (
         [(row["step"], row["loss"]) for row in map(json.loads, (path / "first/metrics.jsonl").open())]
         for path in (disk, tmp_path / "roomy")
@@ -138,10 +138,10 @@ def test_the_run_ends_if_the_recipe_says_so(recipe_path: Path, runtime: Runtime,
     checkpoints = disk / "first/checkpoints"
     assert len(list(checkpoints.iterdir())) == 1
     (disk / "filler").unlink()
-    newest = newest_sound(checkpoints)
+    newest = newest_valid(checkpoints)
     assert newest is not None
-    session, said = run(recipe_path, runtime, disk, lambda session, hooks: None)
-    assert session.phase_tokens >= 6000 and said == [], "it goes on from there"
+    trainer, said = run(recipe_path, runtime, disk, lambda trainer, callbacks: None)
+    assert trainer.phase_tokens >= 6000 and said == [], "it goes on from there"
 
 
 def test_a_last_save_that_fails_ends_the_command_with_its_sentence(recipe_path: Path, disk: Path) -> None:
@@ -167,10 +167,10 @@ def test_without_tolerance_the_metrics_would_end_the_run(disk: Path) -> None:
     fill(disk)
     with pytest.raises(OSError, match="No space"):
         for step in range(1, 1000):
-            metrics.on_step(progress_of(step))
-    tolerant.on_step(progress_of(step + 1))
+            metrics.on_step(step_metrics(step))
+    tolerant.on_step(step_metrics(step + 1))
     (disk / "filler").unlink()
-    tolerant.on_step(progress_of(step + 2))
+    tolerant.on_step(step_metrics(step + 2))
     tolerant.close()
     rows = [json.loads(line)["step"] for line in (disk / "metrics.jsonl").open()]
     assert rows == list(range(1, step + 3)), "nothing is lost or cut"
@@ -187,4 +187,4 @@ def test_two_ranks_on_a_full_disk(disk: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     (disk / "filler").unlink()
     assert sorted(path.name for path in disk.glob("*step*")) == ["step-00000002"]
-    assert list(problems(disk / "step-00000002")) == []
+    assert list(checksum_problems(disk / "step-00000002")) == []

@@ -12,7 +12,7 @@ import yaml
 from megatron.core import dist_checkpointing
 from support.run_to_save import META, SHAPE, Run, assert_equal
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, problems, read_meta
+from megatron_mmbert.checkpoint.folder import CheckpointMeta, checksum_problems, read_meta
 from megatron_mmbert.checkpoint.phase_transition import explain, extend, transition, write_transition
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.utils.errors import UserError
@@ -146,7 +146,7 @@ def test_written_with_the_optimizer(saved: Path, tmp_path: Path) -> None:
     """Training goes on from the copy as it would from the original."""
     meta = transition(read_meta(saved), RECIPE, RECIPE.phase("midtrain"))
     write_transition(saved, meta, tmp_path / "start")
-    assert list(problems(tmp_path / "start")) == []
+    assert list(checksum_problems(tmp_path / "start")) == []
     found = read_meta(tmp_path / "start")
     assert found.model_copy(update={"written_at": meta.written_at}) == meta
     first, second = Run(8), Run(9)
@@ -183,7 +183,7 @@ def test_phase_transition_tool(phase: str, saved: Path, recipe_file: Path, tmp_p
     assert status == 0 and "theta of global layers: 10000 -> 50000" in out and f"wrote {tmp_path / 'out'}" in out
     found = read_meta(tmp_path / "out")
     assert found.phase == phase and found.rope_theta == 50_000 and found.total_tokens == 512
-    assert list(problems(tmp_path / "out")) == []
+    assert list(checksum_problems(tmp_path / "out")) == []
     status, _, err = run_tool(*arguments)
     assert status == 2 and "--overwrite" in err
     status, out, _ = run_tool(*arguments, "--overwrite")
@@ -211,4 +211,4 @@ def test_extend_context_tool(saved: Path, tmp_path: Path, run_tool: RunTool) -> 
     assert status == 0 and "longest sample: 256 tokens -> 8192 tokens" in out
     found = read_meta(tmp_path / "out")
     assert (found.max_length, found.rope_theta, found.rope_theta_local) == (8192, 160_000, 160_000)
-    assert list(problems(tmp_path / "out")) == []
+    assert list(checksum_problems(tmp_path / "out")) == []

@@ -16,7 +16,7 @@ from support.run_to_save import META, Run
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.folder import seal
+from megatron_mmbert.checkpoint.folder import finalize
 from megatron_mmbert.checkpoint.safe_unpickle import METADATA_FILE, check_contents
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.parallel import Runtime
@@ -67,7 +67,7 @@ def _plant(file: Path, trace: Path) -> None:
         torch.save(Planted(trace), box)
         file.write_bytes(box.getvalue() + file.read_bytes()[len(box.getvalue()) :])
     (file.parent / "checksums.json").unlink()
-    seal(file.parent)
+    finalize(file.parent)
 
 
 @pytest.mark.parametrize("name", [METADATA_FILE, "common.pt", "__0_0.distcp"])

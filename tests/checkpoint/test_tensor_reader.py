@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.run_to_save import META, MODEL, Run
 
-from megatron_mmbert.checkpoint.folder import META_FILE, problems, read_meta, write_meta
+from megatron_mmbert.checkpoint.folder import META_FILE, checksum_problems, read_meta, write_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.utils.errors import UserError
 
@@ -30,7 +30,7 @@ def test_training_starts_from_whole_tensors(tmp_path: Path) -> None:
     tensors = {name: torch.randn(p.shape, generator=draw) for name, p in Run(1).encoder.named_parameters()}
     path = tmp_path / "weights"
     write_tensors(path, META, tensors)
-    assert list(problems(path)) == [] and not read_meta(path).has_optimizer
+    assert list(checksum_problems(path)) == [] and not read_meta(path).has_optimizer
     run = Run(9)
     run.load(path, with_optimizer=False)
     assert all(torch.equal(parameter, tensors[name]) for name, parameter in run.encoder.named_parameters())

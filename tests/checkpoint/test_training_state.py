@@ -10,7 +10,7 @@ import torch
 from megatron.core.dist_checkpointing import load_tensors_metadata
 from support.run_to_save import MODEL, Run, assert_equal
 
-from megatron_mmbert.checkpoint.folder import problems, read_meta
+from megatron_mmbert.checkpoint.folder import checksum_problems, read_meta
 from megatron_mmbert.checkpoint.training_state import check_shape
 from megatron_mmbert.utils.errors import UserError
 
@@ -25,7 +25,7 @@ def test_resume_equals_the_uninterrupted_run(dtype: str, saving: bool, loading: 
     first = Run(3, dtype, saving)
     assert first.train(3) == losses[:3]
     path = first.save(tmp_path / "step-00000003")
-    assert read_meta(path).has_optimizer and list(problems(path)) == []
+    assert read_meta(path).has_optimizer and list(checksum_problems(path)) == []
     resumed = Run(9, dtype, loading)
     resumed.load(path)
     assert_equal(resumed.state(), first.state())

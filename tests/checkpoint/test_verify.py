@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, read_meta, seal
+from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, finalize, read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.checkpoint.verify import find_checkpoints, size_of, verify
 from megatron_mmbert.utils.errors import UserError
@@ -105,10 +105,10 @@ def test_no_code_in_it_runs(name: str, deep: bool, copy: Path, tmp_path: Path) -
     mark = tmp_path / "ran"
     (copy / name).write_bytes(pickle.dumps(Malicious(mark)))
     (copy / CHECKSUM_FILE).unlink()
-    seal(copy)
+    finalize(copy)
     found = verify(copy, deep)
     assert not mark.exists()
-    assert len(found.problems) == 1 and name in found.problems[0]
+    assert len(found.checksum_problems) == 1 and name in found.checksum_problems[0]
 
 
 def test_what_is_verified(copy: Path, tmp_path: Path, run_tool: Tool) -> None:

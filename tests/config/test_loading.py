@@ -9,7 +9,7 @@ import pytest
 
 from megatron_mmbert.config.loading import load_recipe, presets, save_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.config.values import Linear
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.utils.errors import UserError
 
 PLAIN = """\
@@ -228,7 +228,7 @@ phases:
 """
     recipe = load(OVER_TINY + more)
     assert [phase.name for phase in recipe.phases] == [*(phase.name for phase in preset.phases), "last"]
-    changed = {"lr": 0.5, "temperature": Linear(start=0.7, end=0.5)}
+    changed = {"lr": 0.5, "temperature": LinearRamp(start=0.7, end=0.5)}
     batch = preset.phase("midtrain").batch.model_copy(update={"tokens_per_step": 16384})
     assert recipe.phase("midtrain") == preset.phase("midtrain").model_copy(update={**changed, "batch": batch})
     for name in ("pretrain", "decay_eng", "decay_all"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_mmbert.config.values import Linear, bounds, check_range, parse_count, value_at
+from megatron_mmbert.config.values import LinearRamp, bounds, check_range, parse_count, value_at
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,20 @@ def test_other_types_go_on_to_the_type_check(other: object) -> None:
 
 
 def test_linear_schedule_is_held_at_its_ends() -> None:
-    ramp = Linear.model_validate({"from": 0.75, "to": 0.25})
+    ramp = LinearRamp.model_validate({"from": 0.75, "to": 0.25})
     assert [value_at(ramp, x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0.75, 0.75, 0.5, 0.25, 0.25]
     assert bounds(ramp) == (0.25, 0.75)
     assert value_at(0.3, 0.9) == 0.3
     assert bounds(0.3) == (0.3, 0.3)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.01, float("nan"), Linear(start=0.5, end=0.0), Linear(start=1.5, end=0.5)])
-def test_out_of_range(value: float | Linear) -> None:
+@pytest.mark.parametrize(
+    "value", [0.0, 1.01, float("nan"), LinearRamp(start=0.5, end=0.0), LinearRamp(start=1.5, end=0.5)]
+)
+def test_out_of_range(value: float | LinearRamp) -> None:
     with pytest.raises(ValueError, match="mask_ratio must lie above 0 and at most at 1"):
         check_range("mask_ratio", value, 0.0, 1.0)
 
 
 def test_the_upper_bound_is_allowed() -> None:
-    check_range("mask_ratio", Linear(start=1.0, end=0.1), 0.0, 1.0)
+    check_range("mask_ratio", LinearRamp(start=1.0, end=0.1), 0.0, 1.0)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import VOCAB, RunTool, error_line, random_weights, tiny_model
 
-from megatron_mmbert.checkpoint.folder import problems, read_meta
+from megatron_mmbert.checkpoint.folder import checksum_problems, read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert import parity
 from megatron_mmbert.convert.export_hf import export
@@ -53,7 +53,7 @@ def test_round_trip_is_bit_identical(
     assert meta.model == before.meta.model
     assert (meta.rope_theta, meta.rope_theta_local, meta.max_length) == (160_000, 20_000, 512)
     assert not meta.has_optimizer and meta.step == 0 and meta.origin == str(source)
-    assert list(problems(tmp_path / "back")) == []
+    assert list(checksum_problems(tmp_path / "back")) == []
     export(tmp_path / "back", tokenizer_dir, tmp_path / "hf")
     first, second = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -16,7 +16,7 @@ from megatron_mmbert.eval.bits_per_byte import HeldOut
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 
 VOCAB, MAX_LENGTH, ROUNDS = 64, 24, 2
 IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(5)), vocab_size=VOCAB)
@@ -148,7 +148,7 @@ def test_scores_equal_a_slow_reference(runtime: object) -> None:
     model.eval()
     with torch.no_grad():
         for group, ids, labels in samples(text):
-            alone = PackedParams.of(torch.tensor([0, len(ids)], dtype=torch.int32), len(ids))
+            alone = PackedSequences.of(torch.tensor([0, len(ids)], dtype=torch.int32), len(ids))
             logits_TV = model.logits(model(torch.from_numpy(ids), alone)).double().numpy()
             for position, label in labels.items():
                 row = logits_TV[position]

@@ -17,7 +17,7 @@ from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.te_layers import settled
+from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.parallel import Runtime
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def build(runtime: Runtime) -> Callable[..., Encoder]:
     """``build(**precision)``: an encoder on this device, with the same weights for every precision."""
 
     def build(**precision: object) -> Encoder:
-        wanted, _ = settled(PrecisionConfig.model_validate({"dtype": "bf16", **precision}), MODEL, 1024)
+        wanted, _ = resolve_precision(PrecisionConfig.model_validate({"dtype": "bf16", **precision}), MODEL, 1024)
         encoder = Encoder(encoder_config(MODEL, 1e4, 1e4, precision=wanted), MODEL.vocab_size).to(runtime.device)
         initialize(encoder, 1)
         return encoder

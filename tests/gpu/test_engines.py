@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention import ENGINES, Layout, Request
-from megatron_mmbert.attention.selection import layout_of
+from megatron_mmbert.attention import ENGINES, Request, SequenceLayout
+from megatron_mmbert.attention.selection import sequence_layout
 
 WINDOW, HEADS, WIDTH = 64, 2, 64
 LENGTH_SETS = {
@@ -26,7 +26,7 @@ LENGTH_SETS = {
 @pytest.fixture(params=[name for name in ENGINES if name != "cpu"])
 def engine(request: pytest.FixtureRequest, device: str) -> str:
     name: str = request.param
-    reason = ENGINES[name].refusal(Request(device, torch.bfloat16, WIDTH, WINDOW, backward=True))
+    reason = ENGINES[name].unsupported_reason(Request(device, torch.bfloat16, WIDTH, WINDOW, backward=True))
     if reason:
         pytest.skip(f"engine {name!r}: {reason}")
     return name
@@ -37,7 +37,9 @@ def random_qkv(tokens: int, device: str, seed: int = 0) -> list[Tensor]:
     return list(torch.randn(3, tokens, HEADS, WIDTH, generator=generator).bfloat16().to(device))
 
 
-def outputs_and_gradients(engine: str, qkv: Sequence[Tensor], layout: Layout, window: int | None) -> list[Tensor]:
+def outputs_and_gradients(
+    engine: str, qkv: Sequence[Tensor], layout: SequenceLayout, window: int | None
+) -> list[Tensor]:
     """out, dq, dk, dv for a fixed direction of the output."""
     inputs = [x.clone().requires_grad_() for x in qkv]
     out = ENGINES[engine](*inputs, layout, window)
@@ -47,8 +49,8 @@ def outputs_and_gradients(engine: str, qkv: Sequence[Tensor], layout: Layout, wi
 
 def assert_as_the_reference(engine: str, lengths: Sequence[int], window: int | None, device: str) -> None:
     qkv = random_qkv(sum(lengths), device)
-    found = outputs_and_gradients(engine, qkv, layout_of(lengths, device), window)
-    exact = outputs_and_gradients("eager", [x.double() for x in qkv], layout_of(lengths, device), window)
+    found = outputs_and_gradients(engine, qkv, sequence_layout(lengths, device), window)
+    exact = outputs_and_gradients("eager", [x.double() for x in qkv], sequence_layout(lengths, device), window)
     for name, ours, theirs in zip(("out", "dq", "dk", "dv"), found, exact, strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.double(), theirs, rtol=2e-2, atol=4e-2, msg=lambda m, n=name: f"{n}: {m}")
@@ -72,7 +74,7 @@ def test_a_sample_of_8192_tokens(engine: str, window: int | None, device: str) -
         pytest.skip("the reference is quadratic")
     lengths = [1, 8192]
     q, k, v = random_qkv(8193, device)
-    out = ENGINES[engine](q, k, v, layout_of(lengths, device), window)
+    out = ENGINES[engine](q, k, v, sequence_layout(lengths, device), window)
     for place in (0, 1, 64, 65, 4000, 8191):
         first = 0 if window is None else max(0, place - window)
         seen = slice(1 + first, 8193 if window is None else min(8193, place + window + 2))
@@ -85,7 +87,7 @@ def test_a_sample_of_8192_tokens(engine: str, window: int | None, device: str) -
 def test_the_windows_edge_is_exact(engine: str, length: int, device: str) -> None:
     """A change at distance 64 is seen, one at distance 65 moves no bit; the sample starts inside a block."""
     before = 37
-    layout = layout_of([before, length, 5], device)
+    layout = sequence_layout([before, length, 5], device)
     q, k, v = random_qkv(before + length + 5, device)
     out = ENGINES[engine](q, k, v, layout, WINDOW)
     for place in {0, length // 2, length - 1}:
@@ -105,14 +107,14 @@ def test_the_windows_edge_is_exact(engine: str, length: int, device: str) -> Non
 @pytest.mark.parametrize("changed", range(4))
 def test_no_bit_of_a_sample_reaches_another(engine: str, changed: int, window: int | None, device: str) -> None:
     lengths = [70, 130, 1, 90]
-    layout = layout_of(lengths, device)
+    layout = sequence_layout(lengths, device)
     qkv = random_qkv(sum(lengths), device)
     other = [x.clone() for x in qkv]
     own = slice(*layout.bounds[changed])
     for x, y in zip(other, random_qkv(sum(lengths), device, seed=1), strict=True):
         x[own] = 30 * y[own]
     before = outputs_and_gradients(engine, qkv, layout, window)
-    after = outputs_and_gradients(engine, other, layout_of(lengths, device), window)
+    after = outputs_and_gradients(engine, other, sequence_layout(lengths, device), window)
     apart = torch.ones(sum(lengths), dtype=torch.bool, device=device)
     apart[own] = False
     assert not torch.equal(before[0][own], after[0][own]), "the change itself was not seen"
@@ -122,7 +124,7 @@ def test_no_bit_of_a_sample_reaches_another(engine: str, changed: int, window: i
 
 
 def test_a_bound_above_the_longest_sample_changes_nothing(engine: str, device: str) -> None:
-    qkv, exact = random_qkv(140, device), layout_of([100, 40], device)
+    qkv, exact = random_qkv(140, device), sequence_layout([100, 40], device)
     for window in (None, WINDOW):
-        out = ENGINES[engine](*qkv, Layout(exact.cu_seqlens, 8192), window)
+        out = ENGINES[engine](*qkv, SequenceLayout(exact.cu_seqlens, 8192), window)
         torch.testing.assert_close(out, ENGINES[engine](*qkv, exact, window), rtol=1e-2, atol=1e-2)

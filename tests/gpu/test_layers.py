@@ -28,7 +28,7 @@ Build = Callable[..., Encoder]
 def te(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The precision section of Transformer Engine's layers, by kind."""
     kind: str = request.param
-    reason = fp8.te_refusal() if kind == "te" else fp8.fp8_refusal(kind)
+    reason = fp8.te_unsupported_reason() if kind == "te" else fp8.fp8_unsupported_reason(kind)
     if reason:
         pytest.skip(reason)
     return {"layers": "te"} if kind == "te" else {"fp8": kind, "fp8_linears": LINEARS}
@@ -67,7 +67,7 @@ def test_loss_and_gradients(build: Build, device: str, te: dict[str, Any]) -> No
 
 
 def test_only_the_chosen_linears_run_in_fp8(build: Build, device: str) -> None:
-    if reason := fp8.fp8_refusal("current"):
+    if reason := fp8.fp8_unsupported_reason("current"):
         pytest.skip(reason)
     encoder = build(fp8="current", fp8_linears=["fc1"])
     loss_and_gradients(encoder, device)

@@ -25,7 +25,7 @@ TOKENS = 1024
 @pytest.mark.parametrize("scaling", fp8.SCALINGS)
 def test_fp8_learns_what_bf16_does(runtime: Runtime, device: str, scaling: str) -> None:
     """Mean loss of the last fifty of 300 steps within 1 %."""
-    if reason := fp8.fp8_refusal(scaling):
+    if reason := fp8.fp8_unsupported_reason(scaling):
         pytest.skip(reason)
     scale = dataclasses.replace(SMOKE, device=device, learning_steps=300, learning_tokens=2048)
     reference = gpu_training.losses(scale, "base")

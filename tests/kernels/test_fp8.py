@@ -31,9 +31,9 @@ def test_a_machine_without_gpu_or_library_says_so(monkeypatch: pytest.MonkeyPatc
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     monkeypatch.setattr(fp8, "find_spec", lambda name: None)
-    assert fp8.te_refusal() == fp8.fp8_refusal("block") == "Transformer Engine is not installed"
+    assert fp8.te_unsupported_reason() == fp8.fp8_unsupported_reason("block") == "Transformer Engine is not installed"
     monkeypatch.setattr(fp8, "find_spec", lambda name: object())
-    assert "needs a CUDA device" in str(fp8.fp8_refusal("current"))
+    assert "needs a CUDA device" in str(fp8.fp8_unsupported_reason("current"))
 
 
 def test_nothing_is_held_off_where_the_library_was_never_loaded() -> None:

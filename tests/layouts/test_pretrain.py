@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import complete_checkpoints
+from megatron_mmbert.checkpoint.folder import committed_checkpoints
 
 LAYOUT = [
     "parallel.pipeline=2",
@@ -56,7 +56,7 @@ def test_four_ranks_train_and_score_as_one_process(tmp_path: Path) -> None:
     assert len(losses) >= 5 and many == pytest.approx(losses, rel=1e-5)
     for moment in ("before", "after"):
         assert found[moment] == pytest.approx(scores[moment], rel=1e-5)
-    assert complete_checkpoints(tmp_path / "many/first/checkpoints")
+    assert committed_checkpoints(tmp_path / "many/first/checkpoints")
 
 
 def test_other_layouts_replay_the_recorded_batch(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_other_layouts_replay_the_recorded_batch(tmp_path: Path) -> None:
     recipe, output = make_run(tmp_path / "data"), tmp_path / "out"
     train(recipe, output, 1, "checkpoint.every_tokens=3000")
     for ranks, layout in ((2, LAYOUT[:2]), (2, ["parallel.tensor=2", "parallel.sequence=true"])):
-        shutil.rmtree(complete_checkpoints(output / "first/checkpoints")[-1])
+        shutil.rmtree(committed_checkpoints(output / "first/checkpoints")[-1])
         said = train(recipe, output, ranks, *layout)
         assert "recorded batch replayed: loss " in said
         assert "tensor 1, pipeline 1 x 1, cpu (local), cpu (global) then" in said

@@ -13,7 +13,7 @@ from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel import Runtime
 
 TINY = {
@@ -26,7 +26,7 @@ TINY = {
 }
 
 Build = Callable[..., Encoder]
-Pack = Callable[[Sequence[int]], PackedParams]
+Pack = Callable[[Sequence[int]], PackedSequences]
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def build(runtime: Runtime, shape: Callable[..., ModelConfig]) -> Build:
 def pack() -> Pack:
     """The layout of samples of these lengths, laid end to end."""
 
-    def pack(lengths: Sequence[int]) -> PackedParams:
+    def pack(lengths: Sequence[int]) -> PackedSequences:
         bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-        return PackedParams.of(bounds, max(lengths))
+        return PackedSequences.of(bounds, max(lengths))
 
     return pack

@@ -13,7 +13,7 @@ from torch import Tensor
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.parallel_layout import Recompute
 
@@ -67,7 +67,7 @@ def test_mmberts_encoders_have_mmberts_size(size: str, runtime: Runtime) -> None
 
 
 def test_loss_and_every_gradient_are_those_of_dense_logits(
-    build: Callable[..., Encoder], pack: Callable[..., PackedParams]
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
 ) -> None:
     encoder, tokens, packed = build(), tokens_of(LENGTHS), pack(LENGTHS)
     scored = torch.tensor([0, 3, 69, 70, 150, 269, 270, 271, 399])
@@ -82,7 +82,7 @@ def test_loss_and_every_gradient_are_those_of_dense_logits(
         assert error < 1e-5, f"{name}: {error}"
 
 
-def with_gradients(encoder: Encoder, tokens: Tensor, packed: PackedParams) -> dict[str, Tensor]:
+def with_gradients(encoder: Encoder, tokens: Tensor, packed: PackedSequences) -> dict[str, Tensor]:
     """Hidden states, logits, and the gradient at the embeddings' output of a fixed direction of both."""
     kept: list[Tensor] = []
 
@@ -102,7 +102,7 @@ def with_gradients(encoder: Encoder, tokens: Tensor, packed: PackedParams) -> di
 
 @pytest.mark.parametrize("changed", range(len(LENGTHS)))
 def test_no_bit_of_a_document_reaches_another(
-    changed: int, build: Callable[..., Encoder], pack: Callable[..., PackedParams]
+    changed: int, build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
 ) -> None:
     encoder, tokens = build(), tokens_of(LENGTHS)
     others = tokens.clone()
@@ -118,7 +118,7 @@ def test_no_bit_of_a_document_reaches_another(
 
 
 def test_a_document_is_the_same_alone_and_packed_in_any_order(
-    build: Callable[..., Encoder], pack: Callable[..., PackedParams]
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
 ) -> None:
     encoder = build()
     documents = tokens_of(LENGTHS).split(LENGTHS)
@@ -133,7 +133,7 @@ def test_a_document_is_the_same_alone_and_packed_in_any_order(
             torch.testing.assert_close(alone, packed[number], rtol=0, atol=2e-5)
 
 
-def test_theta_matters_where_it_should(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
+def test_theta_matters_where_it_should(build: Callable[..., Encoder], pack: Callable[..., PackedSequences]) -> None:
     tokens, packed = tokens_of(LENGTHS), pack(LENGTHS)
     with torch.no_grad():
         near, far, mixed = (
@@ -148,7 +148,7 @@ def test_theta_matters_where_it_should(build: Callable[..., Encoder], pack: Call
 
 @pytest.mark.parametrize("recompute", ["none", "light", "selective", "full"])
 def test_the_last_layer_ends_on_scored_rows_with_the_same_loss_and_gradients(
-    recompute: Recompute, build: Callable[..., Encoder], pack: Callable[..., PackedParams]
+    recompute: Recompute, build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
 ) -> None:
     encoder = build(parallel=ParallelConfig(recompute=recompute)).train()
     tokens, packed = tokens_of(LENGTHS), pack(LENGTHS)

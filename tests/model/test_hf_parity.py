@@ -12,7 +12,7 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM
 
 from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 
 LENGTHS = [1, 2, 63, 64, 65, 66, 127, 129, 130, 1000]
 TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ SMALL = {
     "vocab_size": 256_000,
 }
 
-Pack = Callable[..., PackedParams]
+Pack = Callable[..., PackedSequences]
 
 
 def theirs(encoder: Encoder, attention: str) -> ModernBertForMaskedLM:

@@ -18,7 +18,7 @@ from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.utils.errors import UserError
 
 LENGTHS = [70, 1, 57]
@@ -60,7 +60,7 @@ def test_engines_are_chosen_for_local_and_global_layers_apart(build: Callable[..
 
 @pytest.mark.parametrize("engine", ["torch", "eager"])
 def test_engines_agree_within_the_model(
-    build: Callable[..., Encoder], pack: Callable[..., PackedParams], engine: str
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences], engine: str
 ) -> None:
     """The one-piece path of the CPU engine, and the path through Megatron-Core's own split, gradients included."""
     encoder = build()
@@ -90,7 +90,7 @@ def test_the_norm_is_layer_norm_without_bias(build: Callable[..., Encoder]) -> N
 
 
 def test_dropout_is_on_the_attentions_output_only(
-    build: Callable[..., Encoder], pack: Callable[..., PackedParams], monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[float] = []
     original = dropout.keyed_dropout
@@ -111,13 +111,13 @@ def test_dropout_is_on_the_attentions_output_only(
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other)), "nothing else may be dropped"
 
 
-def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
+def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedSequences]) -> None:
     encoder = build(attention_output_dropout=0.0).train()
     packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other))
 
 
-def test_evaluation_is_deterministic(build: Callable[..., Encoder], pack: Callable[..., PackedParams]) -> None:
+def test_evaluation_is_deterministic(build: Callable[..., Encoder], pack: Callable[..., PackedSequences]) -> None:
     encoder = build()
     assert torch.equal(encoder(tokens(), pack(LENGTHS)), encoder(tokens(), pack(LENGTHS)))
 
@@ -134,7 +134,7 @@ def test_configuration(shape: Callable[..., ModelConfig]) -> None:
 
 
 def test_bf16_is_close_to_fp32(
-    build: Callable[..., Encoder], pack: Callable[..., PackedParams], shape: Callable[..., ModelConfig]
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences], shape: Callable[..., ModelConfig]
 ) -> None:
     full = build(loud=False)
     narrow = Encoder(encoder_config(shape(), 1e4, 1e4, precision=PrecisionConfig(dtype="bf16")), 4096).eval()

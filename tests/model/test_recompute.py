@@ -13,7 +13,7 @@ from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.recompute import can_be_computed_again, computed_again
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.parallel_layout import Recompute
@@ -22,7 +22,7 @@ LENGTHS = [200, 1, 155, 300]
 
 
 def test_loss_and_gradients_are_the_same_bits(
-    runtime: Runtime, shape: Callable[..., ModelConfig], pack: Callable[..., PackedParams]
+    runtime: Runtime, shape: Callable[..., ModelConfig], pack: Callable[..., PackedSequences]
 ) -> None:
     (loss, gradients), (light_loss, light_gradients) = (_step(shape(), pack(LENGTHS), kind) for kind in KINDS)
     assert light_loss == loss
@@ -31,7 +31,7 @@ def test_loss_and_gradients_are_the_same_bits(
 
 
 def test_a_layer_keeps_less(
-    runtime: Runtime, shape: Callable[..., ModelConfig], pack: Callable[..., PackedParams]
+    runtime: Runtime, shape: Callable[..., ModelConfig], pack: Callable[..., PackedSequences]
 ) -> None:
     """Of a layer, per token and in fp32: norms' outputs and the gated half of the feed-forward part are not kept."""
     model = shape(num_layers=6, attention_output_dropout=0.0)
@@ -89,21 +89,21 @@ def _scored() -> Tensor:
     return torch.arange(0, sum(LENGTHS), 3)
 
 
-def _loss(encoder: Encoder, packed: PackedParams) -> Tensor:
+def _loss(encoder: Encoder, packed: PackedSequences) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, 4096, (sum(LENGTHS),), generator=generator)
     scored = _scored()
     return encoder(tokens, packed, scored, tokens[scored])
 
 
-def _step(model: ModelConfig, packed: PackedParams, recompute: Recompute) -> tuple[float, dict[str, Tensor]]:
+def _step(model: ModelConfig, packed: PackedSequences, recompute: Recompute) -> tuple[float, dict[str, Tensor]]:
     encoder = _encoder(model, recompute)
     loss = _loss(encoder, packed)
     loss.backward()
     return float(loss), {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
 
-def _kept_bytes(model: ModelConfig, packed: PackedParams, recompute: Recompute) -> int:
+def _kept_bytes(model: ModelConfig, packed: PackedSequences, recompute: Recompute) -> int:
     """Of all storages that autograd has saved, once the loss is there, but for the weights."""
     encoder = _encoder(model, recompute)
     saved: list[Tensor] = []

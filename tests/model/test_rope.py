@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.rope import cos_sin, rotate
 
 
@@ -59,7 +59,7 @@ def test_the_dtype_is_kept_and_the_sum_is_made_in_fp32() -> None:
     assert torch.equal(out, rotate(x.float(), *tables).bfloat16())
 
 
-def test_positions_restart_in_every_sample(pack: Callable[..., PackedParams]) -> None:
+def test_positions_restart_in_every_sample(pack: Callable[..., PackedSequences]) -> None:
     packed = pack([3, 1, 4])
     assert packed.position_T.tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
     cos, sin = packed.cos_sin(10_000.0, 8)
@@ -72,7 +72,7 @@ def test_positions_restart_in_every_sample(pack: Callable[..., PackedParams]) ->
 
 def test_given_positions_are_used() -> None:
     bounds = torch.tensor([0, 2], dtype=torch.int32)
-    packed = PackedParams.of(bounds, 2, torch.tensor([5, 6]))
+    packed = PackedSequences.of(bounds, 2, torch.tensor([5, 6]))
     assert torch.equal(packed.cos_sin(10_000.0, 8)[0], cos_sin(torch.tensor([5, 6]), 10_000.0, 8)[0])
     assert packed.qkv_format == "thd"
     assert packed.cu_seqlens_q is bounds and packed.max_seqlen_kv == 2

@@ -17,7 +17,7 @@ from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 from megatron_mmbert.model import te_layers
 from megatron_mmbert.model.config import encoder_config
-from megatron_mmbert.model.te_layers import settled
+from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.utils.errors import UserError
 
@@ -41,18 +41,18 @@ def test_what_cannot_run_here_is_refused_with_the_remedy(asked: dict[str, object
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match=r"precision\.(fp8|layers) \w+: .*set precision\.(fp8 to none|layers to torch)"):
-        settled(PrecisionConfig.model_validate({"dtype": "bf16", **asked}), MODEL, 4096)
+        resolve_precision(PrecisionConfig.model_validate({"dtype": "bf16", **asked}), MODEL, 4096)
 
 
 def test_without_a_wish_the_linears_are_torchs() -> None:
-    precision, words = settled(PrecisionConfig(dtype="bf16"), MODEL, 4096)
+    precision, words = resolve_precision(PrecisionConfig(dtype="bf16"), MODEL, 4096)
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
     assert (words, config.layers, config.fp8) == ("torch", "torch", None)
 
 
 def test_the_probe_decides_linear_by_linear(ready: Callable[[list[Gain]], None]) -> None:
     ready([Gain("qkv", 3.0, 2.0), Gain("proj", 1.0, 2.0), Gain("fc1", 3.0, 2.0), Gain("fc2", 1.0, 1.0)])
-    precision, words = settled(PrecisionConfig(dtype="bf16", fp8="block"), MODEL, 4096)
+    precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="block"), MODEL, 4096)
     assert precision.fp8_linears == ["qkv", "fc1"]
     assert words.startswith("te, FP8 (block) in qkv, fc1; ") and "proj 0.50" in words
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
@@ -61,7 +61,7 @@ def test_the_probe_decides_linear_by_linear(ready: Callable[[list[Gain]], None])
 
 def test_where_nothing_gains_nothing_is_in_fp8(ready: Callable[[list[Gain]], None]) -> None:
     ready([Gain(name, 1.0, 2.0) for name in fp8.shapes(MODEL)])
-    precision, words = settled(PrecisionConfig(dtype="bf16", fp8="current"), MODEL, 4096)
+    precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="current"), MODEL, 4096)
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
     assert "in no linear" in words and (config.layers, config.fp8) == ("te", None)
 
@@ -69,7 +69,7 @@ def test_where_nothing_gains_nothing_is_in_fp8(ready: Callable[[list[Gain]], Non
 def test_a_list_is_taken_without_a_probe(ready: Callable[[list[Gain]], None], monkeypatch: pytest.MonkeyPatch) -> None:
     ready([])
     monkeypatch.delattr(fp8, "probe")
-    precision, words = settled(PrecisionConfig(dtype="bf16", fp8="delayed", fp8_linears=["fc2"]), MODEL, 4096)
+    precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="delayed", fp8_linears=["fc2"]), MODEL, 4096)
     assert words == "te, FP8 (delayed) in fc2"
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
     assert (config.fp8, config.fp8_recipe, config.fp8_amax_history_len) == ("hybrid", "delayed", 1024)
@@ -84,7 +84,7 @@ def test_a_linear_that_fails_in_fp8_ends_the_run_in_one_sentence(
     ready([])
     monkeypatch.setattr(fp8, "probe", fail)
     with pytest.raises(UserError, match=r"fails in FP8 \(FP8 execution requires 16\); set precision\.fp8 to none"):
-        te_layers.settled(PrecisionConfig(dtype="bf16", fp8="current"), MODEL, 4096)
+        te_layers.resolve_precision(PrecisionConfig(dtype="bf16", fp8="current"), MODEL, 4096)
 
 
 def test_an_open_probe_builds_no_model() -> None:

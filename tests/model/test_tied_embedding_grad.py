@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
-from megatron_mmbert.model.tied_embedding_grad import TableGradient, look_up
+from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad, look_up
 
 VOCAB, WIDTH, TOKENS, ROWS = 97, 8, 40, 12
 
 
-def backward(table_VD: Tensor, carried: TableGradient | None, passes: int = 1) -> Tensor:
+def backward(table_VD: Tensor, carried: TiedEmbeddingGrad | None, passes: int = 1) -> Tensor:
     """The table's gradient after a model that looks up and decodes with the one table."""
     draw = torch.Generator().manual_seed(3)
     for _ in range(passes):
@@ -38,7 +38,7 @@ def table(dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("passes", [1, 3])
 def test_it_is_the_sum_of_the_decoders_and_the_lookups(dtype: torch.dtype, tolerance: float, passes: int) -> None:
     expected = backward(table(dtype), None, passes)
-    found = backward(table(dtype), TableGradient(), passes)
+    found = backward(table(dtype), TiedEmbeddingGrad(), passes)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
@@ -47,7 +47,7 @@ def test_a_decoder_elsewhere_leaves_the_lookup_its_own() -> None:
     """On the first of several stages nothing is left; rows that were not looked up have no gradient."""
     weights = table(torch.float32)
     tokens_T = torch.tensor([5, 5, 7])
-    look_up(weights, tokens_T, TableGradient()).sum().backward()
+    look_up(weights, tokens_T, TiedEmbeddingGrad()).sum().backward()
     assert weights.grad is not None
     assert weights.grad[5].eq(2).all() and weights.grad[7].eq(1).all() and weights.grad.sum() == 3 * WIDTH
 
@@ -68,7 +68,7 @@ class _LargeTensors(TorchDispatchMode):
 
 
 def test_there_is_one_tensor_of_the_tables_size_beside_it() -> None:
-    for carried, most in ((TableGradient(), 1), (None, 3)):
+    for carried, most in ((TiedEmbeddingGrad(), 1), (None, 3)):
         weights = table(torch.float32)
         with _LargeTensors() as large:
             backward(weights, carried)

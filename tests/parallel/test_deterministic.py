@@ -14,7 +14,7 @@ from support.tiny_run import make_run
 
 from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
-from megatron_mmbert.attention.selection import Verdict
+from megatron_mmbert.attention.selection import Trial
 from megatron_mmbert.checkpoint.folder import complete_checkpoints
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import deterministic
@@ -47,11 +47,11 @@ def test_a_workspace_of_ones_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_engine_is_timed(switched_on: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(engine: Engine, *_: object) -> Verdict:
+    def timed(engine: Engine, *_: object) -> Trial:
         raise AssertionError(f"{engine.name} is timed")
 
     monkeypatch.setattr(attention, "try_engine", timed)
-    willing = next(e for e in ENGINES.values() if e.refusal(ON_GPU) is None and e.deterministic)
+    willing = next(e for e in ENGINES.values() if e.unsupported_reason(ON_GPU) is None and e.deterministic)
     assert choose(AUTO, ON_GPU, 12) is willing
 
 

@@ -14,10 +14,12 @@ from support import ROOT
 
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
-from megatron_mmbert.plan.parallel_layout import Layout, Recompute
+from megatron_mmbert.plan.parallel_layout import ParallelLayout, Recompute
 
 MODEL = ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, vocab_size=1024)
-LAYOUT = Layout(tensor=2, pipeline=2, data=2, micro_tokens=1000, scored=0.2, micro_batches=3, layers_per_stage=(1, 3))
+LAYOUT = ParallelLayout(
+    tensor=2, pipeline=2, data=2, micro_tokens=1000, scored=0.2, micro_batches=3, layers_per_stage=(1, 3)
+)
 
 
 def test_first_and_last_stage_by_hand() -> None:
@@ -43,7 +45,7 @@ def test_sequence_parallelism_and_the_distributed_optimizer() -> None:
 
 
 def test_one_rank_sends_nothing() -> None:
-    assert rank_traffic(MODEL, Layout(), 0).total == 0
+    assert rank_traffic(MODEL, ParallelLayout(), 0).total == 0
 
 
 def test_recompute_repeats_the_forward_exchanges() -> None:
@@ -59,10 +61,10 @@ def test_groups_inside_a_node() -> None:
 
 def test_what_leaves_a_node() -> None:
     """Sixteen data-parallel ranks of two tensor-parallel ones: four of them in each node of eight."""
-    assert leaving(Layout(tensor=2, data=16), 8) == Leaving(tensor=0, data=1 / 4, pipeline=1)
-    assert leaving(Layout(tensor=2, data=4), 8) == Leaving(0, 0, 0)
-    assert leaving(Layout(data=2, pipeline=8), 8) == Leaving(0, 0, 1)
-    assert leaving(Layout(tensor=16), 8).tensor == 1 / 8
+    assert leaving(ParallelLayout(tensor=2, data=16), 8) == Leaving(tensor=0, data=1 / 4, pipeline=1)
+    assert leaving(ParallelLayout(tensor=2, data=4), 8) == Leaving(0, 0, 0)
+    assert leaving(ParallelLayout(data=2, pipeline=8), 8) == Leaving(0, 0, 1)
+    assert leaving(ParallelLayout(tensor=16), 8).tensor == 1 / 8
 
 
 COUNTED: list[tuple[int, dict[str, Any]]] = [
@@ -82,7 +84,7 @@ def by_formula(ranks: int, section: dict[str, Any], stage: int) -> dict[str, flo
     """Bytes sent to each kind of ranks, of those steps that ``count_traffic.py`` takes."""
     changes = {name: value for name, value in section.items() if name not in ("bucket_elements", "overlap")}
     changes["virtual"] = changes.pop("virtual_stages", 1)
-    layout = replace(Layout(micro_tokens=256, scored=0.25, micro_batches=4), **changes).with_ranks(ranks)
+    layout = replace(ParallelLayout(micro_tokens=256, scored=0.25, micro_batches=4), **changes).with_ranks(ranks)
     sent = rank_traffic(SMALL, layout, stage)
     kinds = {"tensor": sent.tensor, "data": sent.gradients + sent.weights, "pipeline": sent.pipeline + sent.tied}
     return {kind: count for kind, count in kinds.items() if count}

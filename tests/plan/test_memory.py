@@ -17,14 +17,14 @@ from megatron_mmbert.checkpoint.training_state import state_of
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
-from megatron_mmbert.plan.parallel_layout import Layout, Precision, parts, rank_parameters
+from megatron_mmbert.plan.parallel_layout import ParallelLayout, Precision, rank_parameters, stage_parts
 
 BASE = ModelConfig()
-ONE = Layout(precision="fp32")
+ONE = ParallelLayout(precision="fp32")
 
 
 def test_parameters_of_one_rank_are_those_of_the_model() -> None:
-    (whole,) = parts(BASE, ONE)
+    (whole,) = stage_parts(BASE, ONE)
     decoder_bias_and_transform = 256_000 + 768 * 768 + 768
     layers = 22 * (4 * 768 * 768 + 3 * 768 * 1152) + (2 * 22 - 1) * 768
     assert rank_parameters(BASE, ONE, whole) == 256_000 * 768 + 2 * 768 + layers + decoder_bias_and_transform
@@ -32,10 +32,10 @@ def test_parameters_of_one_rank_are_those_of_the_model() -> None:
 
 def test_stages_hold_all_layers_once_and_the_table_twice() -> None:
     layout = replace(ONE, pipeline=2, virtual=2)
-    found = parts(BASE, layout)
+    found = stage_parts(BASE, layout)
     assert sorted(layer for part in found for layer in part.layers) == list(range(22))
     held = sum(rank_parameters(BASE, layout, part) for part in found)
-    assert held == rank_parameters(BASE, ONE, parts(BASE, ONE)[0]) + 256_000 * 768
+    assert held == rank_parameters(BASE, ONE, stage_parts(BASE, ONE)[0]) + 256_000 * 768
 
 
 def test_the_distributed_optimizer_shares_out_its_state_and_nothing_else() -> None:
@@ -62,8 +62,8 @@ def test_micro_batches_in_flight() -> None:
 
 
 def test_mmbert_base_in_bf16_has_18_bytes_a_parameter() -> None:
-    found = most_loaded(BASE, Layout(micro_tokens=65_536))
-    parameters = rank_parameters(BASE, ONE, parts(BASE, ONE)[0])
+    found = most_loaded(BASE, ParallelLayout(micro_tokens=65_536))
+    parameters = rank_parameters(BASE, ONE, stage_parts(BASE, ONE)[0])
     assert found.weights + found.gradients + found.optimizer == pytest.approx(18 * parameters)
     assert 0.35e6 * 65_536 < found.activations < 0.55e6 * 65_536
 
@@ -85,5 +85,5 @@ def test_the_host_copy_is_what_a_save_copies(precision: Precision, runtime: Runt
     run = Run(1, precision)
     run.train(1)
     share = Stage(copies=False).share_of(state_of(run.encoder, run.optimizer), tmp_path)
-    estimate = rank_memory(MODEL, Layout(precision=precision, micro_tokens=256), 0).host_copy
+    estimate = rank_memory(MODEL, ParallelLayout(precision=precision, micro_tokens=256), 0).host_copy
     assert share.bytes == pytest.approx(estimate, rel=0.001)

@@ -33,15 +33,15 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_tables_picture_and_numbers(recipe: Path, tmp_path: Path) -> None:
-    picture, numbers = tmp_path / "out" / "shares.png", tmp_path / "out" / "plan.json"
+    figure_file, numbers = tmp_path / "out" / "shares.png", tmp_path / "out" / "plan.json"
     done = plan(
-        *(recipe, "--token-counts", tmp_path / "counts.tsv", "--output", picture, "phases.pretrain.tokens=3M"),
+        *(recipe, "--token-counts", tmp_path / "counts.tsv", "--output", figure_file, "phases.pretrain.tokens=3M"),
         *("--output", numbers, "--gpus", 1, "--tokens-per-second", "10k", "data.masking=paper"),
     )
     assert done.returncode == 0, done.stderr
     assert "phase pretrain: 2 languages" in done.stdout and "5.0 minutes" in done.stdout
-    assert f"wrote {picture}\nwrote {numbers}\n" in done.stdout
-    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert f"wrote {figure_file}\nwrote {numbers}\n" in done.stdout
+    width, height = struct.unpack(">II", figure_file.read_bytes()[16:24])
     assert (width, height) == (1400, 130 + 5 * 62)
     found = json.loads(numbers.read_text())
     assert found["phases"][0]["tokens"] == 3_000_000

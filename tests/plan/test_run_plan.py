@@ -17,7 +17,7 @@ from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling.mixture import Mixture
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.plan.cost import Machine, forecast, total
-from megatron_mmbert.plan.render.languages_plot import draw_plan
+from megatron_mmbert.plan.render.languages_plot import plot_plan
 from megatron_mmbert.plan.render.plan_tables import clock_time, plan_text
 from megatron_mmbert.plan.run_plan import Plan, as_json, make_plan
 from megatron_mmbert.utils.errors import UserError
@@ -175,7 +175,7 @@ def test_without_text_there_are_steps_and_work(tmp_path: Path) -> None:
     plan = planned(write_recipe(tmp_path), None)
     assert [phase.steps for phase in plan.phases] == [math.ceil(2e6 / 8192), math.ceil(1e6 / 8192)]
     assert "none: no such token store yet" in plan.warnings and "give --token-counts" in plan.warnings[1]
-    draw_plan(plan, tmp_path / "empty.png")
+    plot_plan(plan, tmp_path / "empty.png")
     assert "2,000,000" not in plan_text(plan) and "phase first:" not in plan_text(plan)
 
 

@@ -12,7 +12,7 @@ from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.recipe import ModelConfig, Recipe
 from megatron_mmbert.plan.gpus import gpu_of
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.plan.parallel_layout import Layout, parts, rank_parameters
+from megatron_mmbert.plan.parallel_layout import ParallelLayout, rank_parameters, stage_parts
 from megatron_mmbert.plan.scaling import best, scaling, step_time
 
 H100 = gpu_of("h100")
@@ -48,16 +48,16 @@ def test_chosen_layouts_are_legal_and_fit(recipe: Recipe) -> None:
 
 
 def test_the_bubble_and_what_overlap_hides() -> None:
-    layout = Layout(pipeline=2, virtual=2, data=2, micro_batches=4)
+    layout = ParallelLayout(pipeline=2, virtual=2, data=2, micro_batches=4)
     slow = step_time(ModelConfig(), layout, H100, 1e4, overlap=False)
     assert slow.bubble == pytest.approx(slow.compute / 4 / 2)
     assert step_time(ModelConfig(), layout, H100, 1e4, overlap=True).communication < slow.communication
-    assert step_time(ModelConfig(), Layout(), H100, 8192, overlap=False).total == pytest.approx(1)
+    assert step_time(ModelConfig(), ParallelLayout(), H100, 8192, overlap=False).total == pytest.approx(1)
 
 
 def test_the_tied_table_is_never_hidden() -> None:
     """Of a step so long that all else hides: the table's gradient and weights, over the node's links."""
-    layout = Layout(data=8, distributed_optimizer=True)
+    layout = ParallelLayout(data=8, distributed_optimizer=True)
     model = ModelConfig()
     exposed = step_time(model, layout, H100, 1.0, overlap=True).communication
     assert exposed == pytest.approx(7 / 8 * (4 + 2) * model.vocab_size * model.hidden_size / H100.node_link)
@@ -65,7 +65,7 @@ def test_the_tied_table_is_never_hidden() -> None:
 
 def test_a_ring_over_nodes_keeps_the_pace_of_its_slower_links() -> None:
     """Of sixteen ranks eight are in each node: an eighth of what each sends leaves it."""
-    model, layout = ModelConfig(), Layout(data=16)
-    sent = 2 * 15 / 16 * 4 * rank_parameters(model, layout, parts(model, layout)[0])
+    model, layout = ModelConfig(), ParallelLayout(data=16)
+    sent = 2 * 15 / 16 * 4 * rank_parameters(model, layout, stage_parts(model, layout)[0])
     for gpu, seconds in ((H100, sent / 8 / 50e9), (replace(H100, network=100e9), sent * 7 / 8 / 450e9)):
         assert step_time(model, layout, gpu, 1e5, overlap=False).communication == pytest.approx(seconds)

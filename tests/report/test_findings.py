@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from megatron_mmbert.report.findings import verdicts
+from megatron_mmbert.report.findings import findings
 from megatron_mmbert.report.language_groups import columns, language_groups
 from megatron_mmbert.report.run_reader import PhaseRun, Run, Scores
 from megatron_mmbert.report.tables import group_table, last_group, summary, tables_text
@@ -63,7 +63,7 @@ def test_a_measurement_equal_to_the_one_before_is_not_repeated() -> None:
 
 
 def test_phase_verdicts_count_the_phases_own_languages() -> None:
-    found = {verdict.subject: verdict for verdict in verdicts(full_run()) if verdict.kind == "phase"}
+    found = {verdict.subject: verdict for verdict in findings(full_run()) if verdict.kind == "phase"}
     assert (
         found["one"].text
         == "held-out bits per byte fell in phase one for 2 of 2 languages it trains (mean 5.500 → 3.500)"
@@ -75,12 +75,12 @@ def test_phase_verdicts_count_the_phases_own_languages() -> None:
 
 def test_an_unchanged_score_did_not_fall() -> None:
     run = Run("r", (_phase("one", None, 0, "a b", START, {**FIRST, "b": START["b"]}),))
-    verdict = verdicts(run)[0]
+    verdict = findings(run)[0]
     assert verdict.better == 1 and verdict.text.endswith("; not for b")
 
 
 def test_the_widest_variant_is_measured_on_what_only_it_sees() -> None:
-    found = [verdict for verdict in verdicts(full_run()) if verdict.kind == "variant"]
+    found = [verdict for verdict in findings(full_run()) if verdict.kind == "variant"]
     assert [verdict.text for verdict in found] == [
         "for the 2 languages that only x_wide sees, x_wide (4.250) beats x_narrow (5.000) on 1 of 2"
     ]
@@ -90,12 +90,12 @@ def test_a_lost_comparison_is_not_called_a_win() -> None:
     run = full_run()
     worse = _phase("x_wide", "two", 2, "a b c d e", SECOND, {**WIDE, "d": 9.0})
     lost = Run("r", (*run.phases[:3], worse))
-    text = next(verdict.text for verdict in verdicts(lost) if verdict.kind == "variant")
+    text = next(verdict.text for verdict in findings(lost) if verdict.kind == "variant")
     assert "does not beat x_narrow (5.000) in the mean, only on 0 of 2" in text
 
 
 def test_the_ends_are_ranked_over_all_languages() -> None:
-    overall = verdicts(full_run())[-1]
+    overall = findings(full_run())[-1]
     assert (overall.kind, overall.subject, overall.rival) == ("overall", "merged", "x_wide")
     assert overall.text.startswith(
         "over all 5 languages with held-out text: merged 3.700, x_wide 3.750, x_narrow 3.900"
@@ -104,7 +104,7 @@ def test_the_ends_are_ranked_over_all_languages() -> None:
 
 def test_before_falls_back_to_the_origin() -> None:
     run = Run("r", (full_run().phases[0], _phase("two", "one", 1, "a b c", {}, SECOND)))
-    assert verdicts(run)[1].rival_mean == (3 + 4 + 7) / 3
+    assert findings(run)[1].rival_mean == (3 + 4 + 7) / 3
 
 
 def test_the_table_shows_means_of_the_same_languages() -> None:
@@ -138,4 +138,4 @@ def test_summary_has_the_same_numbers() -> None:
 def test_a_run_without_scores_says_how_to_have_them() -> None:
     run = Run("r", (_phase("one", None, 0, "a b", {}, {}),))
     assert "evaluation.stores" in tables_text(run)
-    assert verdicts(run) == []
+    assert findings(run) == []

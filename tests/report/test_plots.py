@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from megatron_mmbert.report.run_plot import draw_run
+from megatron_mmbert.report.run_plot import plot_run
 from megatron_mmbert.report.run_reader import read_run
-from megatron_mmbert.report.scores_plot import draw_scores
+from megatron_mmbert.report.scores_plot import plot_scores
 from megatron_mmbert.report.shares_plot import largest_languages
 from megatron_mmbert.report.style import short_count, short_names
 from megatron_mmbert.report.token_axis import last_mean, smooth, thin, ticks, token_axis
@@ -35,7 +35,7 @@ def drawn(path: Path, top: float, bottom: float, left: float, right: float) -> f
 def test_run_picture(make_run, tmp_path: Path, phases: int, languages: int) -> None:
     trained = dict(list(runs(languages).items())[:phases])
     path = tmp_path / "run.png"
-    draw_run(read_run(make_run(trained)), path)
+    plot_run(read_run(make_run(trained)), path)
     assert imread(path).shape[:2] == (1000, 1400)
     assert drawn(path, 0.1, 0.45, 0.08, 0.6) > 0.005, "no loss curve"
     assert drawn(path, 0.1, 0.45, 0.67, 0.97) > 0.003, "no small panels"
@@ -47,7 +47,7 @@ def test_run_picture(make_run, tmp_path: Path, phases: int, languages: int) -> N
 def test_scores_picture(make_run, tmp_path: Path, phases: int, languages: int) -> None:
     trained = dict(list(runs(languages).items())[:phases])
     path = tmp_path / "scores.png"
-    draw_scores(read_run(make_run(trained)), path)
+    plot_scores(read_run(make_run(trained)), path)
     height, width = imread(path).shape[:2]
     assert width == 1400 and 400 <= height <= 1250
     assert drawn(path, 0.0, 1.0, 0.0, 1.0) > 0.02
@@ -58,7 +58,7 @@ def test_scores_picture(make_run, tmp_path: Path, phases: int, languages: int) -
 def test_heat_map_becomes_darker_where_scores_are_worse(make_run, tmp_path: Path) -> None:
     output = make_run({"pretrain": ["eng", "fra"], "midtrain": ["eng", "fra"]})
     (output / "midtrain" / "bits_per_byte.json").write_text('{"after": {"eng": 1.0, "fra": 3.0}}')
-    draw_scores(read_run(output), tmp_path / "s.png")
+    plot_scores(read_run(output), tmp_path / "s.png")
     pixels = imread(tmp_path / "s.png")[..., :3].mean(axis=-1)
     column = pixels[:, int(1400 * (0.2 + 0.16 * 2.15))]  # beside the number of the last column
     filled = column[110:-35]
@@ -69,8 +69,8 @@ def test_pictures_of_a_run_without_steps_or_scores(make_run, tmp_path: Path) -> 
     output = make_run({"pretrain": ["eng", "fra"]})
     (output / "pretrain" / "metrics.jsonl").write_text("")
     (output / "pretrain" / "bits_per_byte.json").unlink()
-    draw_run(read_run(output), tmp_path / "run.png")
-    draw_scores(read_run(output), tmp_path / "scores.png")
+    plot_run(read_run(output), tmp_path / "run.png")
+    plot_scores(read_run(output), tmp_path / "scores.png")
     assert drawn(tmp_path / "scores.png", 0, 1, 0, 1) > 0
 
 

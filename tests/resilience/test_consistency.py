@@ -10,7 +10,7 @@ from support.tiny_run import make_run
 
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.resilience.consistency import code_digest, disagreement, facts
+from megatron_mmbert.resilience.consistency import code_digest, disagreement, fingerprint_facts
 
 RecipeOf = Callable[..., Recipe]
 
@@ -22,20 +22,22 @@ def recipe_of(tmp_path_factory: pytest.TempPathFactory) -> RecipeOf:
 
 
 def test_another_value_in_the_recipe_is_named(recipe_of: RecipeOf) -> None:
-    one, other = facts(recipe_of(), "first"), facts(recipe_of("phases.second.lr=5e-4"), "first")
+    one, other = fingerprint_facts(recipe_of(), "first"), fingerprint_facts(recipe_of("phases.second.lr=5e-4"), "first")
     sentence = disagreement([("alpha", one), ("alpha", one), ("beta", other), ("beta", other)])
     assert "ranks disagree on recipe: phases.1.lr is 0.0005 for rank 2 on beta, rank 3 on beta" in sentence
     assert "0.001 for rank 0 on alpha" in sentence and "same recipe" in sentence
 
 
 def test_another_phase_is_named(recipe_of: RecipeOf) -> None:
-    sentence = disagreement([("a", facts(recipe_of(), "first")), ("b", facts(recipe_of(), "second"))])
+    sentence = disagreement(
+        [("a", fingerprint_facts(recipe_of(), "first")), ("b", fingerprint_facts(recipe_of(), "second"))]
+    )
     assert "recipe: phase is second for rank 1 on b and first for rank 0 on a" in sentence
 
 
 def test_another_store_is_named(recipe_of: RecipeOf) -> None:
     recipe = recipe_of()
-    one = facts(recipe, "first")
+    one = fingerprint_facts(recipe, "first")
     store = str(recipe.data.stores[0])
     other = {**one, "data": {**one["data"], store: "missing"}}
     sentence = disagreement([("a", one), ("b", other)])
@@ -44,10 +46,10 @@ def test_another_store_is_named(recipe_of: RecipeOf) -> None:
 
 def test_the_manifest_of_a_store_is_part_of_the_facts(recipe_of: RecipeOf, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    before = facts(recipe_of(), "first", [tmp_path])["data"][str(tmp_path)]
+    before = fingerprint_facts(recipe_of(), "first", [tmp_path])["data"][str(tmp_path)]
     (tmp_path / "manifest.json").write_text('{"documents": 1}')
-    assert before != facts(recipe_of(), "first", [tmp_path])["data"][str(tmp_path)] != "missing"
-    assert facts(recipe_of(), "first", [tmp_path / "none"])["data"][str(tmp_path / "none")] == "missing"
+    assert before != fingerprint_facts(recipe_of(), "first", [tmp_path])["data"][str(tmp_path)] != "missing"
+    assert fingerprint_facts(recipe_of(), "first", [tmp_path / "none"])["data"][str(tmp_path / "none")] == "missing"
 
 
 def test_one_changed_line_of_code_is_another_version(tmp_path: Path) -> None:

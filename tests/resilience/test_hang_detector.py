@@ -6,22 +6,22 @@ import threading
 import time
 
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.resilience.hang_detector import Standings
-from megatron_mmbert.resilience.progress_marker import Whereabouts
+from megatron_mmbert.resilience.hang_detector import RanksProgress
+from megatron_mmbert.resilience.progress_marker import ProgressMarker
 
 
-def standings(*where: tuple[int, str, bool], at: float = 100.0) -> Standings:
-    found = Standings()
+def standings(*where: tuple[int, str, bool], at: float = 100.0) -> RanksProgress:
+    found = RanksProgress()
     for rank, each in enumerate(where):
-        found.hear(rank, f"node{rank}", Whereabouts(*each), at)
+        found.hear(rank, f"node{rank}", ProgressMarker(*each), at)
     return found
 
 
 def test_nobody_hangs_while_one_gets_on() -> None:
     found = standings((5, "a", True), (5, "a", True))
     assert found.hang(20, 119) == ""
-    found.hear(1, "node1", Whereabouts(6, "b", True), 119)
-    found.hear(0, "node0", Whereabouts(5, "a", True), 119)
+    found.hear(1, "node1", ProgressMarker(6, "b", True), 119)
+    found.hear(0, "node0", ProgressMarker(5, "a", True), 119)
     assert found.hang(20, 125) == "" and found.hang(20, 140) != ""
 
 
@@ -52,7 +52,7 @@ def test_a_rank_that_has_left_keeps_nobody_waiting() -> None:
 
 def test_whereabouts_are_of_the_main_thread() -> None:
     progress_marker.at("the data", 7)
-    before: list[Whereabouts] = []
+    before: list[ProgressMarker] = []
     ask = threading.Thread(target=lambda: (time.sleep(0.1), before.append(progress_marker.now())))
     ask.start()
     finish_grad_sync()

@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.resilience.rank_monitor import Watch
+from megatron_mmbert.resilience.rank_monitor import RankMonitor
 
 SILENCE = 1.6
 
@@ -27,7 +27,9 @@ class World:
     def __init__(self, ranks: int) -> None:
         self.store = server()
         self.said: dict[int, list[str]] = {rank: [] for rank in range(ranks)}
-        self.watches = [Watch(self._client(), rank, ranks, SILENCE, self.said[rank].append) for rank in range(ranks)]
+        self.watches = [
+            RankMonitor(self._client(), rank, ranks, SILENCE, self.said[rank].append) for rank in range(ranks)
+        ]
 
     def _client(self) -> dist.TCPStore:
         return dist.TCPStore("127.0.0.1", self.store.port, is_master=False, wait_for_workers=False)
@@ -53,7 +55,7 @@ def test_ranks_that_all_stand_still_hang(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("faulthandler.dump_traceback", lambda *_, **__: None)
     store, said = server(), {0: [], 1: []}
     client = partial(dist.TCPStore, "127.0.0.1", store.port, is_master=False, wait_for_workers=False)
-    watches = [Watch(client(), rank, 2, SILENCE, said[rank].append, 2 * SILENCE) for rank in (0, 1)]
+    watches = [RankMonitor(client(), rank, 2, SILENCE, said[rank].append, 2 * SILENCE) for rank in (0, 1)]
     for step in range(12):
         progress_marker.at("the data", step)
         time.sleep(SILENCE / 3)
@@ -121,11 +123,11 @@ class Slow:
         self._store.set(key, value)
 
 
-@pytest.mark.parametrize(("leave", "word"), [(Watch.close, b"done"), (lambda w: w.fail("an error"), b"failed")])
-def test_the_last_word_stays_the_last(leave: Callable[[Watch], None], word: bytes) -> None:
+@pytest.mark.parametrize(("leave", "word"), [(RankMonitor.close, b"done"), (lambda w: w.fail("an error"), b"failed")])
+def test_the_last_word_stays_the_last(leave: Callable[[RankMonitor], None], word: bytes) -> None:
     """A count that is under way when the rank leaves must not come after it: the rank would seem lost."""
     slow, said = Slow(server()), []
-    watch = Watch(slow, 1, 2, SILENCE, said.append)
+    watch = RankMonitor(slow, 1, 2, SILENCE, said.append)
     slow.sets.wait()
     leave(watch)
     time.sleep(1)
@@ -158,7 +160,7 @@ def test_a_store_that_does_not_answer_means_rank_0_is_lost() -> None:
     store = server()
     store.set("rank 0", "alive headnode 1")
     deaf, said = Deaf(store), []
-    watch = Watch(deaf, 1, 2, SILENCE, said.append)
+    watch = RankMonitor(deaf, 1, 2, SILENCE, said.append)
     time.sleep(SILENCE)
     assert not said
     deaf.gone = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_mmbert.resilience import stragglers
-from megatron_mmbert.resilience.stragglers import SlowRanks
+from megatron_mmbert.resilience.stragglers import StragglerDetector
 
 
 @pytest.fixture(autouse=True)
@@ -26,4 +26,4 @@ def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_judgement(means: list[float], said: str | None) -> None:
-    assert SlowRanks(1.5)._judge(means, "a step") == said
+    assert StragglerDetector(1.5)._judge(means, "a step") == said

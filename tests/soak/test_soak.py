@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.killed_run import Killer, Run, differences, make_recipe
 
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, complete_checkpoints, seal
+from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, committed_checkpoints, finalize
 
 KILLS, SEED = int(os.environ.get("SOAK_KILLS", "60")), int(os.environ.get("SOAK_SEED", "1"))
 STEPS_PER_KILL = 8
@@ -63,7 +63,7 @@ def test_a_sample_left_out_would_be_seen(folder: Path, recipe: Path, whole: Run)
     """The same comparison, of a run that was resumed one pack too far."""
     run = Run(folder / "skipped", recipe)
     run.checkpoints.parent.mkdir(parents=True)
-    start = complete_checkpoints(whole.checkpoints)[0]
+    start = committed_checkpoints(whole.checkpoints)[0]
     shutil.copytree(start, run.checkpoints / start.name)
     meta = run.checkpoints / start.name / META_FILE
     values = json.loads(meta.read_text())
@@ -71,7 +71,7 @@ def test_a_sample_left_out_would_be_seen(folder: Path, recipe: Path, whole: Run)
     values["finished"] = False
     meta.write_text(json.dumps(values))
     (meta.parent / CHECKSUM_FILE).unlink()
-    seal(meta.parent)
+    finalize(meta.parent)
     shutil.copy(whole.folder / "out/first/metrics.jsonl", run.checkpoints.parent)
     run.read = [steps[: values["step"]] for steps in whole.read]
     assert run.attempt() == 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.parallel import current
 from megatron_mmbert.train import loop, step
-from megatron_mmbert.train.gradient_monitor import GradientWatch
+from megatron_mmbert.train.gradient_monitor import GradientMonitor
 
 
 def install(order: dict[str, Any]) -> None:
@@ -32,15 +32,15 @@ def install(order: dict[str, Any]) -> None:
 
 def _nan(at: int) -> None:
     """In the gradient of this rank's last feed-forward matrix, after the backward pass of step ``at``."""
-    look, steps = GradientWatch.look, itertools.count(1)
+    look, steps = GradientMonitor.look, itertools.count(1)
 
-    def spoiled(self: GradientWatch, chunks: Any) -> None:
+    def spoiled(self: GradientMonitor, chunks: Any) -> None:
         if next(steps) == at:
             matrices = [p for n, p in chunks[-1].module.named_parameters() if n.endswith("linear_fc2.weight")]
             matrices[-1].main_grad[0, 3] = float("nan")
         look(self, chunks)
 
-    GradientWatch.look = spoiled  # type: ignore[method-assign]
+    GradientMonitor.look = spoiled  # type: ignore[method-assign]
 
 
 def _spike(at: int) -> None:
@@ -105,14 +105,14 @@ def _report_end(folder: Path) -> None:
         _steps[0] += 1
         return training_step(*arguments)
 
-    def reported(session: Any, *arguments: Any) -> Any:
-        path = train(session, *arguments)
-        named = [pair for encoder in session.training.encoders for pair in logical_parameters(encoder)]
+    def reported(trainer: Any, *arguments: Any) -> Any:
+        path = train(trainer, *arguments)
+        named = [pair for encoder in trainer.training.encoders for pair in logical_parameters(encoder)]
         here = current()
         held = {
             "place": [here.dp_rank, here.tp_rank, here.pp_rank],
-            "steps": session.step,
-            "tokens": session.phase_tokens,
+            "steps": trainer.step,
+            "tokens": trainer.phase_tokens,
             "weights": {name: hashlib.sha256(p.detach().numpy().tobytes()).hexdigest() for name, p in named},
             "split": [name for name, p in named if getattr(p, "tensor_model_parallel", False)],
         }

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from megatron_mmbert.checkpoint.folder import complete_checkpoints, newest_sound, read_meta
+from megatron_mmbert.checkpoint.folder import committed_checkpoints, newest_valid, read_meta
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
@@ -116,11 +116,11 @@ class Run:
 
     def newest(self) -> int:
         """Step of the newest sound checkpoint, 0 without one."""
-        found = newest_sound(self.checkpoints, lambda _: None)
+        found = newest_valid(self.checkpoints, lambda _: None)
         return 0 if found is None else read_meta(found).step
 
     def finished(self) -> bool:
-        found = newest_sound(self.checkpoints, lambda _: None)
+        found = newest_valid(self.checkpoints, lambda _: None)
         return found is not None and read_meta(found).finished
 
     def _take_in(self, name: str, behind: int) -> None:
@@ -248,6 +248,6 @@ def _steps(run: Run) -> list[dict[str, Any]]:
 def _state(run: Run) -> dict[str, Tensor]:
     """Every tensor of the last checkpoint, optimizer state included."""
     state: dict[str, Any] = {}
-    reader = FileSystemReader(complete_checkpoints(run.checkpoints)[-1])
+    reader = FileSystemReader(committed_checkpoints(run.checkpoints)[-1])
     _load_state_dict(state, reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}

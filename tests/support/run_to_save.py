@@ -14,7 +14,7 @@ from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
-from megatron_mmbert.model.packed_sequences import PackedParams
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer
 
 SHAPE = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 2, "vocab_size": 300}
@@ -48,7 +48,7 @@ class Run:
         self.wrapped.zero_grad_buffer()
         self.optimizer.zero_grad()
         boundaries = torch.tensor([0, 100, 256], dtype=torch.int32)
-        hidden = self.wrapped(tokens_T, PackedParams.of(boundaries, 156)).to(next(self.encoder.parameters()).dtype)
+        hidden = self.wrapped(tokens_T, PackedSequences.of(boundaries, 156)).to(next(self.encoder.parameters()).dtype)
         loss, _ = self.encoder.loss(hidden, index_K, tokens_T[index_K])
         (loss / len(index_K)).backward()
         self.wrapped.finish_grad_sync()

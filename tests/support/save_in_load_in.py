@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing
+from megatron_mmbert.train.callbacks import MetricsFile
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.train.hooks import MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 from support.layouts import Layout
 
 ONE = Layout()
@@ -46,10 +46,10 @@ def label(save: Layout, load: Layout) -> str:
 class PackDigests:
     """Stands before a loader and writes down what it gives."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.seen: dict[str, str] = {}
-        self._next = session.loader.next_packs
-        session.loader.next_packs = self._noted  # type: ignore[method-assign]
+        self._next = trainer.loader.next_packs
+        trainer.loader.next_packs = self._noted  # type: ignore[method-assign]
 
     def _noted(self, count: int) -> list[PackedBatch]:
         packs = list(self._next(count))
@@ -66,13 +66,13 @@ def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: 
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = load_recipe(recipe_path, layout.overrides())
     runtime = parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
-    session = Session(recipe, recipe.phases[0], output, runtime)
-    packs = PackDigests(session)
-    hooks: list[Any] = [MetricsFile(session.folder.metrics, session.step)] if runtime.is_main else []
-    train(session, hooks, lambda: session.step == stop_at)
-    for hook in hooks:
-        hook.close()
-    session.close()
+    trainer = Trainer(recipe, recipe.phases[0], output, runtime)
+    packs = PackDigests(trainer)
+    callbacks: list[Any] = [MetricsFile(trainer.folder.metrics, trainer.step)] if runtime.is_main else []
+    train(trainer, callbacks, lambda: trainer.step == stop_at)
+    for callback in callbacks:
+        callback.close()
+    trainer.close()
     (output / f"packs-{number}.json").write_text(json.dumps(packs.seen))
     parallel.shutdown()
 

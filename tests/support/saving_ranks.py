@@ -20,7 +20,7 @@ import torch.multiprocessing
 
 from megatron_mmbert import parallel
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.async_saver import Saver
+from megatron_mmbert.checkpoint.async_saver import AsyncSaver
 from megatron_mmbert.checkpoint.shard_writer import HashedFile
 from megatron_mmbert.parallel.runtime import any_rank
 from support.run_to_save import META, Run
@@ -39,7 +39,7 @@ def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     os.environ.update({"RANK": str(number), "WORLD_SIZE": "2"})
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     parallel.start(seed=1)
-    run, saver, seen = Run(3, distributed=True), Saver(asynchronous=True), {}
+    run, saver, seen = Run(3, distributed=True), AsyncSaver(asynchronous=True), {}
     run.train(2)
     gate, finish = threading.Event(), HashedFile.finish
     HashedFile.finish = lambda self: gate.wait(60) and finish(self)  # type: ignore[method-assign, assignment]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from megatron_mmbert.train.metrics import Progress
+from megatron_mmbert.train.metrics import StepMetrics
 
 
-def progress_of(step: int) -> Progress:
+def step_metrics(step: int) -> StepMetrics:
     """Step ``step`` of ten steps of 512 tokens, half a second each."""
-    return Progress(
+    return StepMetrics(
         phase="first",
         step=step,
         phase_tokens=512 * step,
@@ -20,5 +20,5 @@ def progress_of(step: int) -> Progress:
         step_tokens=512,
         seconds=0.5,
         data_seconds=0.0,
-        peak_share=0.1,
+        mfu=0.1,
     )

@@ -14,7 +14,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_mmbert.tokenizer.compiled import OFF, CompiledEncoder, compiled_encoder
+from megatron_mmbert.tokenizer.compiled import OFF, CompiledBPE, compiled_bpe
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.tokenizer.proto import parse_model
 from megatron_mmbert.tokenizer.settings import Settings
@@ -34,10 +34,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def pair(model: Path) -> tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder]:
+def pair(model: Path) -> tuple[sentencepiece.SentencePieceProcessor, CompiledBPE]:
     """SentencePiece, and ours of the same model."""
     content = (model / "tokenizer.model").read_bytes()
-    compiled = compiled_encoder(parse_model(content))
+    compiled = compiled_bpe(parse_model(content))
     assert compiled is not None
     reference = sentencepiece.SentencePieceProcessor()
     reference.LoadFromSerializedProto(content)
@@ -51,7 +51,7 @@ def documents() -> Iterator[str]:
 
 
 def test_every_document_of_the_sample_corpus(
-    pair: tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder],
+    pair: tuple[sentencepiece.SentencePieceProcessor, CompiledBPE],
 ) -> None:
     reference, compiled = pair
     texts = list(documents())
@@ -73,7 +73,7 @@ _NASTY = st.text(
 
 @settings(max_examples=400, deadline=None)
 @given(texts=st.lists(_NASTY, max_size=5))
-def test_nasty_texts(pair: tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder], texts: list[str]) -> None:
+def test_nasty_texts(pair: tuple[sentencepiece.SentencePieceProcessor, CompiledBPE], texts: list[str]) -> None:
     reference, compiled = pair
     assert [ids.tolist() for ids in compiled.encode(texts)] == [reference.encode(text) for text in texts]
 
@@ -81,12 +81,12 @@ def test_nasty_texts(pair: tuple[sentencepiece.SentencePieceProcessor, CompiledE
 @pytest.mark.parametrize(
     "text", ["", " ", "\n", "  \n\n \n", "a" * 50_000, "漢" * 20_000, " " * 3001, "\n" * 257, "<mask><bos>", "ab\0cd"]
 )
-def test_extremes(text: str, pair: tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder]) -> None:
+def test_extremes(text: str, pair: tuple[sentencepiece.SentencePieceProcessor, CompiledBPE]) -> None:
     reference, compiled = pair
     assert compiled.encode([text])[0].tolist() == reference.encode(text)
 
 
-def test_more_words_than_are_remembered(pair: tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder]) -> None:
+def test_more_words_than_are_remembered(pair: tuple[sentencepiece.SentencePieceProcessor, CompiledBPE]) -> None:
     _, compiled = pair
     text = "der Hund und die Katze"
     before = compiled.encode([text])[0].tolist()
@@ -96,7 +96,7 @@ def test_more_words_than_are_remembered(pair: tuple[sentencepiece.SentencePieceP
 
 
 def test_half_a_character_is_an_error_and_no_crash(
-    pair: tuple[sentencepiece.SentencePieceProcessor, CompiledEncoder],
+    pair: tuple[sentencepiece.SentencePieceProcessor, CompiledBPE],
 ) -> None:
     with pytest.raises(UnicodeEncodeError):
         pair[1].encode(["fine", "\ud800"])
@@ -111,7 +111,7 @@ def test_other_models_are_refused(model: Path) -> None:
             proto.normalizer_spec.add_dummy_prefix = True
         else:
             proto.trainer_spec.model_type = 1
-        assert compiled_encoder(proto) is None, change
+        assert compiled_bpe(proto) is None, change
 
 
 def test_without_it_the_ids_are_the_same(model: Path) -> None:

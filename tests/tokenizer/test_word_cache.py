@@ -12,7 +12,7 @@ from megatron_mmbert.tokenizer import word_cache
 from megatron_mmbert.tokenizer.engines import SentencePieceEngine
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.tokenizer.proto import Kind
-from megatron_mmbert.tokenizer.word_cache import WordEncoder, has_separate_words
+from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
 
@@ -30,7 +30,7 @@ def test_ids_are_those_of_the_whole_text(most: int, trained: Tokenizer, monkeypa
     monkeypatch.setattr(word_cache, "_MOST", most)
     engine = trained._engine
     assert isinstance(engine, SentencePieceEngine) and has_separate_words(engine._proto)
-    encoder = WordEncoder(engine._processor.encode)
+    encoder = WordCache(engine._processor.encode)
     texts = ALL_TEXTS + mixed_texts(400) + ["", " ", "\n", "  ", " a", "\na", "a ", "a\n"]
     for first in range(0, len(texts), 50):
         some = texts[first : first + 50]

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from megatron_mmbert.train.callbacks import Callback, MetricsFile
 
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import gradient_monitor, loop
-from megatron_mmbert.train.hooks import Hook, MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
 
-Inject = Callable[[int, Session], None]
+Inject = Callable[[int, Trainer], None]
 
 
-class Events(Hook):
+class Events(Callback):
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 
@@ -36,33 +36,33 @@ def run(
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
     overrides: Sequence[str],
-    inject: Inject = lambda step, session: None,
-) -> tuple[Session, list[tuple[str, str]], list[dict[str, Any]]]:
+    inject: Inject = lambda step, trainer: None,
+) -> tuple[Trainer, list[tuple[str, str]], list[dict[str, Any]]]:
     """Train phase ``first``; ``inject`` may spoil gradients after the backward pass of a step (from 1)."""
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]", *overrides])
-    session = Session(recipe, recipe.phase("first"), output, runtime)
-    look, steps = gradient_monitor.GradientWatch.look, itertools.count(session.step + 1)
+    trainer = Trainer(recipe, recipe.phase("first"), output, runtime)
+    look, steps = gradient_monitor.GradientMonitor.look, itertools.count(trainer.step + 1)
 
     def spoil(self: Any, chunks: Any) -> None:
-        inject(next(steps), session)
+        inject(next(steps), trainer)
         look(self, chunks)
 
-    monkeypatch.setattr(gradient_monitor.GradientWatch, "look", spoil)
+    monkeypatch.setattr(gradient_monitor.GradientMonitor, "look", spoil)
     events = Events()
-    train(session, [MetricsFile(session.folder.metrics, session.step), events])
+    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.step), events])
     monkeypatch.undo()
-    rows = [json.loads(line) for line in session.folder.metrics.open()]
-    return session, events.seen, rows
+    rows = [json.loads(line) for line in trainer.folder.metrics.open()]
+    return trainer, events.seen, rows
 
 
-def weights(session: Session) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for e in session.training.encoders for name, p in e.named_parameters()}
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for e in trainer.training.encoders for name, p in e.named_parameters()}
 
 
 def nan_at(*at: int) -> Inject:
-    def inject(step: int, session: Session) -> None:
+    def inject(step: int, trainer: Trainer) -> None:
         if step in at:
-            dict(session.training.encoders[0].named_parameters())["head.dense.weight"].main_grad[3, 4] = float("nan")
+            dict(trainer.training.encoders[0].named_parameters())["head.dense.weight"].main_grad[3, 4] = float("nan")
 
     return inject
 
@@ -72,21 +72,21 @@ def test_a_nan_gradient_is_skipped_and_named(
 ) -> None:
     before: dict[str, torch.Tensor] = {}
 
-    def inject(step: int, session: Session) -> None:
-        nan_at(4)(step, session)
+    def inject(step: int, trainer: Trainer) -> None:
+        nan_at(4)(step, trainer)
         if step == 4:
-            before.update(weights(session))
+            before.update(weights(trainer))
         if step == 5:
-            now = weights(session)
+            now = weights(trainer)
             assert all(torch.equal(now[name], before[name]) for name in before), "step 4 changed nothing"
 
-    session, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, [], inject)
+    trainer, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, [], inject)
     assert [kind for kind, _ in events] == ["non-finite"]
     assert "step 4: loss is " in events[0][1]
     assert "the gradient of head.dense.weight is not finite on rank 0; skip" in events[0][1]
     assert [row["step"] for row in rows if row["skipped"]] == [4]
-    assert all(torch.isfinite(p).all() for p in weights(session).values())
-    assert session.phase_tokens >= session.phase.tokens
+    assert all(torch.isfinite(p).all() for p in weights(trainer).values())
+    assert trainer.phase_tokens >= trainer.phase.tokens
 
 
 def test_without_the_guard_it_would_spoil_the_weights(
@@ -94,16 +94,16 @@ def test_without_the_guard_it_would_spoil_the_weights(
 ) -> None:
     monkeypatch.setattr("megatron_mmbert.train.anomaly_guard.Guard.accept", lambda *_, **__: True)
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
-    session = Session(recipe, recipe.phase("first"), tmp_path, runtime)
-    look = gradient_monitor.GradientWatch.look
+    trainer = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
+    look = gradient_monitor.GradientMonitor.look
 
     def spoil(self: Any, chunks: Any) -> None:
-        nan_at(1)(1, session)
+        nan_at(1)(1, trainer)
         look(self, chunks)
 
-    monkeypatch.setattr(gradient_monitor.GradientWatch, "look", spoil)
-    train(session, [])
-    assert not all(torch.isfinite(p).all() for p in weights(session).values())
+    monkeypatch.setattr(gradient_monitor.GradientMonitor, "look", spoil)
+    train(trainer, [])
+    assert not all(torch.isfinite(p).all() for p in weights(trainer).values())
 
 
 def test_many_in_a_row_end_the_run_with_the_place(
@@ -128,12 +128,12 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
     kept: dict[int, dict[str, torch.Tensor]] = {}
     places: dict[int, int] = {}
 
-    def inject(step: int, session: Session) -> None:
-        kept[step], places[step] = weights(session), session.loader.state.tokens
-        nan_at(9)(step, session)
+    def inject(step: int, trainer: Trainer) -> None:
+        kept[step], places[step] = weights(trainer), trainer.loader.state.tokens
+        nan_at(9)(step, trainer)
 
     overrides = ["numbers.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
-    session, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides, inject)
+    trainer, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides, inject)
     assert events[0][0] == "non-finite" and "rewind" in events[0][1]
     saved = next(
         step
@@ -145,7 +145,7 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
         assert torch.equal(value, kept[saved + 1][name]), f"{name} is that of the checkpoint behind step {saved}"
     assert places[10] > places[9], "the samples in between are not seen again"
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    state = next(iter(session.training.optimizer.optimizer.state.values()))
+    state = next(iter(trainer.training.optimizer.optimizer.state.values()))
     assert all(torch.isfinite(value).all() for value in state.values() if isinstance(value, torch.Tensor))
 
 
@@ -171,8 +171,8 @@ def test_a_spike(
 
 def test_the_history_of_losses_is_in_the_checkpoint(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     recipe, count = load_recipe(recipe_path, ["evaluation.stores=[]"]), itertools.count()
-    session = Session(recipe, recipe.phase("first"), tmp_path, runtime)
-    train(session, [], lambda: next(count) >= 5)
-    again = Session(recipe, recipe.phase("first"), tmp_path, runtime)
+    trainer = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
+    train(trainer, [], lambda: next(count) >= 5)
+    again = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
     assert again.step == 5 and len(again.guard.rule.losses) == 5
-    assert again.guard.rule.losses == session.guard.rule.losses
+    assert again.guard.rule.losses == trainer.guard.rule.losses

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from megatron_mmbert.train.callbacks import HeldOutFile, MetricsFile
 
-from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
+from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train.hooks import HeldOutFile, MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -28,12 +28,12 @@ def run(
 ) -> dict[str, torch.Tensor]:
     """Train (at most ``steps`` steps) and return the weights and moments."""
     recipe = load_recipe(recipe_path, overrides)
-    session = Session(recipe, recipe.phase(phase), output, runtime)
+    trainer = Trainer(recipe, recipe.phase(phase), output, runtime)
     counter = itertools.count()
     stop: Callable[[], bool] = (lambda: next(counter) >= steps) if steps is not None else (lambda: False)
-    train(session, [MetricsFile(session.folder.metrics, session.step)], stop)
-    state = {name: parameter.detach().clone() for name, parameter in session.training.encoders[0].named_parameters()}
-    inner = session.training.optimizer.optimizer
+    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.step)], stop)
+    state = {name: parameter.detach().clone() for name, parameter in trainer.training.encoders[0].named_parameters()}
+    inner = trainer.training.optimizer.optimizer
     for number, group in enumerate(inner.param_groups):
         for index, parameter in enumerate(group["params"]):
             for key, value in inner.state[parameter].items():
@@ -61,12 +61,12 @@ def test_it_learns(whole: tuple[Path, dict]) -> None:
 
 
 def test_finished_checkpoint_says_where_it_stands(whole: tuple[Path, dict]) -> None:
-    newest = complete_checkpoints(whole[0] / "first/checkpoints")[-1]
+    newest = committed_checkpoints(whole[0] / "first/checkpoints")[-1]
     meta = read_meta(newest)
     assert meta.finished and meta.phase == "first" and meta.has_optimizer
     assert meta.phase_tokens == meta.total_tokens == meta.loader["tokens"] >= 6000
     assert meta.step == len(losses(whole[0], "first"))
-    assert len(complete_checkpoints(newest.parent)) == 3  # at 2,500 and 5,000 tokens, and at the end
+    assert len(committed_checkpoints(newest.parent)) == 3  # at 2,500 and 5,000 tokens, and at the end
 
 
 @pytest.mark.parametrize("cut", [1, 4, 7])
@@ -99,14 +99,14 @@ def test_next_phase_starts_from_the_one_before(
 ) -> None:
     recipe = load_recipe(recipe_path)
     (tmp_path / "first").symlink_to(whole[0] / "first")
-    session = Session(recipe, recipe.phase("second"), tmp_path, runtime)
-    for name, parameter in session.training.encoders[0].named_parameters():
+    trainer = Trainer(recipe, recipe.phase("second"), tmp_path, runtime)
+    for name, parameter in trainer.training.encoders[0].named_parameters():
         assert torch.equal(parameter, whole[1][name]), name
-    assert session.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
-    assert session.phase_tokens == 0 and session.tokens_before >= 6000
-    thetas = {layer.self_attention.core_attention.rope_theta for layer in session.training.encoders[0].encoder.layers}
+    assert trainer.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
+    assert trainer.phase_tokens == 0 and trainer.tokens_before >= 6000
+    thetas = {layer.self_attention.core_attention.rope_theta for layer in trainer.training.encoders[0].encoder.layers}
     assert thetas == {160_000}
-    assert max(int(pack.max_seqlen) for pack in session.loader.next_packs(8)) > 64  # the longer samples of this phase
+    assert max(int(pack.max_seqlen) for pack in trainer.loader.next_packs(8)) > 64  # the longer samples of this phase
 
 
 def test_data_goes_on_where_the_phase_before_stopped(
@@ -116,14 +116,14 @@ def test_data_goes_on_where_the_phase_before_stopped(
     resume knows of it from its own checkpoint."""
     recipe = load_recipe(recipe_path)
     (tmp_path / "first").symlink_to(whole[0] / "first")
-    first = Session(recipe, recipe.phase("first"), tmp_path / "again", runtime).loader
-    trained = read_meta(complete_checkpoints(whole[0] / "first/checkpoints")[-1]).loader
+    first = Trainer(recipe, recipe.phase("first"), tmp_path / "again", runtime).loader
+    trained = read_meta(committed_checkpoints(whole[0] / "first/checkpoints")[-1]).loader
     begins = {name: np.cumsum([0, *stores_lengths(recipe, name)]) for name in first.names}
     times = {name: np.zeros(begins[name][-1], dtype=int) for name in first.names}
     run(recipe_path, runtime, tmp_path, "second", steps=2)
-    second = Session(recipe, recipe.phase("second"), tmp_path, runtime).loader
+    second = Trainer(recipe, recipe.phase("second"), tmp_path, runtime).loader
     assert "data: goes on where first stopped" in capsys.readouterr().out
-    meta = read_meta(complete_checkpoints(tmp_path / "second/checkpoints")[-1])
+    meta = read_meta(committed_checkpoints(tmp_path / "second/checkpoints")[-1])
     assert [each.phase["name"] for each in meta.history] == ["first"]
     assert len(json.dumps(meta.loader)) <= 1024
     for mixture, blocks in ((first.mixture, trained["block"] + (trained["pack"] > 0)), (second.mixture, 3)):
@@ -145,18 +145,18 @@ def test_phase_before_must_be_finished(recipe_path: Path, runtime: Runtime, tmp_
     run(recipe_path, runtime, tmp_path, "first", steps=1)
     recipe = load_recipe(recipe_path)
     with pytest.raises(UserError, match=r"'first' has not finished .*--start-from"):
-        Session(recipe, recipe.phase("second"), tmp_path, runtime)
+        Trainer(recipe, recipe.phase("second"), tmp_path, runtime)
 
 
 def test_finished_phase_is_left_alone(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
     recipe = load_recipe(recipe_path)
-    assert Session(recipe, recipe.phase("first"), whole[0], runtime).finished
+    assert Trainer(recipe, recipe.phase("first"), whole[0], runtime).finished
 
 
 def test_checkpoint_of_another_shape(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
     recipe = load_recipe(recipe_path, ["model.ffn_hidden_size=64"])
     with pytest.raises(UserError, match="ffn_hidden_size 48 and the recipe 64"):
-        Session(recipe, recipe.phase("first"), whole[0], runtime)
+        Trainer(recipe, recipe.phase("first"), whole[0], runtime)
 
 
 class Killed(Exception):
@@ -168,17 +168,17 @@ def test_held_out_scores_on_the_way_survive_a_kill(recipe_path: Path, runtime: R
     recipe = load_recipe(recipe_path, ["evaluation.every_tokens=1100"])
     phase = recipe.phase("first")
     for output, killed_at in ((tmp_path / "whole", None), (tmp_path / "killed", 8), (tmp_path / "killed", None)):
-        session, asked = Session(recipe, phase, output, runtime), itertools.count()
+        trainer, asked = Trainer(recipe, phase, output, runtime), itertools.count()
 
         def stop(asked: Iterator[int] = asked, killed_at: int | None = killed_at) -> bool:
             if next(asked) == killed_at:
                 raise Killed
             return False
 
-        tokens = session.tokens_before + session.phase_tokens
-        hook = HeldOutFile(session.folder.held_out, session.step, tokens)
+        tokens = trainer.tokens_before + trainer.phase_tokens
+        callback = HeldOutFile(trainer.folder.held_out, trainer.step, tokens)
         with contextlib.nullcontext() if killed_at is None else pytest.raises(Killed):
-            train(session, [hook], stop)
+            train(trainer, [callback], stop)
     rows = [json.loads(line) for line in (tmp_path / "whole/first/held_out.jsonl").open()]
     assert rows == [json.loads(line) for line in (tmp_path / "killed/first/held_out.jsonl").open()]
     places = [row["total_tokens"] // 1100 for row in rows[1:-1]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert import pretrain
-from megatron_mmbert.checkpoint.folder import complete_checkpoints, read_meta
+from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -85,7 +85,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(recipe_path: Path, tmp_path: Pat
         rest = process.stdout.read()
     assert process.returncode == 75, "".join(seen) + rest
     assert "stopped (SIGTERM), run again to go on" in rest
-    stopped = read_meta(complete_checkpoints(tmp_path / "first/checkpoints")[-1])
+    stopped = read_meta(committed_checkpoints(tmp_path / "first/checkpoints")[-1])
     assert 0 < stopped.phase_tokens < 60000 and not stopped.finished
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_sigkill_leaves_nothing_half_written(recipe_path: Path, tmp_path: Path) 
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         folder = tmp_path / "first/checkpoints"
         deadline = time.monotonic() + 120
-        while not complete_checkpoints(folder) and time.monotonic() < deadline:
+        while not committed_checkpoints(folder) and time.monotonic() < deadline:
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     done = subprocess.run(arguments, capture_output=True, text=True)

@@ -15,9 +15,9 @@ from megatron_mmbert.checkpoint.folder import (
     META_FILE,
     CheckpointMeta,
     RecordedBatch,
-    complete_checkpoints,
+    committed_checkpoints,
+    finalize,
     read_meta,
-    seal,
     write_meta,
 )
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
@@ -27,13 +27,13 @@ from megatron_mmbert.model.mlm_loss import IGNORED
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import resume_check
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Session
+from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
 
 
-def begin(recipe_path: Path, runtime: Runtime, output: Path, overrides: tuple[str, ...] = ()) -> Session:
+def begin(recipe_path: Path, runtime: Runtime, output: Path, overrides: tuple[str, ...] = ()) -> Trainer:
     recipe = load_recipe(recipe_path, overrides)
-    return Session(recipe, recipe.phase("first"), output, runtime)
+    return Trainer(recipe, recipe.phase("first"), output, runtime)
 
 
 @pytest.fixture
@@ -45,14 +45,14 @@ def stopped(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> Path:
 
 
 def newest(output: Path) -> Path:
-    return complete_checkpoints(output / "first/checkpoints")[-1]
+    return committed_checkpoints(output / "first/checkpoints")[-1]
 
 
 def describe_anew(path: Path, meta: CheckpointMeta) -> None:
     """Another description, under good checksums."""
     write_meta(path, meta)
     (path / CHECKSUM_FILE).unlink()
-    seal(path)
+    finalize(path)
 
 
 def test_a_resume_replays_the_batch_and_says_so(
@@ -60,10 +60,10 @@ def test_a_resume_replays_the_batch_and_says_so(
 ) -> None:
     recorded = read_meta(newest(stopped)).replay
     assert recorded is not None and 0 < len(recorded.tokens) <= resume_check.TOKENS == sum(recorded.lengths)
-    session = begin(recipe_path, runtime, stopped)
+    trainer = begin(recipe_path, runtime, stopped)
     assert f"recorded batch replayed: loss {recorded.loss:.7g}, {recorded.loss:.7g} when" in capsys.readouterr().out
-    assert resume_check.loss_on(session.training.encoders, recorded) == recorded.loss
-    assert session.training.encoders[0].training
+    assert resume_check.loss_on(trainer.training.encoders, recorded) == recorded.loss
+    assert trainer.training.encoders[0].training
 
 
 def test_other_weights_under_good_checksums_are_refused(
@@ -79,8 +79,8 @@ def test_other_weights_under_good_checksums_are_refused(
     path.with_name("other").rename(path)
     with pytest.raises(UserError, match=r"step-00000004: the loss on the batch recorded in it is .*checkpoint.replay"):
         begin(recipe_path, runtime, stopped)
-    session = begin(recipe_path, runtime, stopped, ("checkpoint.replay=warn",))
-    assert session.step == 4 and "warning: " in capsys.readouterr().out
+    trainer = begin(recipe_path, runtime, stopped, ("checkpoint.replay=warn",))
+    assert trainer.step == 4 and "warning: " in capsys.readouterr().out
     begin(recipe_path, runtime, stopped, ("checkpoint.replay=none",))
     assert "recorded" not in capsys.readouterr().out
 
@@ -110,7 +110,7 @@ def test_a_record_that_is_none_is_a_damaged_description(
     values["replay"] |= change
     (path / META_FILE).write_text(json.dumps(values))
     (path / CHECKSUM_FILE).unlink()
-    seal(path)
+    finalize(path)
     assert begin(recipe_path, runtime, stopped).step == 0
     assert f"damaged checkpoint skipped: {path / META_FILE}: " in capsys.readouterr().out
 
@@ -125,10 +125,10 @@ def test_a_checkpoint_without_a_record_is_taken(
 
 
 def test_no_random_state_is_touched(stopped: Path, recipe_path: Path, runtime: Runtime) -> None:
-    session, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    trainer, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
     assert recorded is not None
     before = torch.get_rng_state()
-    resume_check.loss_on(session.training.encoders, recorded)
+    resume_check.loss_on(trainer.training.encoders, recorded)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -156,12 +156,12 @@ def test_the_beginning_of_a_pack() -> None:
 def test_one_rank_that_computes_otherwise_is_named(
     stopped: Path, recipe_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    trainer, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
     assert recorded is not None
     for other in (recorded.loss + 0.1, float("nan")):
         monkeypatch.setattr(resume_check, "all_ranks", lambda loss, other=other: [loss, loss, other])
         with pytest.raises(UserError, match=r"rank 2; limit"):
-            resume_check.check(newest(stopped), recorded, session.training.encoders)
+            resume_check.check(newest(stopped), recorded, trainer.training.encoders)
 
 
 def test_limits_are_wide_only_where_sums_have_another_order() -> None:

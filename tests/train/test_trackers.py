@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.step_metrics import progress_of
+from support.step_metrics import step_metrics
 
 from megatron_mmbert.train import trackers
 from megatron_mmbert.utils.errors import UserError
@@ -16,11 +16,11 @@ from megatron_mmbert.utils.errors import UserError
 def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    hook = trackers.TensorBoard(tmp_path, 0)
+    callback = trackers.TensorBoard(tmp_path, 0)
     for step in (1, 2):
-        hook.on_step(progress_of(step))
-    hook.on_scores("after", {"eng_Latn": 2.5}, 1024)
-    hook.close()
+        callback.on_step(step_metrics(step))
+    callback.on_scores("after", {"eng_Latn": 2.5}, 1024)
+    callback.close()
     found = EventAccumulator(str(tmp_path))
     found.Reload()
     assert [event.step for event in found.Scalars("train/loss")] == [1, 2]
@@ -34,10 +34,10 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     for step in (1, 2):
-        hook = trackers.MLflow(tmp_path, "languages", "first", {"seed": 5})
-        hook.on_step(progress_of(step))
-        hook.on_scores("after", {"eng_Latn": 2.5}, 512 * step)
-        hook.close()
+        callback = trackers.MLflow(tmp_path, "languages", "first", {"seed": 5})
+        callback.on_step(step_metrics(step))
+        callback.on_scores("after", {"eng_Latn": 2.5}, 512 * step)
+        callback.close()
     run = json.loads((tmp_path / "mlflow.json").read_text())["id"]
     history = mlflow.MlflowClient().get_metric_history(run, "train/loss")
     assert [(metric.step, metric.value) for metric in history] == [(1, 3.25), (2, 3.25)]
@@ -50,9 +50,9 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for step in (1, 2):
-        hook = trackers.WeightsAndBiases(tmp_path, "languages", "first", {"seed": 5})
-        hook.on_step(progress_of(step))
-        hook.close()
+        callback = trackers.WeightsAndBiases(tmp_path, "languages", "first", {"seed": 5})
+        callback.on_step(step_metrics(step))
+        callback.close()
     run = json.loads((tmp_path / "wandb.json").read_text())["id"]
     files = list(tmp_path.rglob(f"run-{run}.wandb"))
     assert len(files) == 2, "two sessions of one run"

@@ -12,10 +12,10 @@ from megatron_mmbert.utils.files import atomic_file, atomic_folder, read_json, w
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
-    with atomic_file(path) as aside:
-        aside.write_text("half")
+    with atomic_file(path) as staging:
+        staging.write_text("half")
         assert not path.exists()
-        assert aside.parent == path.parent, "a rename over file systems would be no rename"
+        assert staging.parent == path.parent, "a rename over file systems would be no rename"
     assert path.read_text() == "half"
     assert [each.name for each in path.parent.iterdir()] == ["file"]
 
@@ -23,8 +23,8 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_file(path) as aside:
-        aside.write_text("new")
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as staging:
+        staging.write_text("new")
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
@@ -32,8 +32,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "folder"
-    with atomic_folder(path) as aside:
-        (aside / "a").write_text("1")
+    with atomic_folder(path) as staging:
+        (staging / "a").write_text("1")
         assert not path.exists()
     assert (path / "a").read_text() == "1"
     assert [each.name for each in path.parent.iterdir()] == ["folder"]
@@ -46,12 +46,12 @@ def test_a_folder_is_only_overwritten_when_asked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"folder: already exists; choose another --output or pass --overwrite"):
         with atomic_folder(path):
             pytest.fail("must refuse before the work, not after")
-    with pytest.raises(ZeroDivisionError), atomic_folder(path, overwrite=True) as aside:
-        (aside / "new").write_text("2")
+    with pytest.raises(ZeroDivisionError), atomic_folder(path, overwrite=True) as staging:
+        (staging / "new").write_text("2")
         raise ZeroDivisionError
     assert [each.name for each in path.iterdir()] == ["old"]
-    with atomic_folder(path, overwrite=True) as aside:
-        (aside / "new").write_text("2")
+    with atomic_folder(path, overwrite=True) as staging:
+        (staging / "new").write_text("2")
     assert [each.name for each in path.iterdir()] == ["new"]
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 

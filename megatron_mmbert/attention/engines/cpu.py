@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_mmbert.attention.interface import Layout, Request
-from megatron_mmbert.attention.local_blocks import Strips, band_mask
+from megatron_mmbert.attention.interface import Request, SequenceLayout
+from megatron_mmbert.attention.local_blocks import LocalBlocks, band_mask
 from megatron_mmbert.kernels.scratch import Slot, scratch
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface` for the contract."""
     return attend_fused(torch.stack((q_THD, k_THD, v_THD), dim=2), None, layout, window_each_side)
 
@@ -36,7 +36,7 @@ def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_e
 def attend_fused(
     qkv_TH3D: Tensor,
     cos_sin: tuple[Tensor, Tensor] | None,
-    layout: Layout,
+    layout: SequenceLayout,
     window_each_side: int | None,
     rows_K: Tensor | None = None,
 ) -> Tensor:
@@ -66,7 +66,7 @@ class _Attention(torch.autograd.Function):
         qkv_TH3D: Tensor,
         cos: Tensor | None,
         sin: Tensor | None,
-        layout: Layout,
+        layout: SequenceLayout,
         window: int | None,
         rows_K: Tensor | None,
     ) -> Tensor:
@@ -116,7 +116,7 @@ def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, 
 
 
 def _global_forward(
-    qkv_3HTD: Tensor, rotation: Any, layout: Layout, rows_K: Tensor | None, out_THD: Tensor
+    qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, rows_K: Tensor | None, out_THD: Tensor
 ) -> list[Tensor]:
     """Writes ``out_THD``; returns the logarithms of its rows' sums, sample by sample."""
     turned_3HTD = _turned(qkv_3HTD, rotation)
@@ -134,7 +134,7 @@ def _global_backward(
     qkv_3HTD: Tensor,
     results: list[Tensor],
     rotation: Any,
-    layout: Layout,
+    layout: SequenceLayout,
     rows_K: Tensor | None,
     dqkv_3HTD: Tensor,
 ) -> None:
@@ -156,7 +156,9 @@ def _global_backward(
         dqkv_3HTD[2, :, start:stop] = dv[0]
 
 
-def _queries(layout: Layout, rows_K: Tensor | None) -> Iterator[tuple[int, int, Tensor | slice, Tensor | slice]]:
+def _queries(
+    layout: SequenceLayout, rows_K: Tensor | None
+) -> Iterator[tuple[int, int, Tensor | slice, Tensor | slice]]:
     """Of each sample that has any: its bounds, the tokens whose queries attend, and their rows of the output."""
     for start, stop in layout.bounds:
         if rows_K is None:
@@ -183,7 +185,7 @@ def _turn_into(targets: Iterable[Tensor], qkv_3HTD: Tensor, rotation: Any) -> No
         rotate_into(target, x, turn)
 
 
-def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int, out_THD: Tensor) -> None:
+def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, window: int, out_THD: Tensor) -> None:
     strips = _strips(qkv_3HTD, window)
     q, k, v = _turned_strips(qkv_3HTD, rotation, strips)
     out = scratch(Slot.ATTENDED, q[1:-1].shape, q.dtype)
@@ -191,20 +193,20 @@ def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int,
     out_THD.copy_(strips.tokens_of_blocks(out).transpose(0, 1))
 
 
-def _strips(qkv_3HTD: Tensor, window: int) -> Strips:
+def _strips(qkv_3HTD: Tensor, window: int) -> LocalBlocks:
     _, heads, tokens, width = qkv_3HTD.shape
     wide = torch.promote_types(qkv_3HTD.dtype, torch.float32)  # scores and sums of bf16 are kept in fp32
-    return Strips(heads, tokens, width, window, wide)
+    return LocalBlocks(heads, tokens, width, window, wide)
 
 
-def _turned_strips(qkv_3HTD: Tensor, rotation: Any, strips: Strips) -> Tensor:
+def _turned_strips(qkv_3HTD: Tensor, rotation: Any, strips: LocalBlocks) -> Tensor:
     """Strips [3, batch + 2, B, D] of queries and keys, rotated, and of values."""
     turned = scratch(Slot.TURNED, (3, *strips.shape), strips.dtype)
     _turn_into((strips.tokens_of(strips.cleared(strip)) for strip in turned), qkv_3HTD, rotation)
     return turned
 
 
-def _local_weights(q: Tensor, k: Tensor, layout: Layout, strips: Strips) -> Tensor:
+def _local_weights(q: Tensor, k: Tensor, layout: SequenceLayout, strips: LocalBlocks) -> Tensor:
     """[batch, B, 3 B]: what each query gives to the keys of its neighbourhood."""
     mask = layout.derive(("strip", strips.window, strips.dtype), lambda: band_mask(layout, strips))
     scores = _scaled_bmm(Slot.LARGE, strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
@@ -213,7 +215,7 @@ def _local_weights(q: Tensor, k: Tensor, layout: Layout, strips: Strips) -> Tens
 
 
 def _local_backward(
-    grad_THD: Tensor, qkv_3HTD: Tensor, rotation: Any, layout: Layout, window: int, dqkv_3HTD: Tensor
+    grad_THD: Tensor, qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, window: int, dqkv_3HTD: Tensor
 ) -> None:
     width = qkv_3HTD.shape[-1]
     strips = _strips(qkv_3HTD, window)
@@ -240,7 +242,7 @@ def _scaled_bmm(slot: Slot, left: Tensor, right: Tensor, width: int | None = Non
     return torch.baddbmm(out, left, right, beta=0, alpha=1 / math.sqrt(width or left.shape[2]), out=out)
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     if request.device != "cpu":
         return "runs on CPUs only"
     if request.dtype not in (torch.float32, torch.float64, torch.bfloat16):

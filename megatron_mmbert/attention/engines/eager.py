@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request
+from megatron_mmbert.attention.interface import Request, SequenceLayout
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """Softmax attention under :func:`visible`, scores and sums in fp32 (fp64 for fp64 input)."""
     wide = torch.promote_types(q_THD.dtype, torch.float32)
     q, k, v = (x.to(wide).transpose(0, 1) for x in (q_THD, k_THD, v_THD))
@@ -17,7 +17,7 @@ def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_e
     return (weights_HTT @ v).transpose(0, 1).to(q_THD.dtype)
 
 
-def visible(layout: Layout, window_each_side: int | None) -> Tensor:
+def visible(layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """bool [T, T]: whether query i (row) sees key j: the same sample, and at most ``window_each_side`` apart."""
     sample = layout.sample_of_token
     mask = sample[:, None] == sample[None, :]
@@ -27,6 +27,6 @@ def visible(layout: Layout, window_each_side: int | None) -> Tensor:
     return mask
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     """Runs everywhere."""
     return None

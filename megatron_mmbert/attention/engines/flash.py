@@ -6,18 +6,18 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request, flash_refusal, window_pair
+from megatron_mmbert.attention.interface import Request, SequenceLayout, flash_unsupported_reason, window_pair
 
-REMEDY = "pip install flash-attn --no-build-isolation"
+INSTALL_HINT = "pip install flash-attn --no-build-isolation"
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     if find_spec("flash_attn") is None:
         return "flash-attn is not installed"
-    return flash_refusal(request)
+    return flash_unsupported_reason(request)
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface`."""
     from flash_attn import flash_attn_varlen_func
 

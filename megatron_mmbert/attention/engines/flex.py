@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request
+from megatron_mmbert.attention.interface import Request, SequenceLayout
 
 BLOCK = 128  # tokens; a table of (T / BLOCK)² small integers says which blocks meet
-REMEDY = "apt-get install g++"
+INSTALL_HINT = "apt-get install g++"
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     if request.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"takes fp32, bf16 or fp16, not {str(request.dtype).removeprefix('torch.')}"
     if request.device == "cuda":
@@ -27,7 +27,7 @@ def refusal(request: Request) -> str | None:
     return None
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface`.
 
     Raises:
@@ -49,7 +49,7 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _block_mask(layout: Layout, window: int | None) -> Any:
+def _block_mask(layout: SequenceLayout, window: int | None) -> Any:
     """Which blocks of keys each block of queries meets: a range from its first sample's start to its last one's end."""
     from torch.nn.attention.flex_attention import BlockMask
 

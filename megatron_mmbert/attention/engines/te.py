@@ -9,22 +9,22 @@ from typing import Any
 
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request, flash_refusal, window_pair
-from megatron_mmbert.kernels.fp8 import REMEDY, held_off
+from megatron_mmbert.attention.interface import Request, SequenceLayout, flash_unsupported_reason, window_pair
+from megatron_mmbert.kernels.fp8 import INSTALL_HINT, held_off
 
-__all__ = ["REMEDY", "attend", "refusal"]
+__all__ = ["INSTALL_HINT", "attend", "unsupported_reason"]
 _TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed samples
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     if find_spec("transformer_engine") is None:
         return "Transformer Engine is not installed"
     if request.window_each_side is not None and find_spec("flash_attn") is None and _version() < _TWO_SIDED_WINDOWS:
         return "two-sided windows over packed samples need Transformer Engine 2.12 or flash-attn"
-    return flash_refusal(request)
+    return flash_unsupported_reason(request)
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface`."""
     tokens, heads, width = q_THD.shape
     bounds, longest = layout.cu_seqlens, layout.max_seqlen

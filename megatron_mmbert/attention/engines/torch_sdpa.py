@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request
+from megatron_mmbert.attention.interface import Request, SequenceLayout
 
 _SMALLEST_BLOCK = 64  # queries; below this the per-block overhead outweighs the masked scores saved
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface` for the contract."""
     if window_each_side is None or window_each_side >= layout.max_seqlen - 1:
         return _per_sample(q_THD, k_THD, v_THD, layout)
     return _blockwise(q_THD, k_THD, v_THD, layout, window_each_side)
 
 
-def _per_sample(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout) -> Tensor:
+def _per_sample(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout) -> Tensor:
     # split, not slices: its backward is one concatenation instead of one T-sized tensor of zeros per sample
     parts = zip(*(x.split(layout.lengths) for x in (q_THD, k_THD, v_THD)), strict=True)
     outputs = [
@@ -35,7 +35,7 @@ def _per_sample(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout) -> 
     return torch.cat(outputs)
 
 
-def _blockwise(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window: int) -> Tensor:
+def _blockwise(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window: int) -> Tensor:
     tokens, heads, width = q_THD.shape
     block = max(_SMALLEST_BLOCK, math.ceil(window / _SMALLEST_BLOCK) * _SMALLEST_BLOCK)
     blocks = math.ceil(tokens / block)
@@ -55,7 +55,7 @@ def _neighbours(x_THD: Tensor, block: int, tail: int) -> Tensor:
     return torch.cat((x_NBHD[:-2], x_NBHD[1:-1], x_NBHD[2:]), dim=1).transpose(1, 2)
 
 
-def _band_mask(layout: Layout, window: int, block: int, blocks: int, dtype: torch.dtype) -> Tensor:
+def _band_mask(layout: SequenceLayout, window: int, block: int, blocks: int, dtype: torch.dtype) -> Tensor:
     """[N, 1, block, 3 * block] of 0 (seen) and -inf. Rows of the padding behind T see themselves: no empty row."""
     sample = layout.sample_of_token
     tail = blocks * block - len(sample)
@@ -69,6 +69,6 @@ def _band_mask(layout: Layout, window: int, block: int, blocks: int, dtype: torc
     return torch.where(seen, hidden.new_zeros(()), hidden).unsqueeze(1)
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     """Runs everywhere."""
     return None

@@ -6,16 +6,16 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from megatron_mmbert.attention.interface import Layout, Request, flash_refusal, window_pair
+from megatron_mmbert.attention.interface import Request, SequenceLayout, flash_unsupported_reason, window_pair
 
 
-def refusal(request: Request) -> str | None:
+def unsupported_reason(request: Request) -> str | None:
     if find_spec("torch.nn.attention.varlen") is None:
         return "this PyTorch has no torch.nn.attention.varlen"
-    return flash_refusal(request)
+    return flash_unsupported_reason(request)
 
 
-def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: Layout, window_each_side: int | None) -> Tensor:
+def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
     """See :mod:`megatron_mmbert.attention.interface`; only arguments that PyTorch 2.11 already has."""
     from torch.nn.attention.varlen import varlen_attn
 

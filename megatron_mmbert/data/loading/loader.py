@@ -50,7 +50,7 @@ class BlockPlan:
 
 
 @dataclass(frozen=True)
-class GroupUse:
+class DatasetUse:
     """What a run has taken from one group in this phase, in whole blocks."""
 
     source: str
@@ -139,11 +139,11 @@ class PackLoader:
         self.close()
         self.state = LoaderState(*(int(state[name]) for name in ("block", "pack", "packs", "tokens")))
 
-    def consumed(self) -> list[GroupUse]:
+    def consumed(self) -> list[DatasetUse]:
         """What whole blocks have taken from every group (the block in progress is not counted)."""
         samples = self.mixture.samples_before(self.state.block)
         rows = zip(self.names, samples.tolist(), self.mixture.course.epochs(samples).tolist(), strict=True)
-        return [GroupUse(*name, count, epochs) for name, count, epochs in rows]
+        return [DatasetUse(*name, count, epochs) for name, count, epochs in rows]
 
     def epochs(self) -> dict[tuple[str, str], float]:
         """Passes over each group's text in this phase, in whole blocks."""
@@ -195,5 +195,5 @@ class PackLoader:
     def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
         ratio = self._mask_ratio.at(state.tokens / self._phase.tokens)
         scored = scored_positions(ratio, self._phase.pack_tokens)
-        batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
+        batch = self._assembler.merge_partitions(plan.block, plan.packs[place], state.packs, scored)
         return batch.pin_memory() if self._pin_memory else batch

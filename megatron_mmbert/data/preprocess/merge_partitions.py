@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_mmbert.data.preprocess.partition_reader import Part
+from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.store.manifest import GroupEntry, ShardEntry
 from megatron_mmbert.data.store.writer import StoreWriter
 from megatron_mmbert.data.text.dedup import Deduplicator
 
 
-class Assembled(NamedTuple):
+class MergedStore(NamedTuple):
     """What was written, and how many duplicates were not."""
 
     groups: tuple[GroupEntry, ...]
@@ -20,14 +20,14 @@ class Assembled(NamedTuple):
     duplicates: int
 
 
-def assemble(
-    parts: Sequence[Part],
+def merge_partitions(
+    parts: Sequence[Partition],
     folder: Path,
     source: str,
     shard_bytes: int,
     dedup: bool,
     progress: Callable[[int], None] = lambda done: None,
-) -> Assembled:
+) -> MergedStore:
     """Write the shards of a store into ``folder``.
 
     Documents of a language stay in the order of ``parts``, and in a part in its own; with ``dedup`` the first of equal
@@ -45,4 +45,4 @@ def assemble(
                 writer.add(documents if unique is None else unique.keep(documents))
                 progress(documents.ids.nbytes)
         duplicates += unique.dropped if unique else 0
-    return Assembled(writer.finish(), tuple(writer.shards), duplicates)
+    return MergedStore(writer.finish(), tuple(writer.shards), duplicates)

@@ -28,7 +28,7 @@ _ROWS_AT_ONCE = 1 << 15
 _TOKENS_AT_ONCE = 4 << 20
 
 
-class Part:
+class Partition:
     """A finished part.
 
     Attributes:

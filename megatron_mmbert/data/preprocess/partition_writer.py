@@ -4,7 +4,7 @@ A part is three growing files and a journal. Documents are appended to ``ids.bin
 are of one language to ``runs.bin``; when an input file is finished, a line of the journal says how far all three
 reach. Whoever finds a part that was not finished cuts the files back to the last line that still holds and goes on with
 the next input file. Finished, it has ``part.json`` and is read one language after another, so that a store can be cut
-from one part or from many (``assemble.py``). The number of files does not depend on the number of languages.
+from one part or from many (``merge_partitions.py``). The number of files does not depend on the number of languages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Input = list[Any]
 """What identifies an input file: path, language, size, time of its last change."""
 
 
-class PartWriter:
+class PartitionWriter:
     """Makes the part of ``inputs``, or goes on with it where it stopped.
 
     Attributes:

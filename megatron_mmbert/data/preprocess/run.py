@@ -1,7 +1,8 @@
 """Text to a token store, with any number of workers, kills and array tasks, to the same bytes.
 
 Input files are taken in the order (language, path); a pool encodes chunks of their lines and hands them back in order;
-a part on the disk takes them up (``part.py``), from which the store is cut (``assemble.py``) and published by a rename.
+a partition on the disk takes them (``partition_writer``); from partitions ``merge_partitions`` cuts the store, which a
+rename publishes.
 A killed command goes on behind the last input file that it finished. Beside the manifest lies ``made_from.json``, which
 says from what: the same command run again finds that there is nothing to do.
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.data.preprocess.job import PreprocessJob, digest, identity, input_files, made_from, share
-from megatron_mmbert.data.preprocess.merge_partitions import assemble
+from megatron_mmbert.data.preprocess.merge_partitions import merge_partitions
 from megatron_mmbert.data.preprocess.output_folder import (
     MADE_FROM_NAME,
     check_replaceable,
@@ -25,9 +26,9 @@ from megatron_mmbert.data.preprocess.output_folder import (
     is_done,
     print_skipped,
 )
-from megatron_mmbert.data.preprocess.partition_reader import Part
+from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME, Input
-from megatron_mmbert.data.preprocess.tokenize_partition import Filling, load_any_tokenizer
+from megatron_mmbert.data.preprocess.tokenize_partition import PartitionTokenizer, load_any_tokenizer
 from megatron_mmbert.data.preprocess.working_folder import working_folder
 from megatron_mmbert.data.store.manifest import REMEDY, Manifest, TokenizerEntry, save_manifest
 from megatron_mmbert.data.store.reader import Store
@@ -54,10 +55,10 @@ def preprocess(job: PreprocessJob) -> Store:
         return _already(job.output)
     check_replaceable(job.output)
     start = time.monotonic()
-    filling = Filling()
+    filling = PartitionTokenizer()
     with working_folder(job.output, filling.keep) as folder:
         filling.fill(folder / "part", job, files, files, about)
-        manifest = _publish([Part(folder / "part")], folder / "store", job.output, about, inputs)
+        manifest = _publish([Partition(folder / "part")], folder / "store", job.output, about, inputs)
     seconds = time.monotonic() - start
     rate = manifest.totals()["bytes"] / seconds / 1e6
     print_skipped(job.output, manifest.skipped_lines)
@@ -65,7 +66,7 @@ def preprocess(job: PreprocessJob) -> Store:
     return Store.open(job.output)
 
 
-def preprocess_part(job: PreprocessJob) -> Part:
+def preprocess_part(job: PreprocessJob) -> Partition:
     """Make part I of N (``job.shard``) of the store of ``job``, or find that it is made already.
 
     Raises:
@@ -80,14 +81,14 @@ def preprocess_part(job: PreprocessJob) -> Part:
     name = f"{job.output}: part {job.shard[0]} of {job.shard[1]}"
     if not job.overwrite and is_done(job.output, described):
         print(f"{name}, already made from these inputs, nothing to do")
-        return Part(job.output)
+        return Partition(job.output)
     check_replaceable(job.output)
-    filling = Filling()
+    filling = PartitionTokenizer()
     with working_folder(job.output, filling.keep) as folder:
         filling.fill(folder / "part", job, files, every_file, about)
         write_json(folder / "part" / MADE_FROM_NAME, described)
         replace_folder(folder / "part", job.output)
-    part = Part(job.output)
+    part = Partition(job.output)
     print_skipped(job.output, part.about["skipped_lines"])
     print(f"{name}, from {len(files):,} input files, {len(part.languages):,} languages, {part.tokens:,} tokens")
     return part
@@ -116,12 +117,12 @@ def _already(output: Path) -> Store:
     return store
 
 
-def _all_parts(paths: Sequence[Path]) -> tuple[list[Part], dict[str, Any], list[Input]]:
+def _all_parts(paths: Sequence[Path]) -> tuple[list[Partition], dict[str, Any], list[Input]]:
     """The parts in their order, what their store depends on, and all its inputs."""
-    found: dict[int, tuple[Part, dict[str, Any]]] = {}
+    found: dict[int, tuple[Partition, dict[str, Any]]] = {}
     shared: dict[str, Any] = {}
     for path in paths:
-        part = Part(path)
+        part = Partition(path)
         described = read_json(path / MADE_FROM_NAME, "record of the inputs", REMEDY)
         number, count = described.pop("shard")
         same = {key: value for key, value in described.items() if key != "inputs"} | {"parts": count}
@@ -145,9 +146,9 @@ def _all_parts(paths: Sequence[Path]) -> tuple[list[Part], dict[str, Any], list[
     return [part for part, _ in ordered], about, inputs
 
 
-def _all_sentences(parts: list[Part]) -> dict[str, sentence_splitter.Learned]:
+def _all_sentences(parts: list[Partition]) -> dict[str, sentence_splitter.TrainedSplitter]:
     """What was learned of all languages; parts that share one have learned the same."""
-    languages: dict[str, sentence_splitter.Learned] = {}
+    languages: dict[str, sentence_splitter.TrainedSplitter] = {}
     for part in parts:
         for language, learned in sentence_splitter.load(part.path / sentence_splitter.SENTENCES_NAME).items():
             if languages.setdefault(language, learned) != learned:
@@ -155,13 +156,17 @@ def _all_sentences(parts: list[Part]) -> dict[str, sentence_splitter.Learned]:
     return languages
 
 
-def _publish(parts: list[Part], folder: Path, output: Path, about: dict[str, Any], inputs: list[Input]) -> Manifest:
+def _publish(
+    parts: list[Partition], folder: Path, output: Path, about: dict[str, Any], inputs: list[Input]
+) -> Manifest:
     """Cut the store from ``parts`` in ``folder`` and rename that to ``output``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     skipped = sum(part.about["skipped_lines"] for part in parts)
     with ByteProgress("write store", sum(part.about["sizes"][IDS_NAME] for part in parts)) as progress:
-        made = assemble(parts, folder, about["source"], about["shard_bytes"], about.get("dedup", False), progress.add)
+        made = merge_partitions(
+            parts, folder, about["source"], about["shard_bytes"], about.get("dedup", False), progress.add
+        )
     if not made.groups:
         raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad; check --text-field")
     copy_skipped([part.path for part in parts], folder)

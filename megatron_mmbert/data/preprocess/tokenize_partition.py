@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_mmbert.data.preprocess.job import PreprocessJob, identity
-from megatron_mmbert.data.preprocess.partition_writer import PartWriter
+from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.tokenize_worker import (
     Chunk,
     EncodedChunk,
-    Encoder,
     InputFile,
     Tokenizer,
+    TokenizeWorker,
     read_chunks,
 )
 from megatron_mmbert.data.preprocess.train_sentence_splitter import learn_languages
 from megatron_mmbert.data.sampling.examples import room_for_ids
 from megatron_mmbert.data.store.encoded_documents import store_dtype
-from megatron_mmbert.data.text.document_splitter import Cutter
+from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import empty_file
 from megatron_mmbert.data.text.records import Fields, SkippedLines, report_bad
-from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, Learned, save
+from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedSplitter, save
 from megatron_mmbert.utils.process_pool import ordered_map
 from megatron_mmbert.utils.progress import ByteProgress
 
 
-class Filling:
+class PartitionTokenizer:
     """How far a part has come."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Filling:
             # What is done holds only as long as what was learned of the inputs is the same.
             about = about | {"sentences": hashlib.sha256((folder / SENTENCES_NAME).read_bytes()).hexdigest()}
             tools = tools._replace(languages=languages, room=room_for_ids(job.max_length))
-        writer = PartWriter(folder, about, identity(files))
+        writer = PartitionWriter(folder, about, identity(files))
         try:
             self.done, self.files = writer.done, len(files)
             if self.done:
@@ -106,7 +106,7 @@ def _checked(chunks: Iterable[EncodedChunk], skip_bad: SkippedLines | None) -> I
 
 def learn_sentences(
     folder: Path, every_file: list[InputFile], files: list[InputFile], job: PreprocessJob
-) -> dict[str, Learned]:
+) -> dict[str, TrainedSplitter]:
     """Learn where sentences end in the languages of ``files``, from all files of theirs; keep it in ``folder``."""
     of_files = {file.language for file in files}
     languages = learn_languages(every_file, None if None in of_files else of_files, job.workers)
@@ -123,7 +123,7 @@ def load_any_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-_encoder: Encoder | None = None  # of this worker process
+_encoder: TokenizeWorker | None = None  # of this worker process
 
 
 class _Tools(NamedTuple):
@@ -133,15 +133,15 @@ class _Tools(NamedTuple):
     fields: Fields
     dtype: str
     dedup: bool
-    languages: dict[str, Learned] | None = None
+    languages: dict[str, TrainedSplitter] | None = None
     room: int | None = None
 
 
 def _prepare_worker(tools: _Tools) -> None:
     global _encoder
     tokenizer = load_any_tokenizer(tools.tokenizer)
-    cutter = None if tools.room is None else Cutter(tools.languages or {}, tools.room, tokenizer.piece_bytes)
-    _encoder = Encoder(tokenizer, tools.fields, tools.dtype, tools.dedup, cutter)
+    cutter = None if tools.room is None else DocumentSplitter(tools.languages or {}, tools.room, tokenizer.piece_bytes)
+    _encoder = TokenizeWorker(tokenizer, tools.fields, tools.dtype, tools.dedup, cutter)
 
 
 def _encode(chunk: Chunk) -> EncodedChunk:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from megatron_mmbert.data.store.encoded_documents import NO_DIGEST, ROW, Documents
 from megatron_mmbert.data.text.dedup import piece_digest, text_digest
-from megatron_mmbert.data.text.document_splitter import Cutter
+from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import open_records, parse_record
 from megatron_mmbert.data.text.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
 from megatron_mmbert.utils.errors import UserError
@@ -97,14 +97,14 @@ class _Column:
 
 
 @dataclass
-class Encoder:
+class TokenizeWorker:
     """A worker's tools. ``dtype`` is the store's; ``dedup``: documents get digests; ``cutter``: for the long ones."""
 
     tokenizer: Tokenizer
     fields: Fields
     dtype: str
     dedup: bool = False
-    cutter: Cutter | None = None
+    cutter: DocumentSplitter | None = None
 
     def encode(self, chunk: Chunk) -> EncodedChunk:
         """Parse and tokenize one chunk.

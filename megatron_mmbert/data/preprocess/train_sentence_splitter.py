@@ -8,7 +8,7 @@ from itertools import chain, groupby
 from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.text.documents import open_records, parse_record
 from megatron_mmbert.data.text.records import Document
-from megatron_mmbert.data.text.sentence_splitter import Learned, learn
+from megatron_mmbert.data.text.sentence_splitter import TrainedSplitter, learn
 from megatron_mmbert.utils.process_pool import ordered_map
 
 SAMPLE_CHARACTERS = 500_000
@@ -18,7 +18,9 @@ _MIXED_CHARACTERS = 50_000_000
 """Text looked through, at most, for the languages of mixed files."""
 
 
-def learn_languages(files: Sequence[InputFile], only: set[str | None] | None, workers: int) -> dict[str, Learned]:
+def learn_languages(
+    files: Sequence[InputFile], only: set[str | None] | None, workers: int
+) -> dict[str, TrainedSplitter]:
     """What Punkt learns of each language in ``files`` from its first documents there, languages sorted.
 
     ``only``: leave out files of other languages. Files of mixed languages are looked through from the first, up to a
@@ -68,7 +70,7 @@ def _documents(file: InputFile) -> Iterator[Document]:
             yield found
 
 
-def _learn_one(sample: tuple[str, str]) -> tuple[str, Learned]:
+def _learn_one(sample: tuple[str, str]) -> tuple[str, TrainedSplitter]:
     return sample[0], learn(sample[1])
 
 

@@ -16,7 +16,7 @@ Int64s = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 
-class PieceTable:
+class ExampleTable:
     """The pieces of a row of documents for a phase of ``max_length``.
 
     A document of n ids becomes ceil(n / (max_length - 2)) consecutive pieces whose lengths differ by at most one:
@@ -38,7 +38,7 @@ class PieceTable:
         lengths = narrow_lengths(lengths)
         self._numbers = None if lengths.all() else np.flatnonzero(lengths)  # of the documents with ids
         self._lengths = lengths if self._numbers is None else lengths[self._numbers]
-        self.pieces = count_pieces(self._lengths, max_length)
+        self.pieces = count_examples(self._lengths, max_length)
         is_first = self._first_pieces()
         ones = np.bitwise_count(is_first).astype(np.int64)
         word = np.arange(len(ones))
@@ -106,7 +106,7 @@ def narrow_lengths(lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return lengths.astype(np.int32 if int(lengths.max(initial=0)) < 2**31 else np.int64, copy=False)
 
 
-def count_pieces(lengths: npt.NDArray[Any], max_length: int) -> int:
+def count_examples(lengths: npt.NDArray[Any], max_length: int) -> int:
     """Pieces of documents of ``lengths`` (integers [documents])."""
     return sum(int(counts.sum(dtype=np.int64)) for _, counts in _chunks_of_counts(lengths, room_for_ids(max_length)))
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.epoch_order.carry_over import Rest, Samples
+from megatron_mmbert.data.sampling.epoch_order.carry_over import CarryOver, Samples
 from megatron_mmbert.data.sampling.epoch_order.feistel import U64, hash64, hash_on, keyed_order
-from megatron_mmbert.data.sampling.epoch_order.length_strata import LaidOut, spread
-from megatron_mmbert.data.sampling.epoch_order.position import Course, group_key
-from megatron_mmbert.data.sampling.epoch_order.stripes import divide
+from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
+from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition, group_key
+from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
 from megatron_mmbert.data.sampling.examples import SPECIALS_PER_SAMPLE
-from megatron_mmbert.data.sampling.settings import DataPhase, Place, TokenSource
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
 from megatron_mmbert.data.sampling.weights import Float64s, Int64s
 
 _EPOCH, _SAMPLE = 2, 3  # separate the uses of a group's key
@@ -53,7 +53,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class GroupPlan:
+class DatasetTotals:
     """What a phase takes from one group: share of the phase, tokens (with specials), samples, epochs."""
 
     source: str
@@ -65,7 +65,7 @@ class GroupPlan:
     capped: bool
 
 
-class Outline:
+class MixtureTotals:
     """A phase's mixture in numbers: what each group gives, not yet which pieces.
 
     Attributes:
@@ -83,9 +83,9 @@ class Outline:
         """
         self.phase = phase
         self.block_tokens = phase.tokens_per_block
-        self._division, self._lengths = divide(source, phase)
+        self._division, self._lengths = divide_into_stripes(source, phase)
         self.names, self.tokens, self.pieces = self._division.names, self._division.tokens, self._division.pieces
-        self.course = Course(self._division, phase)
+        self.course = EpochPosition(self._division, phase)
 
     @property
     def mean_lengths(self) -> Float64s:
@@ -106,7 +106,7 @@ class Outline:
         shares = self.course.shares
         return shares.share[shares.stage_of(tokens // self.block_tokens)]
 
-    def expected(self) -> list[GroupPlan]:
+    def expected(self) -> list[DatasetTotals]:
         """What the whole phase takes from every group, in the order of ``names``."""
         shares = self.course.shares
         tokens = (shares.stage_tokens[:, None] * shares.share).sum(axis=0)
@@ -114,7 +114,7 @@ class Outline:
         epochs = tokens / (self.course.mean * self.pieces)
         rows = zip(self.names, tokens, samples, epochs, shares.capped, strict=True)
         return [
-            GroupPlan(*name, float(t / self.phase.tokens), float(t), float(s), float(e), bool(c))
+            DatasetTotals(*name, float(t / self.phase.tokens), float(t), float(s), float(e), bool(c))
             for name, t, s, e, c in rows
         ]
 
@@ -123,20 +123,20 @@ class Outline:
         return self.course.fingerprint()
 
 
-class Mixture(Outline):
+class Mixture(MixtureTotals):
     """The samples of a phase, by block."""
 
     def __init__(self, source: TokenSource, phase: DataPhase) -> None:
-        """As :class:`Outline`; takes about 5.5 bytes per document."""
+        """As :class:`MixtureTotals`; takes about 5.5 bytes per document."""
         super().__init__(source, phase)
         key = np.array([group_key(name, phase.seed) for name in self.names], dtype=np.uint64)
         self._epoch_state, self._sample_state = hash64(key, _EPOCH), hash64(key, _SAMPLE)
         self._first_document = self._division.first_document
         self._rests = list(self._read_rests())
         # One table over all groups: a block then needs one search, not one for each of a thousand languages.
-        self._table = LaidOut(self._lengths, self._first_document, phase.max_length)
+        self._table = LengthSorted(self._lengths, self._first_document, phase.max_length)
 
-    def _read_rests(self) -> Iterator[Rest]:
+    def _read_rests(self) -> Iterator[CarryOver]:
         """What earlier phases left of classes, by the length of samples that they are cut to."""
         groups = np.flatnonzero(self.course.rest_samples).tolist()
         places = {number: self.phase.places[self.names[number]] for number in groups}
@@ -144,9 +144,9 @@ class Mixture(Outline):
             chosen = [number for number in groups if places[number].max_length == cut]
             keys = [self._class_key(number, places[number]) for number in chosen]
             parts = [self._class_lengths(number, places[number].number) for number in chosen]
-            yield Rest(chosen, [places[number] for number in chosen], keys, parts, self.phase.max_length)
+            yield CarryOver(chosen, [places[number] for number in chosen], keys, parts, self.phase.max_length)
 
-    def _class_key(self, group: int, place: Place) -> int:
+    def _class_key(self, group: int, place: ResumePoint) -> int:
         """Key of the order of the class in progress, in the phase that began it."""
         state = hash64(group_key(self.names[group], place.seed), _EPOCH)
         return int(hash_on(hash_on(state, place.epoch), place.number))
@@ -174,7 +174,9 @@ class Mixture(Outline):
         key = hash_on(hash_on(self._epoch_state[runs.group], runs.epoch), of_class)
         place = np.arange(int(counts.sum()))
         before = np.cumsum(counts) - counts
-        piece = spread(place - np.repeat(before - runs.piece, counts), division.class_pieces[runs.row], key, counts)
+        piece = stratified_permutation(
+            place - np.repeat(before - runs.piece, counts), division.class_pieces[runs.row], key, counts
+        )
         piece += np.repeat(division.class_start[runs.row], counts)
         document, start, end = self._table.locate(piece, runs.row, counts)
         # Document j of class c of C is number c + C j of the group.

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from megatron_mmbert.data.sampling.epoch_order.position import Course
-from megatron_mmbert.data.sampling.epoch_order.stripes import divide
-from megatron_mmbert.data.sampling.settings import DataPhase, Place, TokenSource
+from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition
+from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
 from megatron_mmbert.utils.errors import UserError
 
-Places = dict[tuple[str, str], Place]
+ResumePoints = dict[tuple[str, str], ResumePoint]
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,20 @@ def nominal_blocks(phase: DataPhase) -> int:
     return -(-phase.tokens // phase.tokens_per_block)
 
 
-def places_after(source: TokenSource, trained: Iterable[TrainedPhase], warn: Callable[[str], None] = print) -> Places:
+def resume_points_after(
+    source: TokenSource, trained: Iterable[TrainedPhase], warn: Callable[[str], None] = print
+) -> ResumePoints:
     """Where each group stands behind the phases ``trained``, in their order.
 
     The block that a phase ended in counts as read, so nothing of it is given again before the group's epoch is over;
     what was left of it is passed over in that epoch. If the data or the settings are no longer those a phase was
     trained with, where it came to is not known: the groups then begin anew, and ``warn`` is told.
     """
-    places: Places = {}
+    places: ResumePoints = {}
     for each in trained:
         phase = replace(each.phase, places=places)
         try:
-            course = Course(divide(source, phase)[0], phase)
+            course = EpochPosition(divide_into_stripes(source, phase)[0], phase)
         except UserError as error:
             return _unknown(phase, str(error), warn)
         if each.fingerprint is not None and course.fingerprint() != each.fingerprint:
@@ -58,6 +60,6 @@ def places_after(source: TokenSource, trained: Iterable[TrainedPhase], warn: Cal
     return places
 
 
-def _unknown(phase: DataPhase, reason: str, warn: Callable[[str], None]) -> Places:
+def _unknown(phase: DataPhase, reason: str, warn: Callable[[str], None]) -> ResumePoints:
     warn(f"what phase {phase.name!r} read is not known ({reason}): all languages begin a new epoch, so text may repeat")
     return {}

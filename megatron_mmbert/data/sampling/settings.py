@@ -19,7 +19,7 @@ _LEAST_PACKS_PER_BLOCK = 64
 _BLOCKS_PER_SMALL_PHASE = 16
 
 
-class GroupInfo(Protocol):
+class DatasetInfo(Protocol):
     """One (source, language) of a store."""
 
     @property
@@ -32,7 +32,7 @@ class TokenSource(Protocol):
     """The part of ``store.Store`` the mixture and the loader use; ids come without ``<bos>`` and ``<eos>``."""
 
     @property
-    def groups(self) -> Sequence[GroupInfo]: ...
+    def groups(self) -> Sequence[DatasetInfo]: ...
     @property
     def vocab_size(self) -> int: ...
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]: ...
@@ -81,7 +81,7 @@ def as_ramp(value: float | Mapping[str, float] | Ramp) -> Ramp:
     return Ramp(float(value), float(value))
 
 
-class Place(NamedTuple):
+class ResumePoint(NamedTuple):
     """How far earlier phases have come in one group: in epoch ``epoch`` the classes before ``number`` are read, and
     of that class the first ``piece`` pieces, in the cut of ``max_length`` and in the order that ``seed`` keys."""
 
@@ -133,7 +133,7 @@ class DataPhase:
     mask_unit: MaskUnit = "token"
     max_epochs: float | None = None
     block_tokens: int | None = None
-    places: Mapping[tuple[str, str], Place] = field(default_factory=dict)
+    places: Mapping[tuple[str, str], ResumePoint] = field(default_factory=dict)
     class_tokens: int = 1 << 22
     seed: int = 0
 

@@ -25,7 +25,7 @@ _DEGREE = 14  # (ln(2) / 2)^15 / 15! is below 2^-60
 
 
 @dataclass(frozen=True)
-class ShareTable:
+class WeightTable:
     """Token shares by stage; a stage is a run of blocks of one temperature.
 
     Attributes:
@@ -47,7 +47,9 @@ class ShareTable:
         return int(np.searchsorted(self.first_block, block, side="right")) - 1
 
 
-def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Float64s, phase: DataPhase) -> ShareTable:
+def weight_table(
+    names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Float64s, phase: DataPhase
+) -> WeightTable:
     """Shares for groups ``names`` with ``tokens`` int64 [groups] and at most ``cap_tokens`` (inf: no cap) each.
 
     p_i = weight of its source x b_i n_i^tau / sum over the source's languages of b_j n_j^tau, with b the phase's boost.
@@ -68,7 +70,7 @@ def share_table(names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Fl
         total = np.array([math.fsum(power[source_of == number]) for number in range(len(sources))])
         rows.append(weight[source_of] * (power / total[source_of]))
     share, capped = _fill(np.stack(rows), weight, source_of, cap_tokens, stage_tokens, phase)
-    return ShareTable(first_block, temperature, share, stage_tokens, capped)
+    return WeightTable(first_block, temperature, share, stage_tokens, capped)
 
 
 def _powers(logarithms: Float64s, tau: float) -> Float64s:

@@ -13,7 +13,7 @@ from megatron_mmbert.data.store.reader import Group, Store
 from megatron_mmbert.utils.errors import UserError
 
 
-class StoreUnion:
+class ConcatenatedStores:
     """The groups of several stores; each (source, language) lies in exactly one of them."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
@@ -58,10 +58,10 @@ class StoreUnion:
         return self._store_of[source, language].tokens(source, language, document, start, stop)
 
 
-def open_stores(paths: Sequence[Path]) -> StoreUnion:
+def open_stores(paths: Sequence[Path]) -> ConcatenatedStores:
     """Open the stores at ``paths`` together.
 
     Raises:
-        UserError: as :meth:`Store.open` and :class:`StoreUnion`.
+        UserError: as :meth:`Store.open` and :class:`ConcatenatedStores`.
     """
-    return StoreUnion([Store.open(path) for path in paths])
+    return ConcatenatedStores([Store.open(path) for path in paths])

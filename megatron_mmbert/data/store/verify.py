@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.preprocess.partition_reader import REMEDY as PART_REMEDY
-from megatron_mmbert.data.preprocess.partition_reader import Part
+from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.preprocess.partition_writer import PART_NAME
 from megatron_mmbert.data.preprocess.tokenize_worker import Tokenizer
 from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING, indexed_dataset
@@ -63,7 +63,7 @@ def verify(
 def _part_problems(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
     """The first problem of a part that is yet to be merged."""
     try:
-        part = Part(path)
+        part = Partition(path)
         vocab_size = part.about["tokenizer"]["vocab_size"]
         for language in part.languages:
             for documents in part.read(language):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.text.sentence_splitter import Learned, Splitter
+from megatron_mmbert.data.text.sentence_splitter import SentenceSplitter, TrainedSplitter
 
 Int64s = npt.NDArray[np.int64]
 
@@ -21,17 +21,17 @@ class Piece(NamedTuple):
     words: int
 
 
-class Cutter:
+class DocumentSplitter:
     """Cuts documents of more than ``room`` ids.
 
     A piece ends where a sentence does, as near as possible to an even share of what is left; where no sentence ends in
     reach, at a line end, then between two words, then between two characters. The ids are those of the whole document.
     """
 
-    def __init__(self, languages: dict[str, Learned], room: int, piece_bytes: npt.NDArray[np.int32]) -> None:
+    def __init__(self, languages: dict[str, TrainedSplitter], room: int, piece_bytes: npt.NDArray[np.int32]) -> None:
         """``piece_bytes``: int32 [vocabulary], bytes of text that each id stands for."""
         self._languages = languages
-        self._splitters: dict[str, Splitter] = {}
+        self._splitters: dict[str, SentenceSplitter] = {}
         self._room = room
         self._piece_bytes = piece_bytes
 
@@ -65,9 +65,9 @@ class Cutter:
             start, begin, character = stop, end, next_character
         return pieces
 
-    def _splitter(self, language: str) -> Splitter:
+    def _splitter(self, language: str) -> SentenceSplitter:
         if language not in self._splitters:
-            self._splitters[language] = Splitter(self._languages.get(language, Learned()))
+            self._splitters[language] = SentenceSplitter(self._languages.get(language, TrainedSplitter()))
         return self._splitters[language]
 
 

@@ -22,7 +22,7 @@ _MAYBE = re.compile(r"[.?!]")
 
 
 @dataclass
-class Learned:
+class TrainedSplitter:
     """What Punkt learned of one language."""
 
     abbreviations: list[str] = field(default_factory=list)
@@ -30,10 +30,10 @@ class Learned:
     starters: list[str] = field(default_factory=list)
 
 
-class Splitter:
+class SentenceSplitter:
     """Finds the ends of sentences in texts of one language."""
 
-    def __init__(self, learned: Learned) -> None:
+    def __init__(self, learned: TrainedSplitter) -> None:
         from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
         parameters = PunktParameters()
@@ -50,7 +50,7 @@ class Splitter:
         return sorted(found - {len(text)})
 
 
-def learn(text: str) -> Learned:
+def learn(text: str) -> TrainedSplitter:
     """What Punkt learns from ``text``: the same for the same text, in any process."""
     from nltk.tokenize.punkt import PunktTrainer
 
@@ -58,23 +58,23 @@ def learn(text: str) -> Learned:
     trainer.train(text, finalize=False)
     trainer.finalize_training()
     parameters = trainer.get_params()
-    return Learned(
+    return TrainedSplitter(
         sorted(parameters.abbrev_types),
         sorted(map(list, parameters.collocations)),
         sorted(parameters.sent_starters),
     )
 
 
-def save(path: Path, languages: dict[str, Learned]) -> None:
+def save(path: Path, languages: dict[str, TrainedSplitter]) -> None:
     """Write what was learned as JSON."""
     write_json(path, {language: vars(learned) for language, learned in sorted(languages.items())})
 
 
-def load(path: Path) -> dict[str, Learned]:
+def load(path: Path) -> dict[str, TrainedSplitter]:
     """Read what :func:`save` wrote.
 
     Raises:
         UserError: missing or damaged.
     """
     value = read_json(path, "record of sentence ends", "make the part again with the same command and --overwrite")
-    return {language: Learned(**learned) for language, learned in value.items()}
+    return {language: TrainedSplitter(**learned) for language, learned in value.items()}

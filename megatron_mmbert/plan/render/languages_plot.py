@@ -8,22 +8,22 @@ import numpy as np
 
 from megatron_mmbert.plan.run_plan import Plan
 from megatron_mmbert.report.run_reader import PhaseRun, Run
-from megatron_mmbert.report.shares_plot import draw_shares, empty_note
-from megatron_mmbert.report.style import FAINT, picture, short_count
+from megatron_mmbert.report.shares_plot import empty_note, plot_shares
+from megatron_mmbert.report.style import FAINT, figure_file, short_count
 
 WIDTH = 1400
 _AROUND, _BAR = 130, 62  # pixels
 
 
-def draw_plan(plan: Plan, path: Path) -> None:
+def plot_plan(plan: Plan, path: Path) -> None:
     """Write a bar of language shares for each phase to ``path``, a PNG."""
     run = _as_run(plan)
     bars = max(1, len([phase for phase in run.phases if phase.shares]))
     height = _AROUND + _BAR * bars
-    with picture(path, WIDTH, height) as figure:
+    with figure_file(path, WIDTH, height) as figure:
         axes = figure.add_axes((0.115, 40 / height, 0.86, _BAR * bars / height))
         if any(phase.shares for phase in run.phases):
-            draw_shares(axes, run)
+            plot_shares(axes, run)
         else:
             empty_note(axes, "no text to plan with")
         top = 1 - 26 / height

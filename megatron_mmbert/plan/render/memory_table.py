@@ -5,11 +5,11 @@ from __future__ import annotations
 from megatron_mmbert.config.recipe import ModelConfig, Recipe
 from megatron_mmbert.config.values import value_at
 from megatron_mmbert.plan.memory import rank_memory
-from megatron_mmbert.plan.parallel_layout import Layout, layout_of
+from megatron_mmbert.plan.parallel_layout import ParallelLayout, parallel_layout
 from megatron_mmbert.utils.text_table import table
 
 
-def memory_text(recipe: Recipe, gpus: int) -> str:
+def memory_table(recipe: Recipe, gpus: int) -> str:
     """One row per pipeline rank, in GB (10^9 bytes), for the phase with the most tokens in a micro batch."""
     layout = largest_layout(recipe, gpus)
     copied = recipe.checkpoint.asynchronous
@@ -23,17 +23,17 @@ def memory_text(recipe: Recipe, gpus: int) -> str:
     return f"{title}\n{table(header, rows, [True] * len(header))}"
 
 
-def largest_layout(recipe: Recipe, gpus: int) -> Layout:
+def largest_layout(recipe: Recipe, gpus: int) -> ParallelLayout:
     """The recipe's layout in the phase whose micro batch takes most."""
     ratios = {phase.name: max(value_at(phase.mask_ratio, place) for place in (0.0, 1.0)) for phase in recipe.phases}
     phase = max(recipe.phases, key=lambda each: (each.batch.tokens_per_micro_batch, ratios[each.name]))
     micro = phase.batch.tokens_per_micro_batch
     replicas = max(1, gpus // (recipe.parallel.tensor * recipe.parallel.pipeline))
     count = max(1, phase.batch.tokens_per_step // micro // replicas)
-    return layout_of(recipe, gpus, micro, ratios[phase.name], count)
+    return parallel_layout(recipe, gpus, micro, ratios[phase.name], count)
 
 
-def _row(model: ModelConfig, layout: Layout, rank: int, copied: bool) -> list[str]:
+def _row(model: ModelConfig, layout: ParallelLayout, rank: int, copied: bool) -> list[str]:
     found = rank_memory(model, layout, rank)
     held = [found.weights, found.gradients, found.optimizer, found.activations, found.head, found.peak]
     held.append(found.host_copy if copied else 0.0)

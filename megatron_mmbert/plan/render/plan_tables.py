@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_mmbert.config.values import Linear, Schedule
+from megatron_mmbert.config.values import LinearRamp, Schedule
 from megatron_mmbert.plan.cost import Forecast, forecast, total
 from megatron_mmbert.plan.phases import LanguageUse, PhasePlan
 from megatron_mmbert.plan.run_plan import Plan
@@ -18,7 +18,7 @@ _NONE = "–"
 def plan_text(plan: Plan, all_languages: bool = False) -> str:
     """All tables of the plan, then its warnings."""
     gpus = plan.machine.gpus
-    parts = [
+    stage_parts = [
         f"{plan.name}: {len(plan.phases)} phases, {short_count(plan.tokens)} tokens, {_power(plan.flops)} FLOPs, "
         f"{gpus} GPU{'s' if gpus != 1 else ''}",
         phase_table(plan.phases),
@@ -26,9 +26,9 @@ def plan_text(plan: Plan, all_languages: bool = False) -> str:
     ]
     for phase in plan.phases:
         if phase.groups:
-            parts.append(language_table(phase, None if all_languages else _ENDS))
-    parts += ["\n".join(f"warning: {warning}" for warning in plan.warnings)] if plan.warnings else []
-    return "\n\n".join(parts)
+            stage_parts.append(language_table(phase, None if all_languages else _ENDS))
+    stage_parts += ["\n".join(f"warning: {warning}" for warning in plan.warnings)] if plan.warnings else []
+    return "\n\n".join(stage_parts)
 
 
 def phase_table(plans: Sequence[PhasePlan]) -> str:
@@ -123,7 +123,7 @@ def _theta(plan: PhasePlan) -> str:
 
 
 def _schedule(schedule: Schedule, factor: float = 1.0, unit: str = "") -> str:
-    if isinstance(schedule, Linear):
+    if isinstance(schedule, LinearRamp):
         return f"{factor * schedule.start:.3g} → {factor * schedule.end:.3g}{unit}"
     return f"{factor * schedule:.3g}{unit}"
 

@@ -9,10 +9,10 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from megatron_mmbert.plan.gpus import Gpu
-from megatron_mmbert.plan.parallel_layout import Layout
+from megatron_mmbert.plan.parallel_layout import ParallelLayout
 from megatron_mmbert.plan.render.plan_tables import clock_time
 from megatron_mmbert.plan.scaling import MOST_GPUS, Point
-from megatron_mmbert.report.style import FAINT, INK, LINES, REST, picture, short_count
+from megatron_mmbert.report.style import FAINT, INK, LINES, REST, figure_file, short_count
 
 WIDTH, HEIGHT = 1400, 860
 _SIZES = [2**power for power in range(MOST_GPUS.bit_length())]
@@ -23,14 +23,14 @@ _PARTS = {
 }
 
 
-def draw_scaling(name: str, forecasts: Mapping[str, Sequence[Point]], gpu: Gpu, path: Path) -> None:
+def plot_scaling(name: str, forecasts: Mapping[str, Sequence[Point]], gpu: Gpu, path: Path) -> None:
     """Write the picture to ``path``, a PNG.
 
     Args:
         forecasts: of each phase by name, as :func:`megatron_mmbert.plan.scaling.scaling` makes them.
     """
     longest = max(forecasts, key=lambda phase: max((point.days for point in forecasts[phase]), default=0.0))
-    with picture(path, WIDTH, HEIGHT) as figure:
+    with figure_file(path, WIDTH, HEIGHT) as figure:
         figure.text(0.02, 0.957, f"{name}: scaling on {gpu.name}", fontsize=17, fontweight="bold")
         links = f"{gpu.node_link / 1e9:g} GB/s in the node, {gpu.network / 1e9:g} GB/s between nodes"
         about = f"forecast by formula, the batch unchanged; {links}"
@@ -98,7 +98,7 @@ def _times(axes: Any, name: str, points: Sequence[Point]) -> None:
     axes.legend(handles=handles, ncols=len(handles), fontsize=9, **corner)
 
 
-def _label(size: int, layout: Layout | None) -> str:
+def _label(size: int, layout: ParallelLayout | None) -> str:
     """The layout below the number of GPUs, one kind of parallelism a line."""
     if layout is None:
         return f"{size:,}"

@@ -8,7 +8,7 @@ from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import most_loaded
-from megatron_mmbert.plan.parallel_layout import Layout
+from megatron_mmbert.plan.parallel_layout import ParallelLayout
 from megatron_mmbert.plan.scaling import MOST_GPUS, Point, best, phase_layout
 from megatron_mmbert.report.style import short_count
 from megatron_mmbert.utils.errors import UserError
@@ -42,7 +42,7 @@ def choice_text(recipe: Recipe, points: Sequence[Point], gpu: Gpu) -> str:
     )
 
 
-def traffic_text(model: ModelConfig, layout: Layout, gpu: Gpu) -> str:
+def traffic_text(model: ModelConfig, layout: ParallelLayout, gpu: Gpu) -> str:
     """One row per pipeline rank, MB (10^6 bytes) that each of its ranks sends in a step, and over which links."""
     shares = leaving(layout, gpu.per_node)
     header = ["pipeline rank", "layers", "embedding", "head", "pipeline", "tied table", "gradients", "weights"]

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from support.synthetic_source import lognormal_lengths
 
 from megatron_mmbert.data.loading.packing import _best_fit, pack_block
-from megatron_mmbert.data.sampling.examples import PieceTable
+from megatron_mmbert.data.sampling.examples import ExampleTable
 
 
 def piece_lengths(max_length: int, total: int, median: float, seed: int = 0) -> np.ndarray:
     """Sample lengths of about ``total`` tokens of web documents, shuffled."""
-    table = PieceTable(lognormal_lengths(60_000, median, seed=seed), max_length)
+    table = ExampleTable(lognormal_lengths(60_000, median, seed=seed), max_length)
     order = np.random.default_rng(seed).permutation(table.pieces)
     _, start, stop = table.locate(order)
     lengths = stop - start + 2

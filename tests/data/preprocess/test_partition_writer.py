@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.encoded import encoded
 
-from megatron_mmbert.data.preprocess.partition_reader import Part
-from megatron_mmbert.data.preprocess.partition_writer import FILES, Input, PartWriter
+from megatron_mmbert.data.preprocess.partition_reader import Partition
+from megatron_mmbert.data.preprocess.partition_writer import FILES, Input, PartitionWriter
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
 
@@ -21,7 +21,7 @@ INPUTS: list[Input] = [[f"file{n}", None, n, n] for n in range(8)]
 FORM = {"source": "web"}
 
 
-def write_file(writer: PartWriter, number: int) -> None:
+def write_file(writer: PartitionWriter, number: int) -> None:
     """What comes of input ``number``: documents of several languages, new ones in later files; a bad line."""
     pick = random.Random(number)
     for at in range(pick.randrange(0, 12)):
@@ -33,7 +33,7 @@ def write_file(writer: PartWriter, number: int) -> None:
 
 def fill(folder: Path, inputs: list[Input] = INPUTS, stop: int | None = None, about: dict[str, str] = FORM) -> int:
     """Make the part, or its first files; how many were there already."""
-    writer = PartWriter(folder, about, inputs)
+    writer = PartitionWriter(folder, about, inputs)
     before = writer.done
     for number in range(before, len(inputs))[:stop]:
         write_file(writer, inputs[number][2])
@@ -83,7 +83,7 @@ def test_a_changed_input_is_done_again_and_all_behind_it(tmp_path: Path) -> None
 
 def test_languages_come_together_in_their_order(tmp_path: Path) -> None:
     fill(tmp_path)
-    part = Part(tmp_path)
+    part = Partition(tmp_path)
     found = {language: list(part.read(language)) for language in part.languages}
     expected: dict[str, list[int]] = {}
     for number in range(len(INPUTS)):
@@ -98,13 +98,13 @@ def test_languages_come_together_in_their_order(tmp_path: Path) -> None:
 
 def test_the_number_of_files_does_not_grow_with_the_languages(tmp_path: Path) -> None:
     for languages in (2, 2000):
-        writer = PartWriter(tmp_path / str(languages), FORM, INPUTS[:1])
+        writer = PartitionWriter(tmp_path / str(languages), FORM, INPUTS[:1])
         for number in range(languages):
             writer.add(encoded(f"l{number}", np.arange(3, dtype="uint16"), 1, 1))
         writer.finish_file()
         writer.finish(ABOUT)
     assert {file.name for file in (tmp_path / "2").iterdir()} == {file.name for file in (tmp_path / "2000").iterdir()}
-    assert len(Part(tmp_path / "2000").languages) == 2000
+    assert len(Partition(tmp_path / "2000").languages) == 2000
 
 
 @pytest.mark.parametrize("name", ["ids.bin", "rows.bin", "runs.bin", "part.json"])
@@ -118,10 +118,10 @@ def test_a_damaged_part_is_told(name: str, tmp_path: Path) -> None:
         for wrong in (bytes(damaged), content[:at]):
             (tmp_path / name).write_bytes(wrong)
             with pytest.raises(UserError):
-                part = Part(tmp_path)
+                part = Partition(tmp_path)
                 rows = [documents for language in part.languages for documents in part.read(language)]
                 # What a changed count of bytes or words does is not seen: the store made of it is one of this text.
                 assert name == "rows.bin" and len(wrong) == len(content) and sum(d.rows.size for d in rows)
                 raise UserError("not looked at")
     (tmp_path / name).write_bytes(content)
-    assert Part(tmp_path).languages == value["languages"]
+    assert Partition(tmp_path).languages == value["languages"]

@@ -17,7 +17,7 @@ import pytest
 
 from megatron_mmbert.data.preprocess import tokenize_partition
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
-from megatron_mmbert.data.preprocess.tokenize_worker import Encoder, InputFile, read_chunks
+from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, TokenizeWorker, read_chunks
 from megatron_mmbert.data.store.index_format import indexed_dataset
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.text.documents import Fields, read_documents
@@ -185,7 +185,7 @@ def test_an_id_outside_the_vocabulary_is_refused(job: PreprocessJob) -> None:
         def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
             return [np.array([1, 100]) for _ in texts]
 
-    encoder = Encoder(Broken(), Fields(), "uint16")
+    encoder = TokenizeWorker(Broken(), Fields(), "uint16")
     chunk = next(iter(read_chunks([InputFile(job.inputs[0] / "ell_Grek.jsonl", "ell_Grek")])))
     with pytest.raises(UserError, match=r"ell_Grek\.jsonl:1: .* id 100, outside its vocabulary of 100"):
         encoder.encode(chunk)
@@ -261,13 +261,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def start_slow(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
     """The command in a forked process (Megatron is imported already), slowed down to be caught half-way."""
-    encode = Encoder.encode
+    encode = TokenizeWorker.encode
 
-    def slow(self: Encoder, chunk: object) -> object:
+    def slow(self: TokenizeWorker, chunk: object) -> object:
         time.sleep(1.0)  # long enough for a busy machine to notice that it has begun
         return encode(self, chunk)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Encoder, "encode", slow)
+    monkeypatch.setattr(TokenizeWorker, "encode", slow)
     monkeypatch.setattr(tokenize_partition, "read_chunks", lambda files: read_chunks(files, chunk_bytes=10_000))
     indexed_dataset()
 
@@ -323,8 +323,10 @@ def test_interrupted_goes_on_to_the_same_bytes(
     done = finished_files(job)
     monkeypatch.undo()
     encoded = []
-    encode = Encoder.encode
-    monkeypatch.setattr(Encoder, "encode", lambda self, chunk: encoded.append(chunk.file.path) or encode(self, chunk))
+    encode = TokenizeWorker.encode
+    monkeypatch.setattr(
+        TokenizeWorker, "encode", lambda self, chunk: encoded.append(chunk.file.path) or encode(self, chunk)
+    )
     preprocess(job)
     assert done > 0 and len(set(encoded)) == 3 - done
     preprocess(replace(job, output=tmp_path / "at_once"))
@@ -333,7 +335,7 @@ def test_interrupted_goes_on_to_the_same_bytes(
 
 
 def test_a_killed_worker_is_told(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Encoder, "encode", lambda self, chunk: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(TokenizeWorker, "encode", lambda self, chunk: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match="fewer than --workers 2"):
         preprocess(replace(job, workers=2))
     assert not list(job.output.parent.iterdir())

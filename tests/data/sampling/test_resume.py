@@ -14,9 +14,9 @@ from support.synthetic_source import IDS, MemorySource, lognormal_lengths
 
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling import resume as module
-from megatron_mmbert.data.sampling.mixture import Mixture, Outline
-from megatron_mmbert.data.sampling.resume import TrainedPhase, blocks_begun, nominal_blocks, places_after
-from megatron_mmbert.data.sampling.settings import DataPhase, Place
+from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
+from megatron_mmbert.data.sampling.resume import TrainedPhase, blocks_begun, nominal_blocks, resume_points_after
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
 from megatron_mmbert.utils.errors import UserError
 
 LANGUAGES = ("aaa", "bbb", "ccc", "ddd")
@@ -50,20 +50,20 @@ class Reader:
         for group, document, start, stop in zip(*(c.tolist() for c in columns), strict=True):
             self.times[mixture.names[group]][document][start:stop] += 1
 
-    def spread(self) -> int:
+    def stratified_permutation(self) -> int:
         """The most by which, in any group, one id has been given more often than another."""
         whole = [np.concatenate(each) for each in self.times.values()]
         return max(int(each.max() - each.min()) for each in whole)
 
 
 def run_chain(phases: Sequence[DataPhase], blocks: Sequence[int]) -> int:
-    """The largest ``spread`` at any block of the chain."""
+    """The largest ``stratified_permutation`` at any block of the chain."""
     reader, trained, worst = Reader(), list[TrainedPhase](), 0
     for of, count in zip(phases, blocks, strict=True):
-        mixture = Mixture(SOURCE, replace(of, places=places_after(SOURCE, trained)))
+        mixture = Mixture(SOURCE, replace(of, places=resume_points_after(SOURCE, trained)))
         for number in range(count):
             reader.read(mixture, number)
-            worst = max(worst, reader.spread())
+            worst = max(worst, reader.stratified_permutation())
         trained.append(TrainedPhase(of, count, mixture.fingerprint()))
     return worst
 
@@ -84,7 +84,7 @@ one_phase = st.fixed_dictionaries(
 def _allowed(of: DataPhase) -> bool:
     """Whether its cap leaves enough text for its tokens."""
     try:
-        Outline(SOURCE, of)
+        MixtureTotals(SOURCE, of)
     except UserError:
         return False
     return True
@@ -137,21 +137,23 @@ def test_without_history_text_repeats() -> None:
 def test_a_wrong_place_is_noticed(break_it: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another control: the tests above see it when a place is off by one class, or one piece, or in another cut."""
 
-    def wrong(place: Place) -> Place:
+    def wrong(place: ResumePoint) -> ResumePoint:
         if break_it == "class":
             return place._replace(number=max(0, place.number - 1))
         if break_it == "piece":
             return place._replace(piece=max(0, place.piece - 1))
         return place._replace(max_length=place.max_length + 10)
 
-    right = module.Course.places_at
-    monkeypatch.setattr(module.Course, "places_at", lambda self, n: {k: wrong(p) for k, p in right(self, n).items()})
+    right = module.EpochPosition.places_at
+    monkeypatch.setattr(
+        module.EpochPosition, "places_at", lambda self, n: {k: wrong(p) for k, p in right(self, n).items()}
+    )
     assert run_chain([phase(max_length=64), phase(max_length=200), phase(max_length=200)], [9, 3, 8]) > 1
 
 
 def test_going_on_with_the_same_samples_is_one_long_phase() -> None:
     whole = Mixture(SOURCE, phase())
-    places = places_after(SOURCE, [TrainedPhase(phase(), 7)])
+    places = resume_points_after(SOURCE, [TrainedPhase(phase(), 7)])
     later = Mixture(SOURCE, phase(places=places))
     ours: set[tuple[int, ...]] = set()
     theirs: set[tuple[int, ...]] = set()
@@ -165,7 +167,7 @@ def test_shares_hold_while_the_rest_of_classes_is_read() -> None:
     """Short samples of the phase before count with their own mean length."""
     source = MemorySource({("w", "x"): [5000] * 300, ("w", "y"): lognormal_lengths(20_000, 40, 0.5)})
     first = phase(max_length=32, tokens=400_000, class_tokens=1 << 22, block_tokens=40_000)
-    places = places_after(source, [TrainedPhase(first, 9)])
+    places = resume_points_after(source, [TrainedPhase(first, 9)])
     later = Mixture(source, replace(first, max_length=512, temperature=0.0, tokens=10**6, places=places))
     assert (later.course.rest_samples > 0).all()
     tokens = np.stack(
@@ -179,14 +181,14 @@ def test_shares_hold_while_the_rest_of_classes_is_read() -> None:
 
 def test_data_that_changed_is_noticed() -> None:
     trained = TrainedPhase(phase(), 5, Mixture(SOURCE, phase()).fingerprint())
-    assert len(places_after(SOURCE, [trained])) == 5
+    assert len(resume_points_after(SOURCE, [trained])) == 5
     said: list[str] = []
     more = MemorySource({**{tuple(g): SOURCE.document_lengths(*g) for g in SOURCE.groups}, ("web", "eee"): [500]})
-    assert places_after(more, [trained], said.append) == {}
+    assert resume_points_after(more, [trained], said.append) == {}
     assert "'p'" in said[0] and "may repeat" in said[0]
     named = phase(languages=LANGUAGES)  # a phase that names its languages is not touched by new ones
-    assert places_after(more, [TrainedPhase(named, 5, Mixture(SOURCE, named).fingerprint())]) != {}
-    assert places_after(more, [replace(trained, phase=phase(languages=("zzz",)))], said.append) == {}
+    assert resume_points_after(more, [TrainedPhase(named, 5, Mixture(SOURCE, named).fingerprint())]) != {}
+    assert resume_points_after(more, [replace(trained, phase=phase(languages=("zzz",)))], said.append) == {}
     assert "zzz" in said[1]
 
 
@@ -201,5 +203,5 @@ def test_the_loader_says_where_it_stands() -> None:
 
 
 def test_another_place_is_another_order() -> None:
-    places = places_after(SOURCE, [TrainedPhase(phase(), 2)])
+    places = resume_points_after(SOURCE, [TrainedPhase(phase(), 2)])
     assert Mixture(SOURCE, phase(places=places)).fingerprint() != Mixture(SOURCE, phase()).fingerprint()

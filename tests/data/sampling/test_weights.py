@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_mmbert.data.sampling.settings import DataPhase
-from megatron_mmbert.data.sampling.weights import ShareTable, share_table
+from megatron_mmbert.data.sampling.weights import WeightTable, weight_table
 from megatron_mmbert.utils.errors import UserError
 
 NO_CAP = np.inf
@@ -18,9 +18,9 @@ def phase(tokens: int = 10**9, **settings: Any) -> DataPhase:
     return DataPhase("p", tokens, max_length=128, pack_tokens=1024, **settings)
 
 
-def shares(tokens: dict[tuple[str, str], int], of: DataPhase, cap: list[float] | None = None) -> ShareTable:
+def shares(tokens: dict[tuple[str, str], int], of: DataPhase, cap: list[float] | None = None) -> WeightTable:
     counts = np.array(list(tokens.values()))
-    return share_table(list(tokens), counts, np.full(len(counts), NO_CAP) if cap is None else np.array(cap), of)
+    return weight_table(list(tokens), counts, np.full(len(counts), NO_CAP) if cap is None else np.array(cap), of)
 
 
 @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40), st.floats(0.0, 1.0))

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_mmbert.data.text.document_splitter import Cutter, cut_places
-from megatron_mmbert.data.text.sentence_splitter import Learned
+from megatron_mmbert.data.text.document_splitter import DocumentSplitter, cut_places
+from megatron_mmbert.data.text.sentence_splitter import TrainedSplitter
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 
@@ -51,7 +51,7 @@ def test_pieces_end_where_sentences_do(language: str, faithful_tokenizer: Path) 
     tokenizer = load_tokenizer(faithful_tokenizer)
     text, endings = TEXTS[language]
     ids = tokenizer.encode_arrays([text])[0]
-    cutter = Cutter({"eng_Latn": Learned(abbreviations=["dr"])}, 150, tokenizer.piece_bytes)
+    cutter = DocumentSplitter({"eng_Latn": TrainedSplitter(abbreviations=["dr"])}, 150, tokenizer.piece_bytes)
     pieces = cutter.cut(language, text, ids)
     assert len(pieces) > 4 and [piece.start for piece in pieces[1:]] == [piece.stop for piece in pieces[:-1]]
     found = [tokenizer.decode(ids[piece.start : piece.stop]) for piece in pieces]
@@ -65,7 +65,7 @@ def test_without_places_in_the_text_pieces_are_even(faithful_tokenizer: Path) ->
     """A tokenizer that changes text: no token's place in it is known."""
     tokenizer = load_tokenizer(faithful_tokenizer)
     ids = tokenizer.encode_arrays([ENGLISH * 12])[0]
-    pieces = Cutter({}, 150, tokenizer.piece_bytes + 2).cut("eng_Latn", ENGLISH * 12, ids)
+    pieces = DocumentSplitter({}, 150, tokenizer.piece_bytes + 2).cut("eng_Latn", ENGLISH * 12, ids)
     sizes = [piece.stop - piece.start for piece in pieces]
     assert len(sizes) == -(-ids.size // 150) and max(sizes) - min(sizes) <= 1
     assert sum(piece.bytes for piece in pieces) == len(ENGLISH * 12)

@@ -14,7 +14,7 @@ from support import ROOT
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_part
 from megatron_mmbert.data.text.records import Fields
-from megatron_mmbert.data.text.sentence_splitter import Learned, Splitter, learn, load, save
+from megatron_mmbert.data.text.sentence_splitter import SentenceSplitter, TrainedSplitter, learn, load, save
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 
@@ -35,8 +35,8 @@ def test_punkt_learns_abbreviations_from_plain_text() -> None:
     learned = learn(prose(0, 400))
     assert "zzgl" in learned.abbreviations
     text = "Das ist zzgl. einem Wort mehr. Und das hier nicht."
-    assert [text[:end] for end in Splitter(learned).ends(text)] == ["Das ist zzgl. einem Wort mehr."]
-    assert len(Splitter(Learned()).ends(text)) == 2, "without learning the abbreviation ends a sentence"
+    assert [text[:end] for end in SentenceSplitter(learned).ends(text)] == ["Das ist zzgl. einem Wort mehr."]
+    assert len(SentenceSplitter(TrainedSplitter()).ends(text)) == 2, "without learning the abbreviation ends a sentence"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_punkt_learns_abbreviations_from_plain_text() -> None:
     ],
 )
 def test_marks_of_other_scripts(text: str, sentences: list[str]) -> None:
-    ends = Splitter(Learned()).ends(text)
+    ends = SentenceSplitter(TrainedSplitter()).ends(text)
     assert [text[start:end] for start, end in zip([0, *ends], ends, strict=False)] == sentences
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.plan.gpus import gpu_of
 from megatron_mmbert.plan.render import scaling_plot
-from megatron_mmbert.plan.render.scaling_plot import HEIGHT, WIDTH, draw_scaling
+from megatron_mmbert.plan.render.scaling_plot import HEIGHT, WIDTH, plot_scaling
 from megatron_mmbert.plan.scaling import Point, scaling
 
 H100 = gpu_of("h100")
@@ -30,13 +30,13 @@ def forecasts(folder: Path, memory: float = H100.memory) -> dict[str, list[Point
 @pytest.mark.parametrize("memory", [H100.memory, 1e6])
 def test_a_picture_is_drawn(tmp_path: Path, memory: float) -> None:
     path = tmp_path / "scaling.png"
-    draw_scaling("mine", forecasts(tmp_path, memory), H100, path)
+    plot_scaling("mine", forecasts(tmp_path, memory), H100, path)
     assert struct.unpack(">II", path.read_bytes()[16:24]) == (WIDTH, HEIGHT)
 
 
 def test_it_shows_the_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The curves are the efficiencies, a bar's parts fill it, and sizes without a layout say so."""
-    found, drawn, original = forecasts(tmp_path), [], scaling_plot.picture
+    found, drawn, original = forecasts(tmp_path), [], scaling_plot.figure_file
 
     @contextmanager
     def keep(path: Path, width: int, height: int) -> Iterator[Figure]:
@@ -45,7 +45,7 @@ def test_it_shows_the_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             yield figure
 
     monkeypatch.setattr(scaling_plot, "picture", keep)
-    draw_scaling("mine", found, H100, tmp_path / "scaling.png")
+    plot_scaling("mine", found, H100, tmp_path / "scaling.png")
     upper, lower = drawn[0].axes
     curves = [list(line.get_ydata()) for line in upper.lines]
     for points in found.values():

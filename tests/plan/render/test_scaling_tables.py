@@ -18,10 +18,10 @@ def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
-    picture = tmp_path / "scaling.png"
-    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-picture", str(picture))
+    figure_file = tmp_path / "scaling.png"
+    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-picture", str(figure_file))
     assert done.returncode == 0, done.stderr
-    assert picture.read_bytes()[:4] == b"\x89PNG" and f"wrote {picture}" in done.stdout
+    assert figure_file.read_bytes()[:4] == b"\x89PNG" and f"wrote {figure_file}" in done.stdout
     assert "layout chosen for 32 h100: tp" in done.stdout and "own layout is not legal for so many" in done.stdout
     assert "between nodes" in done.stdout
     assert "a step of 96 micro batches, 8 at the ramp's start, bounds" in done.stdout

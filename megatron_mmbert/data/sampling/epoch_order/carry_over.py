@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.sampling.epoch_order.feistel import U64
-from megatron_mmbert.data.sampling.epoch_order.length_strata import LaidOut, spread
-from megatron_mmbert.data.sampling.examples import Int64s, count_pieces, room_for_ids
-from megatron_mmbert.data.sampling.settings import Place
+from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
+from megatron_mmbert.data.sampling.examples import Int64s, count_examples, room_for_ids
+from megatron_mmbert.data.sampling.settings import ResumePoint
 
 
 class Samples(NamedTuple):
@@ -24,13 +24,13 @@ class Samples(NamedTuple):
     stop: Int64s
 
 
-class Rest:
+class CarryOver:
     """The classes in progress of some groups, all in the cut of one length."""
 
     def __init__(
         self,
         groups: Sequence[int],
-        places: Sequence[Place],
+        places: Sequence[ResumePoint],
         keys: Sequence[int],
         lengths: Sequence[npt.NDArray[Any]],
         max_length: int,
@@ -42,10 +42,10 @@ class Rest:
         self._room = room_for_ids(max_length)
         self._slots = -(-room_for_ids(places[0].max_length) // self._room)
         room = places[0].max_length
-        self._pieces = np.array([count_pieces(each, room) for each in lengths], dtype=np.int64)
+        self._pieces = np.array([count_examples(each, room) for each in lengths], dtype=np.int64)
         self._first_piece = np.cumsum(self._pieces) - self._pieces
         documents = np.array([len(each) for each in lengths], dtype=np.int64)
-        self._table = LaidOut(np.concatenate(lengths), np.cumsum(documents) - documents, room)
+        self._table = LengthSorted(np.concatenate(lengths), np.cumsum(documents) - documents, room)
         self._groups = np.array(groups, dtype=np.int64)
         self._read = np.array([place.piece for place in places], dtype=np.int64)
         self._keys: U64 = np.array(keys, dtype=np.uint64)
@@ -58,7 +58,7 @@ class Rest:
         of = np.repeat(np.arange(len(counts)), counts)
         sample = np.arange(len(of)) - (np.cumsum(counts) - counts - low)[of]
         place, slot = sample // self._slots, sample % self._slots
-        piece = spread(self._read[of] + place, self._pieces, self._keys, counts)
+        piece = stratified_permutation(self._read[of] + place, self._pieces, self._keys, counts)
         classes = np.arange(len(counts))
         document, start, stop_ = self._table.locate(self._first_piece[of] + piece, classes, counts)
         # Too long a piece is cut once more; it takes the first of its slots.

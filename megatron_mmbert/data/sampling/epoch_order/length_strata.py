@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.sampling.epoch_order.feistel import U64, permute
-from megatron_mmbert.data.sampling.examples import Int64s, PieceTable, room_for_ids
+from megatron_mmbert.data.sampling.examples import ExampleTable, Int64s, room_for_ids
 
 _ROW = 256
 _SORTED_FROM = 8  # documents; fewer stay as they are
@@ -30,7 +30,7 @@ _LOW_BITS = np.uint64((1 << 5) - 1)
 _LEAST_PIECES = 11  # of a stratum; smaller classes have fewer strata
 
 
-class LaidOut:
+class LengthSorted:
     """The pieces of a row of classes, each laid by length.
 
     Attributes:
@@ -51,7 +51,7 @@ class LaidOut:
                 self._local[first:end] = np.arange(end - first)
             else:
                 self._local[first:end] = _by_length(lengths[first:end], room)
-        self._table = PieceTable(lengths, max_length)
+        self._table = ExampleTable(lengths, max_length)
         self.pieces = self._table.pieces
 
     def locate(self, piece: Int64s, row: Int64s, counts: Int64s) -> tuple[Int64s, npt.NDArray[Any], npt.NDArray[Any]]:
@@ -92,7 +92,7 @@ def _by_length(lengths: npt.NDArray[Any], room: int) -> npt.NDArray[np.uint8]:
     return local
 
 
-def spread(index: Int64s, size: Int64s, key: U64, counts: Int64s) -> Int64s:
+def stratified_permutation(index: Int64s, size: Int64s, key: U64, counts: Int64s) -> Int64s:
     """Which piece of its class, laid by length, comes at each place: a bijection of [0, size) for each run's key.
 
     Args:

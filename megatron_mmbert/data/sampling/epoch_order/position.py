@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 
 from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, key64, string_key, to_unit
-from megatron_mmbert.data.sampling.epoch_order.stripes import Division
+from megatron_mmbert.data.sampling.epoch_order.stripes import Stripes
 from megatron_mmbert.data.sampling.examples import SPECIALS_PER_SAMPLE, room_for_ids
-from megatron_mmbert.data.sampling.settings import DataPhase, Place
-from megatron_mmbert.data.sampling.weights import Float64s, Int64s, ShareTable, share_table
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
+from megatron_mmbert.data.sampling.weights import Float64s, Int64s, WeightTable, weight_table
 
 _OFFSET = 1  # separates this use of a group's key from the mixture's
 _ORDER_VERSION = 4  # raise it with any change that gives another order: checkpoints of the old one are then refused
@@ -53,7 +53,7 @@ def group_key(name: tuple[str, str], seed: int) -> int:
     return key64(seed, string_key("/".join(name)))
 
 
-class Course:
+class EpochPosition:
     """The way of a phase through its groups.
 
     Attributes:
@@ -63,10 +63,10 @@ class Course:
         rest_slots: int64 [groups], samples that a piece of the rest gives at most.
     """
 
-    def __init__(self, division: Division, phase: DataPhase) -> None:
+    def __init__(self, division: Stripes, phase: DataPhase) -> None:
         """
         Raises:
-            UserError: as ``share_table``.
+            UserError: as ``weight_table``.
         """
         self._division, self._phase = division, phase
         self._pieces, self._first_piece = division.pieces, division.first_piece
@@ -81,7 +81,7 @@ class Course:
         self._take_up()
         whole = np.inf if phase.max_epochs is None else phase.max_epochs
         cap_tokens = np.floor(whole * self._pieces) * self.mean
-        self.shares: ShareTable = share_table(division.names, division.tokens, cap_tokens, phase)
+        self.shares: WeightTable = weight_table(division.names, division.tokens, cap_tokens, phase)
         self._last = np.floor(whole * self._pieces)
         if self._has_rest and phase.max_epochs is not None:
             self._last = np.where(self.rest_samples > 0, np.floor(self.samples_in(cap_tokens)), self._last)
@@ -197,7 +197,7 @@ class Course:
         row = np.searchsorted(self._division.class_start, piece, side="right") - 1
         return epoch, row - self._division.first_class[group]
 
-    def places_at(self, block: int) -> dict[tuple[str, str], Place]:
+    def places_at(self, block: int) -> dict[tuple[str, str], ResumePoint]:
         """Where the phase stands in each group before ``block``."""
         samples = self.samples_before(block)
         read = -(-samples // self.rest_slots)  # a piece of the rest that is cut once more counts when begun
@@ -210,7 +210,7 @@ class Course:
         for i, name in enumerate(self._division.names):
             before = self._places[i]
             if behind[i] or before is None:
-                places[name] = Place(int(epoch[i]), int(number[i]), int(piece[i]), self._phase.max_length,
+                places[name] = ResumePoint(int(epoch[i]), int(number[i]), int(piece[i]), self._phase.max_length,
                                      self._phase.seed)  # fmt: skip
             else:
                 places[name] = before._replace(piece=before.piece + int(read[i]))

@@ -5,7 +5,7 @@ form a class depends on the text alone, never on the length of samples, so a pha
 the class that a phase with shorter ones was reading (``course``): every ``place`` in a group's epoch is a few integers.
 
 Class c of C holds the documents c, c + C, c + 2 C, ...: a fair sample of the group whatever the order of its documents.
-Small groups are one class. A large one has up to ``MOST_CLASSES``, each of some million tokens at least, so that the
+Small groups are one class. A large one has up to ``MAX_STRIPES``, each of some million tokens at least, so that the
 pieces of one long document are spread over many packs.
 """
 
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.examples import Int64s, count_pieces, narrow_lengths
-from megatron_mmbert.data.sampling.settings import DataPhase, Place, TokenSource
+from megatron_mmbert.data.sampling.examples import Int64s, count_examples, narrow_lengths
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
 from megatron_mmbert.utils.errors import UserError, nearest
 
-MOST_CLASSES = 64
+MAX_STRIPES = 64
 _ROWS = 4096  # of a group's table of documents transposed at a time, to stay in a core's cache
 
 
 @dataclass(frozen=True)
-class Division:
+class Stripes:
     """The groups of a phase and their classes; classes of all groups stand in one row, K of them.
 
     Attributes:
@@ -88,15 +88,15 @@ class _Row:
         return np.frombuffer(self._bytes, dtype=self._dtype)
 
 
-def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, npt.NDArray[Any]]:
+def divide_into_stripes(source: TokenSource, phase: DataPhase) -> tuple[Stripes, npt.NDArray[Any]]:
     """The division of the phase's groups, and the lengths of all documents, int32 or int64 [documents], class after
     class.
 
     Raises:
-        UserError: there is no text, or as ``chosen_groups``.
+        UserError: there is no text, or as ``selected_datasets``.
     """
     names, groups, documents, row = [], list[_Group](), [], _Row()
-    for name in chosen_groups(source, phase):
+    for name in selected_datasets(source, phase):
         lengths = narrow_lengths(source.document_lengths(*name))
         if lengths.any():
             names.append(name)
@@ -107,7 +107,7 @@ def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, npt.NDArray
     class_tokens, class_pieces = (np.concatenate([group[column] for group in groups]) for column in (0, 1))
     classes = np.array([len(group.class_tokens) for group in groups], dtype=np.int64)
     first_class = np.cumsum(classes) - classes
-    division = Division(
+    division = Stripes(
         names=names,
         documents=np.array(documents, dtype=np.int64),
         tokens=np.add.reduceat(class_tokens, first_class),
@@ -121,24 +121,24 @@ def divide(source: TokenSource, phase: DataPhase) -> tuple[Division, npt.NDArray
     return division, row.array()
 
 
-def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: Place | None, row: _Row) -> _Group:
+def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: ResumePoint | None, row: _Row) -> _Group:
     tokens = int(lengths.sum(dtype=np.int64))
-    count = max(1, min(MOST_CLASSES, len(lengths), tokens // phase.class_tokens))
-    lengths = by_class(lengths, count)
+    count = max(1, min(MAX_STRIPES, len(lengths), tokens // phase.class_tokens))
+    lengths = by_stripe(lengths, count)
     first = first_documents(len(lengths), count)
     parts = np.split(lengths, first[1:])
     rest = 0
     if place is not None and place.piece and not place.same_order(phase):
-        rest = count_pieces(parts[place.number], place.max_length)
+        rest = count_examples(parts[place.number], place.max_length)
     row.add(lengths)
     return _Group(
         np.add.reduceat(lengths, first, dtype=np.int64),
-        np.array([count_pieces(part, phase.max_length) for part in parts], dtype=np.int64),
+        np.array([count_examples(part, phase.max_length) for part in parts], dtype=np.int64),
         rest,
     )
 
 
-def by_class(lengths: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
+def by_stripe(lengths: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
     """[documents] in the group's order -> [documents], class after class."""
     if classes == 1:
         return lengths
@@ -158,7 +158,7 @@ def first_documents(documents: int, classes: int) -> Int64s:
     return number * rows + np.minimum(number, longer)
 
 
-def chosen_groups(source: TokenSource, phase: DataPhase) -> list[tuple[str, str]]:
+def selected_datasets(source: TokenSource, phase: DataPhase) -> list[tuple[str, str]]:
     """(source, language) of the phase, sorted: its sources table and its language list applied to the store.
 
     Raises:

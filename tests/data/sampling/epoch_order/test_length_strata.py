@@ -8,7 +8,7 @@ from support.synthetic_source import lognormal_lengths
 
 from megatron_mmbert.data.sampling.epoch_order import length_strata as module
 from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, permute
-from megatron_mmbert.data.sampling.epoch_order.length_strata import LaidOut, spread
+from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=5), st.integers(0, 2**64 - 1))
@@ -16,7 +16,7 @@ from megatron_mmbert.data.sampling.epoch_order.length_strata import LaidOut, spr
 def test_each_piece_comes_once(sizes: list[int], key: int) -> None:
     counts = np.array(sizes)
     index = np.concatenate([np.arange(n) for n in sizes])
-    places = spread(index, counts, hash64(key, np.arange(len(sizes))), counts)
+    places = stratified_permutation(index, counts, hash64(key, np.arange(len(sizes))), counts)
     assert [sorted(part.tolist()) for part in np.split(places, np.cumsum(sizes)[:-1])] == [
         list(range(n)) for n in sizes
     ]
@@ -29,7 +29,7 @@ def test_every_document_is_found_again(some: list[int], times: int) -> None:
     classes = [np.array(some[: 1 + i] * (times * (1 + 20 * (i == 2)))) for i in range(min(3, len(some)))]
     lengths = np.concatenate(classes)
     ends = np.cumsum([len(each) for each in classes])
-    table = LaidOut(lengths.copy(), ends - [len(each) for each in classes], 66)
+    table = LengthSorted(lengths.copy(), ends - [len(each) for each in classes], 66)
     counts = np.array([int((-(-each // 64)).sum()) for each in classes])
     assert table.pieces == counts.sum()
     document, start, stop = table.locate(np.arange(table.pieces), np.arange(len(classes)), counts)
@@ -48,11 +48,11 @@ def runs_of(length: np.ndarray, samples: int) -> float:
 
 @pytest.mark.parametrize("documents", [3000, 40_000])
 def test_a_thousand_samples_weigh_as_a_thousand_means(documents: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = LaidOut(lognormal_lengths(documents, 400), np.zeros(1, dtype=int), 1024)
+    table = LengthSorted(lognormal_lengths(documents, 400), np.zeros(1, dtype=int), 1024)
     size, key, counts = np.array([table.pieces]), hash64(np.array([5])), np.array([table.pieces])
 
     def lengths() -> np.ndarray:
-        places = module.spread(np.arange(table.pieces), size, key, counts)
+        places = module.stratified_permutation(np.arange(table.pieces), size, key, counts)
         _, start, stop = table.locate(places, np.zeros(1, dtype=int), counts)
         return stop - start
 
@@ -64,7 +64,7 @@ def test_a_thousand_samples_weigh_as_a_thousand_means(documents: int, monkeypatc
 
 def test_pieces_of_a_stratum_come_at_random() -> None:
     size, counts = np.array([32_000]), np.array([32_000])
-    one, other = (spread(np.arange(32_000), size, hash64(np.array([key])), counts) for key in (1, 2))
+    one, other = (stratified_permutation(np.arange(32_000), size, hash64(np.array([key])), counts) for key in (1, 2))
     assert (one[:3200] // 1000 != other[:3200] // 1000).any()  # turns begin elsewhere
     for part in (one, other):
         within = part[::32] % 1000

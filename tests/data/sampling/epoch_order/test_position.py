@@ -7,25 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.synthetic_source import MemorySource
 
-from megatron_mmbert.data.sampling.epoch_order.position import Course
-from megatron_mmbert.data.sampling.epoch_order.stripes import divide
-from megatron_mmbert.data.sampling.settings import DataPhase, Place
+from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition
+from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
 
 SOURCE = MemorySource(
     {("w", "a"): [50] * 23, ("w", "b"): [0, 130, 0, 0, 5, 200, 0, 1], ("w", "c"): [7], ("w", "d"): [400, 0, 0, 90]}
 )
 
 
-def course(**more: Any) -> Course:
+def course(**more: Any) -> EpochPosition:
     of = {"name": "p", "tokens": 50_000, "max_length": 32, "pack_tokens": 256, "block_tokens": 1024, "class_tokens": 60}
     phase = DataPhase(**{**of, **more})
-    return Course(divide(SOURCE, phase)[0], phase)
+    return EpochPosition(divide_into_stripes(SOURCE, phase)[0], phase)
 
 
-def walk(of: Course, group: int, samples: int) -> list[tuple[int, int, int]]:
+def walk(of: EpochPosition, group: int, samples: int) -> list[tuple[int, int, int]]:
     """(epoch, class, piece) of the first samples, one step at a time."""
     division = of._division
-    place = of._places[group] or Place(0, 0, 0, 32, 0)
+    place = of._places[group] or ResumePoint(0, 0, 0, 32, 0)
     epoch, number, piece = place[:3]
     found = []
     while len(found) < samples:
@@ -45,7 +45,7 @@ counts = st.lists(st.integers(0, 300), min_size=4, max_size=4)
 @given(counts, counts, st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_runs_are_one_step_after_another(first: list[int], more: list[int], later: bool) -> None:
-    places = {("w", "a"): Place(2, 5, 1, 32, 0), ("w", "b"): Place(1, 1, 3, 32, 0)} if later else {}
+    places = {("w", "a"): ResumePoint(2, 5, 1, 32, 0), ("w", "b"): ResumePoint(1, 1, 3, 32, 0)} if later else {}
     of = course(places=places)
     low, high = np.array(first), np.array(first) + np.array(more)
     found: dict[int, list[tuple[int, int, int]]] = {group: [] for group in range(4)}
@@ -67,7 +67,7 @@ def test_places_are_those_of_the_next_sample(block: int) -> None:
 
 
 def test_samples_and_tokens_are_each_others_inverse() -> None:
-    places = {("w", "a"): Place(0, 1, 1, 9, 0), ("w", "b"): Place(0, 1, 1, 100, 0)}
+    places = {("w", "a"): ResumePoint(0, 1, 1, 9, 0), ("w", "b"): ResumePoint(0, 1, 1, 100, 0)}
     of = course(places=places)
     assert (of.rest_samples[:2] > 0).all() and of.rest_slots.tolist() == [1, 4, 1, 1]
     for samples in (np.zeros(4), of.rest_samples, np.array([1, 1, 0, 1]), np.array([100, 200, 300, 401])):
