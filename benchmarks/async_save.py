@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.train.callbacks import Callback
 from results import machine, print_table, save
 
 from megatron_mmbert import parallel
@@ -29,6 +28,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
+from megatron_mmbert.train.callbacks import Callback
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.trainer import Trainer
 

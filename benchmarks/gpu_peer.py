@@ -21,7 +21,7 @@ from mlm_samples import IGNORED, Sample
 from torch import Tensor
 
 from megatron_mmbert.attention import AUTO
-from megatron_mmbert.attention.selection import layout_of
+from megatron_mmbert.attention.selection import sequence_layout
 from megatron_mmbert.convert.import_hf import read_tensors
 from megatron_mmbert.inference.network import Network
 from megatron_mmbert.inference.run import encode_ids
@@ -103,7 +103,7 @@ def same_logits(scale: Scale, shape: str) -> Any:
     rng = np.random.default_rng(0)
     lengths = [scale.length(each) for each in (16, 160, 1024, 1040, 8192)]
     samples = [rng.integers(5, scale.model(shape).vocab_size, each) for each in lengths]
-    layout = layout_of(lengths, scale.device)
+    layout = sequence_layout(lengths, scale.device)
     ids = torch.from_numpy(np.concatenate(samples)).to(scale.device)
     worst = 0.0
     with torch.inference_mode():

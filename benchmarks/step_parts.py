@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, Request, choose
-from megatron_mmbert.attention.selection import layout_of
+from megatron_mmbert.attention.selection import sequence_layout
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.config import encoder_config
@@ -138,7 +138,7 @@ def _in_turn(works: dict[Name, Callable[[], object]], rounds: int) -> dict[Name,
 def _step(encoder: Encoder, model: ModelConfig, length: int, tokens: int, rows: int) -> Callable[[], None]:
     ids = torch.randint(5, model.vocab_size, (tokens,))
     scored = torch.randperm(tokens)[:rows].sort().values
-    layout = layout_of([length] * (tokens // length), "cpu")
+    layout = sequence_layout([length] * (tokens // length), "cpu")
 
     def step() -> None:
         encoder.zero_grad(set_to_none=True)
@@ -151,7 +151,7 @@ def _local_attention(model: ModelConfig, length: int, tokens: int) -> Callable[[
     """Forward and backward of one local layer's attention, rotation included."""
     window = model.window_each_side
     engine = choose(AUTO, Request("cpu", torch.float32, model.head_dim, window, True), model.num_attention_heads)
-    layout = layout_of([length] * (tokens // length), "cpu")
+    layout = sequence_layout([length] * (tokens // length), "cpu")
     tables = cos_sin(torch.arange(tokens) % length, THETA, model.head_dim)
     qkv_TH3D = torch.randn(tokens, model.num_attention_heads, 3, model.head_dim, requires_grad=True)
     direction = torch.randn(tokens, model.num_attention_heads, model.head_dim)

@@ -19,7 +19,7 @@ from typing import Any
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
-from megatron_mmbert.train.stop_request import STATUS_STOPPED, StopRequest, end_time_of
+from megatron_mmbert.train.callbacks.stop_request import STATUS_STOPPED, StopRequest, end_time_of
 from megatron_mmbert.utils.errors import UserError, nearest, run_command
 from megatron_mmbert.utils.files import write_json
 
@@ -88,6 +88,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     from megatron_mmbert.checkpoint.folder import resolve
     from megatron_mmbert.parallel.runtime import any_rank
     from megatron_mmbert.train.callbacks import Heartbeat, Tolerant
+    from megatron_mmbert.train.callbacks.from_recipe import recipe_callbacks
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.trainer import Trainer
 
@@ -113,7 +114,7 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     if runtime.is_main:
         save_recipe(recipe, folder.recipe)
         _describe(trainer)
-        callbacks += loggers(recipe, folder, trainer.step, trainer.tokens_before + trainer.phase_tokens)
+        callbacks += recipe_callbacks(recipe, folder, trainer.step, trainer.tokens_before + trainer.phase_tokens)
     try:
         path = train(trainer, callbacks, lambda: any_rank(stop.reason() is not None))
     finally:
@@ -132,24 +133,6 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     return done
 
 
-def loggers(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Any]:
-    """The hooks that the recipe's ``logging`` asks for; at ``step``, ``tokens`` over all phases, it is taken up."""
-    from megatron_mmbert.train import trackers
-    from megatron_mmbert.train.callbacks import Console, HeldOutFile, MetricsFile, Tolerant
-
-    logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
-    callbacks: list[Any] = [MetricsFile(folder.metrics, step)]
-    if recipe.evaluation.stores:
-        callbacks.append(HeldOutFile(folder.held_out, step, tokens))
-    if logging.tensorboard:
-        callbacks.append(trackers.TensorBoard(folder.tensorboard, step))
-    if logging.wandb:
-        callbacks.append(trackers.WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
-    if logging.mlflow:
-        callbacks.append(trackers.MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
-    return [Console(logging.every_steps), *map(Tolerant, callbacks)]
-
-
 def _describe(trainer: Any) -> None:
     """What this phase is about to do, and its mixture by language beside the checkpoints."""
     from megatron_mmbert.model.layers import engines_of
@@ -162,7 +145,7 @@ def _describe(trainer: Any) -> None:
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
         f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {trainer.runtime.describe()}, "
         f"peak {trainer.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(trainer.training.encoders[0])}, "
-        f"linears {trainer.training.linears}"
+        f"linear layers {trainer.training.linears}"
     )
     most = max(plan, key=lambda group: group.epochs)
     if most.epochs > 4:

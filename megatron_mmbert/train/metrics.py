@@ -14,7 +14,7 @@ class StepMetrics:
         total_tokens: real tokens over all phases.
         loss: mean loss per scored token of this step, nats.
         step_tokens: real tokens of this step on all ranks; ``seconds`` it took.
-        peak_share: achieved FLOP/s over the device's matrix-product ceiling.
+        mfu: achieved FLOP/s over the device's matrix-product ceiling.
         data_seconds: how long the step waited for data.
         skipped: the weights were not updated, because of bad numbers.
     """

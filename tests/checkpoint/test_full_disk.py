@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from megatron_mmbert.train.callbacks import Callback, Heartbeat, MetricsFile, Tolerant
 from support import ROOT
 from support.step_metrics import step_metrics
 from support.tiny_run import make_run
@@ -23,7 +22,8 @@ from megatron_mmbert.checkpoint.folder import checksum_problems, committed_check
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.pretrain import loggers
+from megatron_mmbert.train.callbacks import Callback, Heartbeat, MetricsFile, Tolerant
+from megatron_mmbert.train.callbacks.from_recipe import recipe_callbacks
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
@@ -74,7 +74,10 @@ def run(
     recipe = load_recipe(recipe_path, ["logging.tensorboard=true", *overrides])
     trainer, events = Trainer(recipe, recipe.phases[0], output, runtime), Events()
     trainer.folder.path.mkdir(parents=True, exist_ok=True)
-    writing = [Tolerant(Heartbeat(trainer.folder.heartbeat)), *loggers(recipe, trainer.folder, trainer.step, 0)]
+    writing = [
+        Tolerant(Heartbeat(trainer.folder.heartbeat)),
+        *recipe_callbacks(recipe, trainer.folder, trainer.step, 0),
+    ]
 
     def ask() -> bool:
         between(trainer, [events])

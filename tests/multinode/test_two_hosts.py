@@ -15,7 +15,7 @@ from support import ROOT
 from support.hosts import Hosts, why_not
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import complete_checkpoints
+from megatron_mmbert.checkpoint.folder import committed_checkpoints
 
 pytestmark = pytest.mark.slow  # some four minutes on two cores: eight times torchrun, its imports, and waiting
 
@@ -120,7 +120,7 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(
     for name in hosts.names:
         hosts.kill(name)
 
-    saved = complete_checkpoints(tmp_path / "run/first/checkpoints")
+    saved = committed_checkpoints(tmp_path / "run/first/checkpoints")
     resumed_at = int(saved[-1].name.removeprefix("step-"))
     for name in hosts.names:
         hosts.join(name)

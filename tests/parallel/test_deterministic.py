@@ -15,7 +15,7 @@ from support.tiny_run import make_run
 from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Trial
-from megatron_mmbert.checkpoint.folder import complete_checkpoints
+from megatron_mmbert.checkpoint.folder import committed_checkpoints
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import deterministic
 from megatron_mmbert.utils.errors import UserError
@@ -81,6 +81,6 @@ def test_two_runs_write_the_same_bits(tmp_path: Path) -> None:
         options = ["--output", str(tmp_path / name), "numbers.deterministic=true", "phases.first.tokens=2000"]
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        (newest,) = complete_checkpoints(tmp_path / name / "first/checkpoints")
+        (newest,) = committed_checkpoints(tmp_path / name / "first/checkpoints")
         written.append([file.read_bytes() for file in sorted(newest.glob("*.distcp"))])
     assert written[0] == written[1] and written[0]

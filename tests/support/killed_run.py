@@ -240,7 +240,7 @@ def differences(run: Run, other: Run) -> Iterator[str]:
 
 def _steps(run: Run) -> list[dict[str, Any]]:
     """The metrics of all steps, but for what a clock measured."""
-    clocks = ("seconds", "data_seconds", "peak_share")
+    clocks = ("seconds", "data_seconds", "mfu")
     rows = [json.loads(line) for line in (run.folder / "out/first/metrics.jsonl").open()]
     return [{name: value for name, value in row.items() if name not in clocks} for row in rows]
 

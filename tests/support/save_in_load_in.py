@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing
-from megatron_mmbert.train.callbacks import MetricsFile
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
+from megatron_mmbert.train.callbacks import MetricsFile
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.trainer import Trainer
 from support.layouts import Layout

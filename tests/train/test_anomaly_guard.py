@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from megatron_mmbert.train.callbacks import Callback, MetricsFile
 
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import gradient_monitor, loop
+from megatron_mmbert.train.callbacks import Callback, MetricsFile
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from megatron_mmbert.train.callbacks import HeldOutFile, MetricsFile
 
 from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.train.callbacks import HeldOutFile, MetricsFile
 from megatron_mmbert.train.loop import train
 from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError

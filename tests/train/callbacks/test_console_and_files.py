@@ -6,8 +6,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from megatron_mmbert.train.callbacks import Console, Heartbeat, MetricsFile
 from support.step_metrics import step_metrics
+
+from megatron_mmbert.train.callbacks import Console, Heartbeat, MetricsFile
 
 
 def test_heartbeat_is_whole_and_says_what_happens(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from megatron_mmbert.train.callbacks import Callback
+from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.metrics import StepMetrics
 
 STATUS_STOPPED = 75
@@ -34,7 +34,7 @@ _REPEATED = 3.0  # seconds: a scheduler and a launcher both pass the same signal
 class StopRequest(Callback):
     """Why this process was asked to stop, if it was.
 
-    Also a hook (see :mod:`.callbacks`): it sees how long steps and saves take, to stop in time.
+    Also a callback: it sees how long steps and saves take, to stop in time.
 
     Attributes:
         end_time: seconds since 1970 at which the process will be ended from outside; None: unknown.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from megatron_mmbert.train.stop_request import StopRequest, end_time_of
+from megatron_mmbert.train.callbacks.stop_request import StopRequest, end_time_of
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_end_time_of() -> None:
 def test_child_processes_are_deaf_to_the_signals() -> None:
     code = (
         "import subprocess, sys, time\n"
-        "from megatron_mmbert.train.stop_request import StopRequest\n"
+        "from megatron_mmbert.train.callbacks.stop_request import StopRequest\n"
         "stop = StopRequest()\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1)'])\n"
         "time.sleep(0.3)\n"

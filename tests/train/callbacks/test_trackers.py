@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from support.step_metrics import step_metrics
 
-from megatron_mmbert.train import trackers
+from megatron_mmbert.train.callbacks.mlflow import MLflow
+from megatron_mmbert.train.callbacks.tensorboard import TensorBoard
+from megatron_mmbert.train.callbacks.tracked_values import required_package
+from megatron_mmbert.train.callbacks.wandb import WeightsAndBiases
 from megatron_mmbert.utils.errors import UserError
 
 
 def test_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    callback = trackers.TensorBoard(tmp_path, 0)
+    callback = TensorBoard(tmp_path, 0)
     for step in (1, 2):
         callback.on_step(step_metrics(step))
     callback.on_scores("after", {"eng_Latn": 2.5}, 1024)
@@ -34,7 +37,7 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     for step in (1, 2):
-        callback = trackers.MLflow(tmp_path, "languages", "first", {"seed": 5})
+        callback = MLflow(tmp_path, "languages", "first", {"seed": 5})
         callback.on_step(step_metrics(step))
         callback.on_scores("after", {"eng_Latn": 2.5}, 512 * step)
         callback.close()
@@ -50,7 +53,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for step in (1, 2):
-        callback = trackers.WeightsAndBiases(tmp_path, "languages", "first", {"seed": 5})
+        callback = WeightsAndBiases(tmp_path, "languages", "first", {"seed": 5})
         callback.on_step(step_metrics(step))
         callback.close()
     run = json.loads((tmp_path / "wandb.json").read_text())["id"]
@@ -64,4 +67,4 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_package_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match=r"logging.wandb: the package no_such_package is not installed; pip install"):
-        trackers._package("no_such_package", "logging.wandb")
+        required_package("no_such_package", "logging.wandb")

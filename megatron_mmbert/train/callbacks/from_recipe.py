@@ -1,0 +1,28 @@
+"""The callbacks that a recipe's ``logging`` and ``evaluation`` sections ask for. A new callback is added here."""
+
+from __future__ import annotations
+
+from megatron_mmbert.builders.run_folder import PhaseFolder
+from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.train.callbacks.base import Callback
+from megatron_mmbert.train.callbacks.console import Console
+from megatron_mmbert.train.callbacks.jsonl import HeldOutFile, MetricsFile
+from megatron_mmbert.train.callbacks.mlflow import MLflow
+from megatron_mmbert.train.callbacks.tensorboard import TensorBoard
+from megatron_mmbert.train.callbacks.tolerant import Tolerant
+from megatron_mmbert.train.callbacks.wandb import WeightsAndBiases
+
+
+def recipe_callbacks(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Callback]:
+    """Return the callbacks for a phase that resumes at ``step``, after ``tokens`` tokens over all phases."""
+    logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
+    files: list[Callback] = [MetricsFile(folder.metrics, step)]
+    if recipe.evaluation.stores:
+        files.append(HeldOutFile(folder.held_out, step, tokens))
+    if logging.tensorboard:
+        files.append(TensorBoard(folder.tensorboard, step))
+    if logging.wandb:
+        files.append(WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
+    if logging.mlflow:
+        files.append(MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
+    return [Console(logging.every_steps), *map(Tolerant, files)]

@@ -1,0 +1,40 @@
+"""Weights & Biases: one run for each phase, resumed by its id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.train.callbacks.base import Callback
+from megatron_mmbert.train.callbacks.tracked_values import required_package, tracked_values
+from megatron_mmbert.train.metrics import StepMetrics
+from megatron_mmbert.utils.files import write_json
+
+
+class WeightsAndBiases(Callback):
+    """One W&B run for each phase; its id is kept beside the metrics, so that a resumed phase goes on in it."""
+
+    def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
+        wandb = required_package("wandb", "logging.wandb")
+        record = folder / "wandb.json"
+        known = json.loads(record.read_text(encoding="utf-8"))["id"] if record.exists() else None
+        # The mode (online, offline, disabled) and the key come from W&B's own environment variables.
+        self._run: Any = wandb.init(
+            project=project, name=name, id=known, resume="allow", dir=str(folder), config=config, save_code=False
+        )
+        if known is None:
+            write_json(record, {"id": self._run.id})
+
+    def on_step(self, progress: StepMetrics) -> None:
+        self._run.log(tracked_values(progress), step=progress.step)
+
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+        self._run.log({f"bits_per_byte/{language}": value for language, value in bits_per_byte.items()})
+
+    def on_event(self, kind: str, text: str) -> None:
+        self._run.alert(title=kind, text=text)
+
+    def close(self) -> None:
+        self._run.finish()
