@@ -1,6 +1,6 @@
 """Callbacks of the training loop, one file each: the log line, metrics files, heartbeat, trackers, stop requests.
 
-To add one, subclass :class:`Callback` in a new file and append it in :func:`megatron_mmbert.pretrain.loggers`.
+To add one, subclass :class:`Callback` in a new file and add it in :mod:`.from_recipe`.
 """
 
 from __future__ import annotations
