@@ -1,44 +1,153 @@
-"""The one way a command ends on bad input: one sentence on stderr and exit status 2, never a traceback."""
+"""The one way a command ends: by a status of the table below, and on an error with one sentence, never a traceback.
+
+| status | meaning |
+|---|---|
+| 0 | the work is done, and the output is whole |
+| 2 | bad input, or an error of the system: one sentence on stderr names the file, the value and the remedy |
+| 75 | training saved and stopped before its end; start the same command again |
+| 76 | training ended because a rank failed; start the same command again |
+| 128 + n | ended by signal n (130 Ctrl-C, 143 SIGTERM); nothing half-made is left |
+"""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 EXIT_BAD_INPUT = 2
 NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 """What these errors of the system mean, in words."""
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_NATIVE_ERROR = re.compile(r"os error (\d+)")
+_NATIVE_MODULES = ("safetensors_rust", "safetensors", "tokenizers", "builtins")
+_NATIVE_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream error", "basic_ios::clear")
 
 
 class UserError(Exception):
     """Bad input by the user. The message is one sentence that names the file (and line), the value and the remedy."""
 
 
+class EndedBySignal(BaseException):
+    """A signal asked the command to end; raised in the main thread, so that outputs in the making are removed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`` (did you mean 'X'?)`` for the candidate closest to ``name``, or an empty string."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    """Return `` (did you mean 'X'?)`` for the candidate closest to ``name``, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and exit: 0 when it returns None, 2 after a :class:`UserError`, 130 after Ctrl-C."""
+    """Run a command's ``main`` and exit by the table of statuses; SIGTERM and SIGHUP clean up as Ctrl-C does."""
+    with _signals_raise():
+        _run(main)
+
+
+def _run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted", 128 + signal.SIGINT)
+    except EndedBySignal as ended:
+        _end(f"ended by {ended}", 128 + ended.number)
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; that is no error of ours.
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+        # The reader of our output (`| head`) has gone. The work may have been cut short, so the status is no 0.
+        _silence(sys.stdout)
+        sys.stderr.close()  # Python would complain when it flushes
+        sys.exit(128 + signal.SIGPIPE)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{NO_ROOM[error.errno]}; make room and run it again", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        _end(f"error: {sentence}", EXIT_BAD_INPUT)
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """Return the sentence for an error of the user or of the system; None for one that is a fault of this program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
+        paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        place = " -> ".join(dict.fromkeys(paths)) + ": " if paths else ""
+        return f"{place}{reason_of(error.errno or 0, error.strerror)}"
+    if isinstance(error, MemoryError):
+        return "the memory is used up; free some, or run it on a larger machine"
+    return _native_sentence(error)
+
+
+def reason_of(number: int, otherwise: str | None = None) -> str:
+    """Return what an error of the system means and what to do, for the number that it gave."""
+    if number in NO_ROOM:
+        return f"{NO_ROOM[number]}; make room and run it again"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many open files; raise the limit (ulimit -n) and run it again"
+    text = os.strerror(number) if number else otherwise or "error of the system"
+    return text[:1].lower() + text[1:]
+
+
+def _native_sentence(error: BaseException) -> str | None:
+    """Return the sentence for an error of the system that a native library passed on in a type of its own."""
+    text = " ".join(str(error).split())
+    numbered = _NATIVE_ERROR.search(text)
+    if numbered and type(error).__module__.split(".")[0] in (
+        "safetensors_rust",
+        "safetensors",
+        "builtins",
+        "tokenizers",
+    ):
+        return f"{text[: numbered.start()].rstrip(' (:')}: {reason_of(int(numbered[1]))}"
+    if isinstance(error, RuntimeError) and any(name in text for name in _NATIVE_WRITERS):
+        return f"a checkpoint's file could not be written or read ({text[:200]}); look at the disk and run it again"
+    return None
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let signals that end a process raise instead, where nobody else has said what they do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING_SIGNALS}
+    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _raise)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) in (_raise, signal.SIG_IGN):
+                signal.signal(number, before[number])
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    for each in _ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not cut the cleaning short
+    raise EndedBySignal(number)
+
+
+def _end(sentence: str, status: int) -> None:
+    try:
+        print(sentence.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _silence(sys.stderr)  # stderr is closed: the status alone must say it
+    sys.exit(status)
+
+
+def _silence(stream: object) -> None:
+    """Keep Python from flushing a stream that is gone when it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+    except (OSError, ValueError, AttributeError):
+        pass

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.utils.errors import UserError, nearest, run_command
+from megatron_mmbert.utils.errors import UserError, nearest, run_command, sentence_of
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -48,15 +52,75 @@ def test_exit_status(
     assert capsys.readouterr().err == printed
 
 
-def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_ends_as_by_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
     with pytest.raises(SystemExit) as ended:
         run_command(raising(BrokenPipeError()))
-    assert ended.value.code == 0
+    assert ended.value.code == 141, "the work may have been cut short, so it is not 0"
     assert stderr.closed, "Python would print a complaint when it flushes at exit"
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "", "store/manifest.json"), "store/manifest.json: permission denied"),
+        (OSError(errno.EIO, "", "a", None, "b"), "a -> b: input/output error"),
+        (OSError(errno.EMFILE, "", "x"), "x: too many open files; raise the limit (ulimit -n) and run it again"),
+        (OSError(errno.ELOOP, "", "x"), "x: too many levels of symbolic links"),
+        (MemoryError(), "the memory is used up; free some, or run it on a larger machine"),
+    ],
+)
+def test_errors_of_the_system_are_one_sentence(
+    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(error))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_path_that_is_not_utf8_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(raising(FileNotFoundError(errno.ENOENT, "", b"bad\xff")))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: bad\\udcff: no such file or directory\n"
+
+
+def test_native_errors_are_one_sentence() -> None:
+    safetensors = pytest.importorskip("safetensors")
+    full = safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert sentence_of(full) == (
+        "Error while serializing: I/O error: No space left on device: the disk is full; make room and run it again"
+    )
+    assert "could not be written" in str(sentence_of(RuntimeError("[enforce fail at inline_container.cc:664] . x")))
+    assert sentence_of(RuntimeError("shapes do not match")) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_clean_up(tmp_path: Path, number: signal.Signals) -> None:
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from megatron_mmbert.utils.errors import run_command\n"
+        "from megatron_mmbert.utils.outputs import OutputKind, output_folder\n"
+        "def main():\n"
+        "    with output_folder(Path(sys.argv[1]) / 'out', OutputKind('a thing', ('x',), ('x',))) as folder:\n"
+        "        (folder / 'x').write_text('half')\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(30)\n"
+        "run_command(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert len(said.splitlines()) == 1 and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,297 @@
+"""The one way a command writes its output: whole or not at all, and never over anything that is not its own kind.
+
+An output is written under a staging name beside its final one, synced, and published by one rename. What is there
+already is replaced only when it is recognized as the same kind of output (:class:`OutputKind`) and nothing else lies
+in it; an input, a folder that holds an input, a device, a pipe, or a place inside another output is refused before the
+work begins. The check is repeated under a lock when the work is done, so that of two equal commands the second does not
+replace the first's output unasked.
+
+A staging name carries host, process and a random number, and its writer holds a lock on it: what a killed command left
+is told apart from what another one is writing, and removed by the next command of the same output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from megatron_mmbert.utils.errors import UserError
+
+_AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
+_HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """A kind of output, and how one is recognized.
+
+    Attributes:
+        name: what messages call it, with its article.
+        required: files (or folders) of an output folder that are always there; empty for a kind that is one file.
+        own: patterns of all that may lie in it, relative to it; ``*`` also matches ``/``.
+        recognizes: looks into a file, or into the folder's content, where names are not enough.
+    """
+
+    name: str
+    required: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    recognizes: Callable[[Path], bool] = lambda path: True
+
+    def foreign_content(self, path: Path) -> str | None:
+        """Return why ``path`` is not an output of this kind, or None."""
+        if not self.required:
+            return None if path.is_file() and self.recognizes(path) else f"is not {self.name}"
+        if not path.is_dir():
+            return "is a file"
+        names = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir())
+        if not names and not any(path.iterdir()):
+            return None
+        if not all((path / name).exists() for name in self.required) or not self.recognizes(path):
+            return f"is not {self.name}"
+        others = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in self.own)]
+        if others:
+            more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+            return f"holds other things than {self.name} ({', '.join(others[:_SHOWN])}{more})"
+        return None
+
+
+def check_output(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False) -> Path:
+    """Return where an output called ``path`` is written, links resolved; for the start of a command, before its work.
+
+    Args:
+        inputs: files and folders that the command reads.
+        overwrite: whether an output of the same kind may be replaced.
+
+    Raises:
+        UserError: there is something else, an output that may not be replaced, an input, or another output around it.
+    """
+    target = _resolved(path)
+    for source in inputs:
+        read = _resolved(source)
+        if target in (read, *read.parents):
+            raise UserError(f"--output {path}: is, or holds, the input {source}; choose another --output")
+    _check_surroundings(path, target)
+    _check_free(path, target, kind, overwrite)
+    return target
+
+
+@contextmanager
+def output_folder(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
+    """Yield a staging folder that becomes ``path`` when the block ends, and is removed when it raises.
+
+    Raises:
+        UserError: as :func:`check_output`, at the start or when the output is published.
+    """
+    target = check_output(path, kind, inputs, overwrite)
+    with _staging(target, folder=True) as staging:
+        yield staging
+        _finish(staging)
+        _publish(path, target, staging, kind, overwrite)
+
+
+@contextmanager
+def output_file(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
+    """Yield a staging file that becomes ``path`` when the block ends, and is removed when it raises.
+
+    Raises:
+        UserError: as :func:`check_output`, at the start or when the output is published.
+    """
+    target = check_output(path, kind, inputs, overwrite)
+    with _staging(target, folder=False) as staging:
+        yield staging
+        _finish(staging)
+        _publish(path, target, staging, kind, overwrite)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed commands of this host left beside ``target``, and put back an output they had moved away."""
+    for left in target.parent.glob(f".{_escaped(target.name)}.{_HOST}-*.tmp"):
+        if _is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    for old in target.parent.glob(f".{_escaped(target.name)}.{_HOST}-*.old"):
+        if _is_abandoned(old):
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+            else:
+                os.rename(old, target)
+
+
+def _resolved(path: Path) -> Path:
+    """Return ``path`` without links; its last part need not exist."""
+    if str(path) in ("", "."):
+        path = Path.cwd()
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links: RuntimeError before Python 3.13
+        raise UserError(f"{path}: a loop of symbolic links; name another path") from None
+
+
+def _check_surroundings(path: Path, target: Path) -> None:
+    if target == target.parent:
+        raise UserError(f"--output {path}: is the root of the file system; choose another --output")
+    for around in target.parents:
+        if around.exists() and not around.is_dir():
+            raise UserError(f"--output {path}: {around} is a file; choose another --output")
+        if _is_whole(around):
+            raise UserError(
+                f"--output {path}: lies inside {around}, which must hold nothing else; choose another --output"
+            )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether ``folder`` is a checkpoint, a store, a partition or a model: what has a list of its files."""
+    if (folder / "checkpoint.json").is_file():
+        return True
+    if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+        return True
+    for name in ("manifest.json", "part.json"):
+        try:
+            with (folder / name).open("rb") as file:
+                if b"megatron_mmbert" in file.read(4096):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _check_free(path: Path, target: Path, kind: OutputKind, overwrite: bool) -> None:
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is neither a file nor a folder; choose another --output")
+    foreign = kind.foreign_content(target)
+    if foreign is not None:
+        raise UserError(f"{path}: {foreign}; choose another --output")
+    if not overwrite and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"{path}: already exists; choose another --output or pass --overwrite")
+
+
+@contextmanager
+def _staging(target: Path, folder: bool) -> Iterator[Path]:
+    """Make a staging file or folder beside ``target`` and hold its lock."""
+    made = _make_folders(target.parent)
+    try:
+        remove_leftovers(target)
+        staging = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        if folder:
+            staging.mkdir()
+        else:
+            staging.touch(exist_ok=False)
+        lock = os.open(staging, os.O_RDONLY)
+        try:
+            _lock(lock)
+            yield staging
+        finally:
+            os.close(lock)
+            shutil.rmtree(staging, ignore_errors=True) if folder else staging.unlink(missing_ok=True)
+    except BaseException:
+        for each in reversed(made):
+            try:
+                each.rmdir()
+            except OSError:
+                break  # something else has come to lie in it
+        raise
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make ``folder`` and those above it; returns the new ones, outermost first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+    return missing[::-1]
+
+
+def _finish(staging: Path) -> None:
+    """Give everything the umask's mode (some writers make files that only their owner can read) and sync it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    everything = [staging, *staging.rglob("*")] if staging.is_dir() else [staging]
+    for entry in everything:
+        entry.chmod((0o777 if entry.is_dir() else 0o666) & ~umask)
+        sync(entry)
+
+
+def sync(path: Path) -> None:
+    """See a file's content, or the names in a folder, safely on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrite: bool) -> None:
+    """Rename ``staging`` to ``target`` if it is still free, under a lock on the folder of both."""
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        _lock(folder, wait=True)
+        _check_free(path, target, kind, overwrite)
+        if not target.exists():
+            os.rename(staging, target)
+        elif target.is_file():
+            os.replace(staging, target)
+        elif not _exchange(staging, target):
+            # A file system without an atomic exchange: a crash in between leaves the old output under its .old name.
+            old = staging.with_suffix(".old")
+            os.rename(target, old)
+            os.rename(staging, target)
+            shutil.rmtree(old, ignore_errors=True)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if call(_AT_CURRENT_FOLDER, os.fsencode(one), _AT_CURRENT_FOLDER, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    problem = ctypes.get_errno()
+    if problem in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(problem, os.strerror(problem), str(other))
+
+
+def _lock(descriptor: int, wait: bool = False) -> bool:
+    """Lock an open file or folder against other processes; False where another has it. Disks without locks: True."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _escaped(name: str) -> str:
+    """Return ``name`` as a literal part of a glob pattern."""
+    return re.sub(r"([\[\]*?])", r"[\1]", name)
