@@ -25,7 +25,8 @@ setup(
         )
     ],
     install_requires=[
-        "torch>=2.11",
+        # From above too: of both, names are used that they may drop (megatron_mmbert/compat.py, tests/test_compat.py).
+        "torch>=2.11,<2.14",
         "megatron-core>=0.16.1,<0.17",
         "psutil",  # Megatron-Core's checkpoint writers need it and do not declare it
         "numpy",

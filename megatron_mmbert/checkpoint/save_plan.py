@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
-from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
-from megatron.core.dist_checkpointing.strategies.state_dict_saver import save_state_dict_async_plan
-from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreSavePlanner,
-    _replace_state_dict_keys_with_sharded_keys,
-    mcore_to_pyt_state_dict,
-)
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_mmbert import compat
 from megatron_mmbert.parallel.runtime import current
+
+_save_preprocess = compat.SAVE_PREPROCESS.get()
+_replace_keys = compat.REPLACE_KEYS.get()
+_to_torch_state = compat.TO_TORCH_STATE.get()
+_plan_save = compat.SAVE_ASYNC_PLAN.get()
+_MegatronPlanner = compat.SAVE_PLANNER.get()
+_MegatronWriter: Any = compat.ASYNC_WRITER.get()
 
 # Layer 0 has no attention norm, so layers must be stored one by one.
 CONTENT = {"non_homogeneous_layers": True}
@@ -80,13 +80,13 @@ class RankSavePlan:
             folder: where it will be written; it exists.
         """
         first = self._plans is None
-        sharded, common = save_preprocess(state | {"content_metadata": dict(CONTENT)}, first)
-        by_key, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, True)
+        sharded, common = _save_preprocess(state | {"content_metadata": dict(CONTENT)}, first)
+        by_key, _, _ = _replace_keys(sharded, True)
         listing = _Listing(folder)
-        planned, central, local, _, _ = save_state_dict_async_plan(
-            mcore_to_pyt_state_dict(by_key, False),
+        planned, central, local, _, _ = _plan_save(
+            _to_torch_state(by_key, False),
             listing,
-            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+            planner=_MegatronPlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
             cached_ckpt_structure=None if self._plans is None else (*self._plans, True),
         )
         if first:
@@ -106,7 +106,7 @@ class RankSavePlan:
         return [(item, buffer) for (item, _), buffer in zip(tensors, self._buffers, strict=True)]
 
 
-class _Listing(FileSystemWriterAsync):
+class _Listing(_MegatronWriter):
     """Lists what would be written in place of preparing to write it."""
 
     tensors: list[tuple[WriteItem, Tensor]]

@@ -15,9 +15,9 @@ from typing import IO, Any, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_mmbert import compat
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, finalize, write_meta
 from megatron_mmbert.checkpoint.save_plan import RankShards
 from megatron_mmbert.utils.files import replace_folder
@@ -104,7 +104,7 @@ def write_share(folder: Path, rank: int, share: RankShards, cancelled: threading
             torch.save(tensor, cast(IO[bytes], file))  # of a file it needs write and flush
             file.check()
             size = file.bytes - start
-            places.append(WriteResult(item.index, size, _StorageInfo(name, start, size)))
+            places.append(WriteResult(item.index, size, compat.STORAGE_INFO.get()(name, start, size)))
         return places, {name: file.finish()}
     finally:
         file.close()

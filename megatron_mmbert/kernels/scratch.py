@@ -15,10 +15,12 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from megatron_mmbert import compat
 from megatron_mmbert.kernels.huge_pages import on_huge_pages
 
 _Held = dict["Slot | str", torch.UntypedStorage]
 _threads = threading.local()
+_use_count = compat.STORAGE_USE_COUNT.get()
 
 
 class Slot(Enum):
@@ -51,9 +53,14 @@ def recycled(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     held = _held()
     storage = held.get(name)
-    if storage is None or storage.nbytes() != size or torch._C._storage_Use_Count(storage._cdata) > 1:
+    if storage is None or storage.nbytes() != size or _users(storage) > 1:
         storage = held[name] = _storage(size)
     return _on(storage, shape, dtype)
+
+
+def _users(storage: torch.UntypedStorage) -> int:
+    """Return how many tensors, and we, hold ``storage``."""
+    return int(_use_count(compat.STORAGE_POINTER.of(storage)))
 
 
 def _held() -> _Held:

@@ -26,6 +26,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from megatron_mmbert import compat
+
+_foreach = compat.foreach()
+
 RmsReducer = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 """(squares_P, parameters) -> (squares_P, count_P), both float64 and over every shard of each logical tensor.
 
@@ -179,11 +183,11 @@ class StableAdamW(torch.optim.AdamW):
             firsts, seconds = map(bucket.of, self._moments(params))
             grads = bucket.of([param.grad.contiguous() for param in params if param.grad is not None])
             grads = [grad.to(first.dtype) for grad, first in zip(grads, firsts, strict=True)]
-            torch._foreach_lerp_(firsts, grads, 1.0 - beta1)
-            torch._foreach_mul_(seconds, beta2)
-            torch._foreach_addcmul_(seconds, grads, grads, 1.0 - beta2)
-            ratios = torch._foreach_mul(grads, grads)
-            torch._foreach_div_(ratios, torch._foreach_clamp_min(seconds, eps**2))
+            _foreach.lerp_(firsts, grads, 1.0 - beta1)
+            _foreach.mul_(seconds, beta2)
+            _foreach.addcmul_(seconds, grads, grads, 1.0 - beta2)
+            ratios = _foreach.mul(grads, grads)
+            _foreach.div_(ratios, _foreach.clamp_min(seconds, eps**2))
             sums = [ratio.sum() for ratio in ratios]
             if bucket.part is not None and bucket.part.start > 0:
                 squares[-1] += sums[0]
@@ -207,13 +211,13 @@ class StableAdamW(torch.optim.AdamW):
             firsts, seconds = map(bucket.of, self._moments(params))
             params = bucket.of(params)
             lr_P = (scales_P[bucket.params] * group["lr"]).to(params[0].dtype)
-            updates = torch._foreach_sqrt(seconds)
-            torch._foreach_add_(updates, group["eps"])
-            updates = torch._foreach_div(firsts, updates)
-            torch._foreach_mul_(updates, list(lr_P.unbind()))
+            updates = _foreach.sqrt(seconds)
+            _foreach.add_(updates, group["eps"])
+            updates = _foreach.div(firsts, updates)
+            _foreach.mul_(updates, list(lr_P.unbind()))
             if decay:
-                torch._foreach_mul_(params, list((1.0 - decay * lr_P).unbind()))
-            torch._foreach_sub_(params, updates)
+                _foreach.mul_(params, list((1.0 - decay * lr_P).unbind()))
+            _foreach.sub_(params, updates)
 
 
 def _check_range(field: str, value: object, in_range: bool, wanted: str) -> None:

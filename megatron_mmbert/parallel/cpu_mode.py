@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils import _device
 
+from megatron_mmbert import compat
 from megatron_mmbert.kernels import fp32_matmul
 
 _CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def _patch_torch() -> None:
     torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment, misc]
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment, method-assign]
     # torch lists its constructors for `with torch.device(...)` at first use: the list must hold the originals.
-    _device._device_constructors()
+    compat.DEVICE_CONSTRUCTORS.get()()
     for name in ("tensor", "zeros", "empty", "ones", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     # Megatron-Core wraps small element-wise functions in torch.compile; on a CPU that costs more than it brings.
@@ -90,7 +90,6 @@ def _on_cpu(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 def _patch_rng() -> None:
     """Megatron's "CUDA" random state becomes that of the CPU's one generator."""
-    from megatron.core.tensor_parallel import random as mcore_random
 
     def get_state(device: Any = None) -> torch.Tensor:
         return torch.get_rng_state()
@@ -104,21 +103,16 @@ def _patch_rng() -> None:
     for module in (torch.cuda, torch.cuda.random):
         for name, replacement in (("get_rng_state", get_state), ("set_rng_state", set_state), ("manual_seed", seed)):
             setattr(module, name, replacement)
-    mcore_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
-    mcore_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+    compat.GET_RNG_STATE.replace(lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state())
+    compat.SET_RNG_STATE.replace(lambda state, device=-1, graph_safe=False: torch.set_rng_state(state))
     # "CPU RNG state changed within GPU RNG context" is always so here: there is one generator.
-    logging.getLogger(mcore_random.__name__).addFilter(lambda record: "CPU RNG state changed" not in record.msg)
+    logging.getLogger(compat.GET_RNG_STATE.owner).addFilter(lambda record: "CPU RNG state changed" not in record.msg)
 
 
 def _patch_optimizers() -> None:
     """Megatron's optimizers and clipping ask for ``torch.cuda.FloatTensor``; tell them so while they run."""
-    from megatron.core.optimizer import clip_grads, distrib_optimizer, optimizer
-
-    for cls in (optimizer.Float16OptimizerWithFloat16Params, distrib_optimizer.DistributedOptimizer):
-        cls.__init__ = _with_cuda_types(cls.__init__)
-    clip = _with_cuda_types(clip_grads.clip_grad_by_total_norm_fp32)
-    clip_grads.clip_grad_by_total_norm_fp32 = clip
-    optimizer.clip_grad_by_total_norm_fp32 = clip
+    for row in (compat.HALF_OPTIMIZER_INIT, compat.DISTRIBUTED_OPTIMIZER_INIT, *compat.CLIP_BY_NORM):
+        row.replace(_with_cuda_types(row.get()))
 
 
 def _with_cuda_types(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,6 +141,4 @@ def _cuda_type_names() -> Iterator[None]:
 
 def _patch_recompute() -> None:
     """Without Transformer Engine ``fp8=False`` is taken as "FP8 on"; None takes the path without FP8."""
-    from megatron.core.tensor_parallel.random import CheckpointWithoutOutput
-
-    CheckpointWithoutOutput.__init__.__defaults__ = (None,)
+    compat.RECOMPUTE_INIT.get().__defaults__ = (None,)

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_mmbert import compat
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.parallel.shards import Cut
 
@@ -61,12 +62,12 @@ def _shard(optimizer: Any, name: str, param: Tensor) -> OptimizerShard | None:
     cut = Cut(tuple(param.shape), dim, stride, here.tp_rank, here.tp_size if split else 1)
     # Of tensors that ranks hold alike, the first tensor-parallel rank's and the first stage's tied table stand for all.
     first_copy = (split or here.tp_rank == 0) and not getattr(param, "shared", False)
-    if hasattr(optimizer, "model_param_gbuf_map"):
-        if param not in optimizer.model_param_gbuf_map:
+    if hasattr(optimizer, compat.PARAMETER_BUFFERS.name):
+        if param not in compat.PARAMETER_BUFFERS.of(optimizer):
             return None
-        group, place = optimizer.model_param_group_index_map[param]
+        group, place = compat.PARAMETER_GROUP_INDEX.of(optimizer)[param]
         tensor, whole = optimizer.optimizer.param_groups[group]["params"][place], False
-        span = optimizer._get_model_param_range_map(param)["param"]
+        span = compat.PARAMETER_RANGE.of(optimizer)(param)["param"]
         start, stop, written = span.start, span.end, (span.start, span.end)
     else:
         tensor, whole = getattr(param, "main_param", param), True

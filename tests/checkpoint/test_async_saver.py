@@ -94,13 +94,13 @@ def training_save(run: Run, path: Path) -> Path:
 
 def test_plans_are_exchanged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    plan = save_plan.save_state_dict_async_plan
+    plan = save_plan._plan_save
 
     def noted(*arguments: object, **options: object) -> object:
         asked.append(options["cached_ckpt_structure"] is None)
         return plan(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(save_plan, "save_state_dict_async_plan", noted)
+    monkeypatch.setattr(save_plan, "_plan_save", noted)
     run, saver = trained(), AsyncSaver(asynchronous=True)
     for step in (2, 3):
         begin(saver, run, tmp_path / f"step-0000000{step}")

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from megatron_mmbert import compat
 from megatron_mmbert.attention.interface import Request, SequenceLayout
 from megatron_mmbert.attention.local_blocks import LocalBlocks, band_mask
 from megatron_mmbert.kernels.scratch import Slot, scratch
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_flash = compat.FLASH_CPU.get()
+_flash_backward = compat.FLASH_CPU_BACKWARD.get()
+_softmax_backward = compat.SOFTMAX_BACKWARD.get()
 
 
 def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
@@ -227,7 +229,7 @@ def _local_backward(
     dv = strips.scatter(weights, grad, scratch(Slot.VALUES_GRADIENT, q.shape, q.dtype))
     dweights = scratch(Slot.SECOND_LARGE, weights.shape, q.dtype)
     torch.bmm(grad, strips.neighbourhoods(v).transpose(1, 2), out=dweights)
-    dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype, grad_input=dweights)
+    dscores = _softmax_backward(dweights, weights, -1, weights.dtype, grad_input=dweights)
     dq = _scaled_bmm(Slot.ATTENDED, dscores, strips.neighbourhoods(k), width)
     dk = strips.scatter(dscores, strips.blocks(q), scratch(Slot.KEYS_GRADIENT, q.shape, q.dtype), 1 / math.sqrt(width))
     rotate_into(dqkv_3HTD[0], strips.tokens_of_blocks(dq), rotation, back=True)

@@ -14,6 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from megatron_mmbert import compat
+
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
@@ -46,11 +48,11 @@ class ProcessMap(Generic[T]):
     def close(self) -> None:
         """End the workers. Where one was killed, the others are: it may have held the lock of their queue, and they do
         not heed the SIGTERM by which the pool would end them, waiting for ever."""
-        workers = list((self._pool._processes or {}).values())
-        manager: Any = self._pool._executor_manager_thread
+        workers = list((compat.POOL_PROCESSES.of(self._pool) or {}).values())
+        manager: Any = compat.POOL_MANAGER.of(self._pool)
         self._pool.shutdown(wait=False, cancel_futures=True)
         while manager is not None and manager.is_alive():
-            if self._pool._broken:
+            if compat.POOL_BROKEN.of(self._pool):
                 for worker in workers:
                     worker.kill()
             manager.join(_POLL_SECONDS)
