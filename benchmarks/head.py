@@ -32,7 +32,8 @@ import torch.nn.functional as F
 from results import machine, save
 from torch import Tensor
 
-from megatron_mmbert.model.mlm_loss import IGNORED, chunked_cross_entropy
+from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.utils.text_table import table
 
 WIDTH, VOCAB, SCORED = 768, 256_000, 0.3
@@ -52,7 +53,7 @@ def problem(tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Te
     table_VD = torch.empty(VOCAB, WIDTH, dtype=dtype)
     for part in table_VD.chunk(64):
         part.copy_(torch.randn(part.shape, generator=draw) * 0.02)
-    label_T = torch.full((tokens,), IGNORED)
+    label_T = torch.full((tokens,), IGNORED_LABEL)
     scored = torch.randperm(tokens, generator=draw)[: round(SCORED * tokens)]
     label_T[scored] = torch.randint(0, VOCAB, (len(scored),), generator=draw)
     return (
@@ -66,8 +67,8 @@ def problem(tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Te
 def loss_of(way: str, x_TD: Tensor, table_VD: Tensor, bias_V: Tensor, label_T: Tensor) -> Tensor:
     """The summed loss; intermediate results are referenced by autograd alone."""
     if way == "dense, all rows":
-        return F.cross_entropy(F.linear(x_TD, table_VD, bias_V), label_T, ignore_index=IGNORED, reduction="sum")
-    scored_K = (label_T != IGNORED).nonzero().squeeze(1)
+        return F.cross_entropy(F.linear(x_TD, table_VD, bias_V), label_T, ignore_index=IGNORED_LABEL, reduction="sum")
+    scored_K = (label_T != IGNORED_LABEL).nonzero().squeeze(1)
     if way == "chunked":
         return chunked_cross_entropy(x_TD[scored_K], table_VD, bias_V, label_T[scored_K])[0]
     return F.cross_entropy(F.linear(x_TD[scored_K], table_VD, bias_V), label_T[scored_K], reduction="sum")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.config.languages import expand
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.precision import PrecisionConfig
@@ -19,7 +20,6 @@ from megatron_mmbert.config.stability import StabilityConfig
 from megatron_mmbert.config.values import Count, PositiveCount, Schedule, check_range
 from megatron_mmbert.utils.errors import nearest
 
-SPECIAL_TOKENS_PER_SAMPLE = 2  # <bos> and <eos>
 PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tensor parallelism
 
 Positive = Annotated[int, Field(gt=0)]

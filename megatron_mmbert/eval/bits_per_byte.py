@@ -16,21 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.config.recipe import EvaluationConfig, Recipe
 from megatron_mmbert.data.loading.batch import Assembler, PackedBatch
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.packing import pack_block
-from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, key64, string_key
 from megatron_mmbert.data.sampling.examples import ExampleTable
 from megatron_mmbert.data.sampling.mixture import Block
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds
 from megatron_mmbert.data.store.multi_store import ConcatenatedStores
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
-from megatron_mmbert.model.mlm_loss import IGNORED
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.utils.counter_rng import hash64, key64, string_key
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
 _PACK_TOKENS = 8192
@@ -99,7 +99,7 @@ class HeldOut:
         packed = PackedSequences.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
         loss_K = masked_losses(chunks, placed.tokens_T, packed, placed.masked_index_K, placed.label_K)
         label_K, index_K = batch.label_K.numpy(), batch.masked_index_K.numpy()
-        scored_K = label_K != IGNORED
+        scored_K = label_K != IGNORED_LABEL
         segment_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1
         rows = row_of_group[batch.group_S.numpy()[segment_K]]
         values = (loss_K.double().cpu().numpy()[scored_K], self._piece_bytes[label_K[scored_K]], np.ones(len(rows)))
@@ -130,9 +130,11 @@ def _masked_packs(
     assembler = Assembler(stores, list(names), ids, phase, masker)
     for pack in pack_block(block.lengths, capacity, _MASK_SEED):
         scored = max(1, round(settings.mask_ratio * int(block.lengths[pack].sum())))
-        batch = assembler.merge_partitions(block, pack, 0, scored)
+        batch = assembler.assemble(block, pack, 0, scored)
         tokens_T = batch.tokens_T.clone()
-        tokens_T[batch.masked_index_K[batch.label_K != IGNORED]] = ids.mask  # all masked: the task, without 80/10/10
+        tokens_T[batch.masked_index_K[batch.label_K != IGNORED_LABEL]] = (
+            ids.mask
+        )  # all masked: the task, without 80/10/10
         yield replace(batch, tokens_T=tokens_T)
 
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import key64
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.parallel.runtime import current
+from megatron_mmbert.utils.counter_rng import key64
 
 
 class Rows(NamedTuple):

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
 from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad
 
-IGNORED = -100
 # Of one chunk's logits at most, by kind of device. Each chunk reads the table twice and adds to the whole of its
 # gradient, so few chunks are fast.
 BYTES_OF_LOGITS = {"cpu": 3 * 2**26, "cuda": 2**31}
@@ -139,7 +139,7 @@ def _softmax(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> 
 
 def _softmax_of_rows(logits_CV: Tensor, bias_V: Tensor, label_C: Tensor, group: Any) -> tuple[Tensor, Tensor]:
     peak_C = _reduce(_peaks(logits_CV, bias_V), group, dist.ReduceOp.MAX)
-    scored_C = label_C != IGNORED
+    scored_C = label_C != IGNORED_LABEL
     local_C = label_C - (dist.get_rank(group) * logits_CV.shape[1] if _size(group) > 1 else 0)
     here_C = scored_C & (local_C >= 0) & (local_C < logits_CV.shape[1])
     column_C = torch.where(here_C, local_C, 0)
@@ -220,7 +220,7 @@ def chunked_cross_entropy(
     Args:
         x_KD: rows to score, the same on every rank of ``group``.
         table_VD, bias_V: this rank's slice of the decoder.
-        label_K: int64; :data:`IGNORED` rows count nothing.
+        label_K: int64; :data:`IGNORED_LABEL` rows count nothing.
         group: the tensor-parallel group, None for one rank.
         carried: takes the table's gradient to the lookup of the rows; None leaves it to autograd.
 

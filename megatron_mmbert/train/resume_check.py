@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from megatron_mmbert.checkpoint.folder import RecordedBatch
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
 from megatron_mmbert.model.layers import engines_of
-from megatron_mmbert.model.mlm_loss import IGNORED
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object, current
 from megatron_mmbert.resilience import progress_marker
@@ -83,7 +83,7 @@ def _beginning(pack: PackedBatch) -> RecordedBatch:
     size = min(TOKENS, len(pack.tokens_T))
     bounds = [*(bound for bound in pack.cu_seqlens.tolist() if bound < size), size]
     rows = zip(pack.masked_index_K.tolist(), pack.label_K.tolist(), strict=True)
-    scored = [(index, label) for index, label in rows if label != IGNORED and index < size]
+    scored = [(index, label) for index, label in rows if label != IGNORED_LABEL and index < size]
     scored = scored or [(0, int(pack.tokens_T[0]))]
     return RecordedBatch(
         tokens=pack.tokens_T[:size].tolist(),

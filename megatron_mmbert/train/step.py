@@ -12,21 +12,21 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
 from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.data.sampling.epoch_order.feistel import key64, string_key
 from megatron_mmbert.kernels.compiled import switch_off
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
-from megatron_mmbert.model.mlm_loss import IGNORED
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.train.gradient_monitor import GradientMonitor
+from megatron_mmbert.utils.counter_rng import key64, string_key
 
 
 @dataclass
@@ -158,7 +158,7 @@ def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> 
     batch = next(packs).to(current().device)
     packed = packed_params(batch, key64(key, batch.pack_number))
     output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
-    return output, partial(_loss, scored=(batch.label_K != IGNORED).sum())
+    return output, partial(_loss, scored=(batch.label_K != IGNORED_LABEL).sum())
 
 
 def _loss(loss_sum: Tensor, scored: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import mlm_loss as loss_module
 from megatron_mmbert.model.dropout import keyed_dropout
@@ -55,7 +56,7 @@ def test_the_heads_loss(device: str, dtype: torch.dtype, rows_per_chunk: int, mo
     sizes = ((rows, width), (vocabulary, width), (vocabulary,))
     given = [torch.randn(*size, generator=draw).mul_(0.4).to(device, dtype) for size in sizes]
     label = torch.randint(0, vocabulary, (rows,), generator=draw).to(device)
-    label[::9] = loss_module.IGNORED
+    label[::9] = IGNORED_LABEL
 
     def dense(x: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         return F.cross_entropy(F.linear(x, table, bias), label, reduction="sum")

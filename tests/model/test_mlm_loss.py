@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from support import ROOT, loss_on_ranks
 from torch import Tensor
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.model import mlm_loss as loss_module
-from megatron_mmbert.model.mlm_loss import IGNORED, chunked_cross_entropy
+from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 
 ROWS, WIDTH, VOCAB = 23, 16, 101
 
@@ -42,7 +43,7 @@ def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x, table, bias = (torch.randn(*size, generator=generator) for size in ((ROWS, WIDTH), (VOCAB, WIDTH), (VOCAB,)))
     label = torch.randint(0, VOCAB, (ROWS,), generator=generator)
-    label[[0, 6, 7, 22]] = IGNORED
+    label[[0, 6, 7, 22]] = IGNORED_LABEL
     label[1], label[2] = 0, VOCAB - 1
     return x.mul_(3).requires_grad_(), table.requires_grad_(), bias.requires_grad_(), label
 
@@ -50,7 +51,7 @@ def problem(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def dense(x: Tensor, table: Tensor, bias: Tensor, label: Tensor) -> Tensor:
     """Each row's loss from all logits in float64."""
     logits = F.linear(x.double(), table.double(), bias.double())
-    return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="none")
+    return F.cross_entropy(logits, label, ignore_index=IGNORED_LABEL, reduction="none")
 
 
 def test_loss_and_gradients_are_those_of_dense_logits(chunks: list[int]) -> None:
@@ -72,14 +73,14 @@ def test_ignored_rows_count_nothing(chunks: list[int]) -> None:
     x, table, bias, label = problem()
     total, rows = chunked_cross_entropy(x, table, bias, label)
     (dx,) = torch.autograd.grad(total, x)
-    ignored = label == IGNORED
+    ignored = label == IGNORED_LABEL
     assert (rows[ignored] == 0).all() and (dx[ignored] == 0).all()
     assert (rows[~ignored] > 0).all() and (dx[~ignored] != 0).all()
 
 
 def test_only_ignored_rows(chunks: list[int]) -> None:
     x, table, bias, label = problem()
-    total, _ = chunked_cross_entropy(x, table, bias, torch.full_like(label, IGNORED))
+    total, _ = chunked_cross_entropy(x, table, bias, torch.full_like(label, IGNORED_LABEL))
     assert total.item() == 0
     assert all((grad == 0).all() for grad in torch.autograd.grad(total, (x, table, bias)))
 

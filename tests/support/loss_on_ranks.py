@@ -15,8 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.model import mlm_loss as loss_module
-from megatron_mmbert.model.mlm_loss import IGNORED, chunked_cross_entropy
+from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 
 ROWS, WIDTH, VOCAB = 23, 16, 104
 
@@ -26,7 +27,7 @@ def problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
     x, table, bias = (torch.randn(*size, generator=draw).double() for size in ((ROWS, WIDTH), (VOCAB, WIDTH), (VOCAB,)))
     label = torch.randint(0, VOCAB, (ROWS,), generator=draw)
-    label[[3, 11]] = IGNORED
+    label[[3, 11]] = IGNORED_LABEL
     x[5] *= 200
     return x, table, bias, label
 

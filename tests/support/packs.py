@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.data.sampling.epoch_order.feistel import hash64
+from megatron_mmbert.utils.counter_rng import hash64
 from support.synthetic_source import IDS, VOCAB
 
 TEXT = np.array(sorted(set(range(VOCAB)) - IDS.specials))

@@ -22,8 +22,8 @@ from megatron_mmbert.checkpoint.folder import (
 )
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.config import load_recipe
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.model.mlm_loss import IGNORED
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import resume_check
 from megatron_mmbert.train.loop import train
@@ -140,7 +140,7 @@ def test_the_beginning_of_a_pack() -> None:
         cu_seqlens=torch.tensor([0, 100, 500, 600], dtype=torch.int32),
         max_seqlen=400,
         masked_index_K=torch.tensor([3, 200, 300, 0]),
-        label_K=torch.tensor([30, 31, 32, IGNORED]),
+        label_K=torch.tensor([30, 31, 32, IGNORED_LABEL]),
         group_S=torch.zeros(3, dtype=torch.int32),
         real_tokens=600,
         pack_number=0,

@@ -73,7 +73,7 @@ class Assembler:
         self._phase = phase
         self._masker = masker
 
-    def merge_partitions(self, block: Block, pack: Int64s, pack_number: int, scored: int) -> PackedBatch:
+    def assemble(self, block: Block, pack: Int64s, pack_number: int, scored: int) -> PackedBatch:
         """The batch of the samples ``pack`` (int64, positions in ``block``) with ``scored`` (K) scored positions."""
         total = self._phase.pack_tokens
         lengths = block.lengths[pack]

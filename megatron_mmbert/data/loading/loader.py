@@ -20,9 +20,9 @@ from megatron_mmbert.data.loading.batch import Assembler, Int64s, PackedBatch
 from megatron_mmbert.data.loading.masking import Masker, scored_positions
 from megatron_mmbert.data.loading.packing import pack_block
 from megatron_mmbert.data.loading.prefetch import ProcessMap, ThreadAhead
-from megatron_mmbert.data.sampling.epoch_order.feistel import key64, string_key
 from megatron_mmbert.data.sampling.mixture import Block, Mixture
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource, as_ramp
+from megatron_mmbert.utils.counter_rng import key64, string_key
 from megatron_mmbert.utils.errors import UserError
 
 _PACK_ORDER, _MASKS = 1, 2
@@ -195,5 +195,5 @@ class PackLoader:
     def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
         ratio = self._mask_ratio.at(state.tokens / self._phase.tokens)
         scored = scored_positions(ratio, self._phase.pack_tokens)
-        batch = self._assembler.merge_partitions(plan.block, plan.packs[place], state.packs, scored)
+        batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
         return batch.pin_memory() if self._pin_memory else batch

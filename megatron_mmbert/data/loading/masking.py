@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.masking_units import begins_span, begins_word, choose_units
-from megatron_mmbert.data.sampling.epoch_order.feistel import U64, hash64, hash_on, stream64, to_below, to_unit
 from megatron_mmbert.data.sampling.settings import MaskPolicy, MaskUnit, TokenizerIds
+from megatron_mmbert.utils.counter_rng import U64, hash64, hash_on, stream64, to_below, to_unit
 
 Int64s = npt.NDArray[np.int64]
 
-IGNORED_LABEL = -100
 _CHOICE, _RANDOM_ID, _UNIT, _EDGE = 1, 2, 3, 4
 _MASKED_BELOW, _RANDOM_BELOW = 0.8, 0.9
 

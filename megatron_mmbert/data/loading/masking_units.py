@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import U64, keyed_order
+from megatron_mmbert.data.sampling.settings import Bools, WordMarks
+from megatron_mmbert.utils.counter_rng import U64, keyed_order
 
-Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 
 MEAN_SPAN = 3.0
@@ -21,19 +20,6 @@ _SPACELESS = (
     "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI ", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
     "JAVANESE", "BALINESE", "TAI ", "NEW TAI", "FULLWIDTH", "HALFWIDTH",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class WordMarks:
-    """What each id says about the edges of words.
-
-    Attributes:
-        begins: bool [vocabulary], the piece begins a word.
-        alone: bool [vocabulary], the piece is a unit by itself, so another begins behind it.
-    """
-
-    begins: Bools
-    alone: Bools
 
 
 def word_marks(pieces: Sequence[str]) -> WordMarks:

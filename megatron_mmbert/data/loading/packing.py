@@ -8,7 +8,7 @@ from heapq import heapreplace
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import hash64
+from megatron_mmbert.utils.counter_rng import hash64
 
 Int64s = npt.NDArray[np.int64]
 

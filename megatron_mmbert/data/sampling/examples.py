@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SPECIALS_PER_SAMPLE = 2  # <bos> and <eos>
+from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+
 _CHUNK = 1 << 19  # documents looked at together, to bound the temporary memory
 _WORD_BITS = 64
 
@@ -96,9 +97,9 @@ def _highest_bit(words: U64) -> Int64s:
 
 def room_for_ids(max_length: int) -> int:
     """Ids a sample of ``max_length`` holds beside its specials."""
-    if max_length <= SPECIALS_PER_SAMPLE:
+    if max_length <= SPECIAL_TOKENS_PER_SAMPLE:
         raise ValueError(f"max_length {max_length} leaves no room beside <bos> and <eos>")
-    return max_length - SPECIALS_PER_SAMPLE
+    return max_length - SPECIAL_TOKENS_PER_SAMPLE
 
 
 def narrow_lengths(lengths: npt.NDArray[Any]) -> npt.NDArray[Any]:

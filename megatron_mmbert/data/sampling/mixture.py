@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.sampling.epoch_order.carry_over import CarryOver, Samples
-from megatron_mmbert.data.sampling.epoch_order.feistel import U64, hash64, hash_on, keyed_order
 from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
 from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition, group_key
 from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
-from megatron_mmbert.data.sampling.examples import SPECIALS_PER_SAMPLE
 from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
 from megatron_mmbert.data.sampling.weights import Float64s, Int64s
+from megatron_mmbert.utils.counter_rng import U64, hash64, hash_on, keyed_order
 
 _EPOCH, _SAMPLE = 2, 3  # separate the uses of a group's key
 
@@ -49,7 +49,7 @@ class Block:
     @property
     def lengths(self) -> Int64s:
         """int64 [N], tokens of each sample with its specials."""
-        return self.stop.astype(np.int64) - self.start + SPECIALS_PER_SAMPLE
+        return self.stop.astype(np.int64) - self.start + SPECIAL_TOKENS_PER_SAMPLE
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.loading.masking_units import WordMarks
 from megatron_mmbert.utils.errors import UserError
 
+Bools = npt.NDArray[np.bool_]
 MaskPolicy = Literal["ours", "paper"]
 MaskUnit = Literal["token", "word", "span"]
 _MOST_PACKS_PER_BLOCK = 256
@@ -37,6 +37,19 @@ class TokenSource(Protocol):
     def vocab_size(self) -> int: ...
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]: ...
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class WordMarks:
+    """The edges of words, by id of the vocabulary.
+
+    Attributes:
+        begins: bool [vocabulary], the vocabulary piece begins a word.
+        alone: bool [vocabulary], the vocabulary piece is a unit by itself, so another begins after it.
+    """
+
+    begins: Bools
+    alone: Bools
 
 
 @dataclass(frozen=True)

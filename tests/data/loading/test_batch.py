@@ -5,9 +5,9 @@ import pytest
 import torch
 from support.synthetic_source import IDS, small_source
 
+from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch, pad_segments
 from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.data.loading.masking import IGNORED_LABEL
 from megatron_mmbert.data.sampling.settings import DataPhase
 
 L, T = 128, 1024

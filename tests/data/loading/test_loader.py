@@ -215,10 +215,10 @@ def test_default_block() -> None:
 
 def test_with_a_real_store(tmp_path: Path) -> None:
     writer_module = pytest.importorskip("megatron_mmbert.data.store.writer")
+    from support.encoded import encoded
+
     from megatron_mmbert.data.store.manifest import Manifest, TokenizerEntry, save_manifest
     from megatron_mmbert.data.store.reader import Store
-
-    from .encoded import encoded
 
     writer = writer_module.StoreWriter(tmp_path, "web", "uint16", shard_bytes=60_000)
     memory = MemorySource(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from support.packs import TEXT, pack, within
 from support.synthetic_source import IDS, VOCAB
 
-from megatron_mmbert.data.loading.masking import IGNORED_LABEL, MaskedPack, Masker, scored_positions
+from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.data.loading.masking import MaskedPack, Masker, scored_positions
 from megatron_mmbert.data.sampling.settings import MaskPolicy, TokenizerIds
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from support.packs import pack, within
 from support.synthetic_source import IDS, VOCAB
 
-from megatron_mmbert.data.loading.masking import IGNORED_LABEL, Masker
-from megatron_mmbert.data.loading.masking_units import WordMarks, choose_units, word_marks
-from megatron_mmbert.data.sampling.settings import DataPhase, MaskPolicy, MaskUnit
+from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.data.loading.masking import Masker
+from megatron_mmbert.data.loading.masking_units import choose_units, word_marks
+from megatron_mmbert.data.sampling.settings import DataPhase, MaskPolicy, MaskUnit, WordMarks
 from megatron_mmbert.utils.errors import UserError
 
 BEGINS = np.arange(VOCAB) % 3 == 0

@@ -50,20 +50,20 @@ class Reader:
         for group, document, start, stop in zip(*(c.tolist() for c in columns), strict=True):
             self.times[mixture.names[group]][document][start:stop] += 1
 
-    def stratified_permutation(self) -> int:
+    def unevenness(self) -> int:
         """The most by which, in any group, one id has been given more often than another."""
         whole = [np.concatenate(each) for each in self.times.values()]
         return max(int(each.max() - each.min()) for each in whole)
 
 
 def run_chain(phases: Sequence[DataPhase], blocks: Sequence[int]) -> int:
-    """The largest ``stratified_permutation`` at any block of the chain."""
+    """The largest ``unevenness`` at any block of the chain."""
     reader, trained, worst = Reader(), list[TrainedPhase](), 0
     for of, count in zip(phases, blocks, strict=True):
         mixture = Mixture(SOURCE, replace(of, places=resume_points_after(SOURCE, trained)))
         for number in range(count):
             reader.read(mixture, number)
-            worst = max(worst, reader.stratified_permutation())
+            worst = max(worst, reader.unevenness())
         trained.append(TrainedPhase(of, count, mixture.fingerprint()))
     return worst
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import U64
 from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
 from megatron_mmbert.data.sampling.examples import Int64s, count_examples, room_for_ids
 from megatron_mmbert.data.sampling.settings import ResumePoint
+from megatron_mmbert.utils.counter_rng import U64
 
 
 class Samples(NamedTuple):

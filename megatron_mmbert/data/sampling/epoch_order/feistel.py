@@ -1,98 +1,20 @@
-"""Counter-based randomness: 64-bit hashes, and a keyed permutation of [0, n) that is computed, never stored.
-
-Everything random in the data room comes from here, as a function of keys and counters. Nothing depends on time, on
-the order of calls, on Python's salted ``hash`` or on a global generator, so any sample, pack or mask can be made again
-alone, on any machine.
-"""
+"""A keyed permutation of [0, n) that is computed element by element, never stored."""
 
 from __future__ import annotations
-
-import hashlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-U64 = npt.NDArray[np.uint64]
-U32 = npt.NDArray[np.uint32]
-Integers = int | npt.NDArray[Any]
+from megatron_mmbert.utils.counter_rng import U64, Integers, key64, stream64
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MASK_64 = (1 << 64) - 1
-_SHIFT_1, _FACTOR_1 = np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)
-_SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
+U32 = npt.NDArray[np.uint32]
+
+MAX_PERMUTED = 2**32 - 2**16
 _FACTOR_3, _FACTOR_4 = np.uint32(0xC2B2AE35), np.uint32(0x85EBCA6B)  # of MurmurHash3's finaliser
 _HALF = np.uint32(16)
-_ROUNDS = 8  # of the permutation; even, so that rows and columns end where they began
+_ROUNDS = 8  # even, so that rows and columns end where they began
 _SMALL = 10
-MOST_PERMUTED = 2**32 - 2**16
 _CHUNK = 16384  # elements permuted at a time: their arrays stay in a core's cache
-
-
-def mix64(x: U64) -> U64:
-    """The finaliser of splitmix64, a bijection of 64-bit words: uint64 [...] -> uint64 [...]."""
-    x = (x ^ (x >> _SHIFT_1)) * _FACTOR_1
-    x = (x ^ (x >> _SHIFT_2)) * _FACTOR_2
-    return x ^ (x >> np.uint64(31))
-
-
-def _words(part: Integers) -> U64:
-    """Integers modulo 2^64, uint64 [...]."""
-    return np.asarray(part & _MASK_64 if isinstance(part, int) else part).astype(np.uint64)
-
-
-def hash64(*parts: Integers) -> U64:
-    """Hash of a tuple of integers (taken modulo 2^64), order matters; arrays broadcast. Returns uint64 [...].
-
-    All parts but the last being equal, different last parts never collide (each round is a bijection).
-    """
-    with np.errstate(over="ignore"):
-        state: U64 = np.zeros((), dtype=np.uint64)
-        for part in parts:
-            state = mix64((state + np.uint64(_GOLDEN)) ^ _words(part))
-        return np.asarray(state)
-
-
-def key64(*parts: int) -> int:
-    """``hash64`` of plain integers as a plain integer."""
-    return int(hash64(*parts))
-
-
-def string_key(text: str) -> int:
-    """A stable 64-bit key of ``text`` (BLAKE2b of its UTF-8; Python's own ``hash`` differs in every process)."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def stream64(key: U64, counter: Integers) -> U64:
-    """Element ``counter`` of the splitmix64 stream seeded with ``key`` (both broadcast): one multiply and one mix."""
-    with np.errstate(over="ignore"):
-        return mix64(key + (_words(counter) + np.uint64(1)) * np.uint64(_GOLDEN))
-
-
-def to_unit(words: U64) -> npt.NDArray[np.float64]:
-    """Uniform float64 in [0, 1) from the top 53 bits of each word."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def to_below(words: U64, bound: int) -> npt.NDArray[np.int64]:
-    """Uniform int64 in [0, bound) from the top 32 bits of each word; ``bound`` up to 2^31 (bias at most bound/2^32)."""
-    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
-
-
-def hash_on(state: U64, part: Integers) -> U64:
-    """``hash64(*parts, part)`` from ``state = hash64(*parts)``, so that what many hashes share is computed once."""
-    with np.errstate(over="ignore"):
-        return mix64((state + np.uint64(_GOLDEN)) ^ _words(part))
-
-
-def keyed_order(key: U64) -> npt.NDArray[np.int64]:
-    """The positions 0 ... N - 1 in the order of their keys, uint64 [N] -> int64 [N].
-
-    The position takes the place of the key's lowest bits: sorting plain words is three times faster than an argsort
-    (seven times than a stable one), and no two are equal, so every sorting algorithm gives the same order."""
-    low = np.uint64((1 << max(len(key) - 1, 1).bit_length()) - 1)
-    return (np.sort((key & ~low) | np.arange(len(key), dtype=np.uint64)) & low).astype(np.int64)
-
 
 _ROUND_FACTORS = [np.uint32(key64(number) >> 32 | 1) for number in range(_ROUNDS)]  # tell the rounds apart
 
@@ -131,8 +53,8 @@ def permute(
     Raises:
         ValueError: a larger size.
     """
-    if len(index) and int(np.max(size)) > MOST_PERMUTED:
-        raise ValueError(f"a permutation of {int(np.max(size))} elements; the most is {MOST_PERMUTED}")
+    if len(index) and int(np.max(size)) > MAX_PERMUTED:
+        raise ValueError(f"a permutation of {int(np.max(size))} elements; the most is {MAX_PERMUTED}")
     low, high = (key & np.uint64(2**32 - 1)).astype(np.uint32), (key >> np.uint64(32)).astype(np.uint32)
     runs = (np.asarray(size, np.int64).astype(np.uint32), low, high, *sides(size))
     each = [np.broadcast_to(r, index.shape) if counts is None else np.repeat(r, counts) for r in runs]

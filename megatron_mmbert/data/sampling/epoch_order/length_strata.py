@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import U64, permute
+from megatron_mmbert.data.sampling.epoch_order.feistel import permute
 from megatron_mmbert.data.sampling.examples import ExampleTable, Int64s, room_for_ids
+from megatron_mmbert.utils.counter_rng import U64
 
 _ROW = 256
 _SORTED_FROM = 8  # documents; fewer stay as they are

@@ -21,11 +21,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, key64, string_key, to_unit
+from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.sampling.epoch_order.stripes import Stripes
-from megatron_mmbert.data.sampling.examples import SPECIALS_PER_SAMPLE, room_for_ids
+from megatron_mmbert.data.sampling.examples import room_for_ids
 from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
 from megatron_mmbert.data.sampling.weights import Float64s, Int64s, WeightTable, weight_table
+from megatron_mmbert.utils.counter_rng import hash64, key64, string_key, to_unit
 
 _OFFSET = 1  # separates this use of a group's key from the mixture's
 _ORDER_VERSION = 4  # raise it with any change that gives another order: checkpoints of the old one are then refused
@@ -70,14 +71,14 @@ class EpochPosition:
         """
         self._division, self._phase = division, phase
         self._pieces, self._first_piece = division.pieces, division.first_piece
-        with_specials = (division.class_tokens + SPECIALS_PER_SAMPLE * division.class_pieces).astype(np.float64)
+        with_specials = (division.class_tokens + SPECIAL_TOKENS_PER_SAMPLE * division.class_pieces).astype(np.float64)
         self._class_begin = np.cumsum(with_specials) - with_specials  # tokens of all classes before
         self._class_mean = with_specials / np.maximum(division.class_pieces, 1)
         self._group_begin = self._class_begin[division.first_class]
         self._epoch_tokens = np.add.reduceat(with_specials, division.first_class)
         self._last_class = division.first_class + division.classes - 1
         self._of_many_classes = np.flatnonzero(division.classes > 1)
-        self.mean = (division.tokens + SPECIALS_PER_SAMPLE * self._pieces) / self._pieces
+        self.mean = (division.tokens + SPECIAL_TOKENS_PER_SAMPLE * self._pieces) / self._pieces
         self._take_up()
         whole = np.inf if phase.max_epochs is None else phase.max_epochs
         cap_tokens = np.floor(whole * self._pieces) * self.mean
@@ -110,7 +111,7 @@ class EpochPosition:
         self._start_tokens = self._tokens_at(self._start)
         # Mean tokens of the rest's samples. Cut once more they have more specials: as many as this phase's own cut.
         cut = np.where(self.rest_slots > 1, division.class_pieces[row], division.rest_pieces)
-        tokens = division.class_tokens[row] + SPECIALS_PER_SAMPLE * np.maximum(cut, division.rest_pieces)
+        tokens = division.class_tokens[row] + SPECIAL_TOKENS_PER_SAMPLE * np.maximum(cut, division.rest_pieces)
         self._rest_mean = np.where(
             division.rest_pieces > 0, tokens / np.maximum(division.rest_pieces * self.rest_slots, 1), self.mean
         )

@@ -5,9 +5,9 @@ import pytest
 from support.synthetic_source import lognormal_lengths
 
 from megatron_mmbert.data.sampling.epoch_order.carry_over import CarryOver
-from megatron_mmbert.data.sampling.epoch_order.feistel import key64
 from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
 from megatron_mmbert.data.sampling.settings import ResumePoint
+from megatron_mmbert.utils.counter_rng import key64
 
 
 @pytest.mark.parametrize("max_length", [64, 200, 20])

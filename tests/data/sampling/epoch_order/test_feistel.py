@@ -4,65 +4,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.statistics import chi_square
 
-from megatron_mmbert.data.sampling.epoch_order.feistel import (
-    MOST_PERMUTED,
-    hash64,
-    hash_on,
-    key64,
-    keyed_order,
-    permute,
-    sides,
-    stream64,
-    string_key,
-    to_below,
-    to_unit,
-)
+from megatron_mmbert.data.sampling.epoch_order.feistel import MAX_PERMUTED, permute, sides
+from megatron_mmbert.utils.counter_rng import hash64
 
 words = st.integers(0, 2**64 - 1)
 
 
-def chi_square(counts: np.ndarray) -> float:
-    expected = counts.sum() / counts.size
-    return float(((counts - expected) ** 2 / expected).sum())
-
-
-def test_stream_is_splitmix64() -> None:
-    # The reference vector of splitmix64 for seed 1234567.
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert stream64(np.array(1234567, dtype=np.uint64), np.arange(4)).tolist() == expected
-
-
-def test_hashes_are_the_same_for_ever() -> None:
-    assert key64(1, 2, 3) == int(hash64(np.array([1]), 2, np.array(3))[0])
-    assert key64(-1) == key64(2**64 - 1)
-    assert len({key64(1, 2), key64(2, 1), key64(1, 2, 0), key64(3)}) == 4
-    assert string_key("srp_Cyrl") == int.from_bytes(bytes.fromhex("cd74233359540105"), "little")  # b2sum -l 64
-    assert key64(1, 2, 3) == 16914669369030367833
+def test_images_are_the_same_for_ever() -> None:
     assert permute(np.arange(3), 10**9, hash64(9)).tolist() == [294019033, 751190463, 303116624]
 
 
-def test_hashing_on_is_hashing_all() -> None:
-    parts = np.arange(50)
-    assert (hash_on(hash64(parts, 4), 7 * parts) == hash64(parts, 4, 7 * parts)).all()
-
-
-@given(st.integers(1, MOST_PERMUTED))
+@given(st.integers(1, MAX_PERMUTED))
 @settings(deadline=None)
 def test_grids_hold_the_domain_and_less_than_a_row_more(size: int) -> None:
     rows, columns = (int(side) for side in sides(size))
     assert size <= rows * columns < size + rows
     assert rows <= 2**16 and columns <= rows + 1
-
-
-@given(st.lists(words, max_size=300))
-@settings(deadline=None)
-def test_keyed_order(keys: list[int]) -> None:
-    array = np.array(keys, dtype=np.uint64)
-    order = keyed_order(array)
-    assert sorted(order.tolist()) == list(range(len(keys)))
-    high = array[order] >> np.uint64(9)  # 300 positions need nine bits
-    assert (high[1:] >= high[:-1]).all()
 
 
 @given(st.integers(1, 400) | st.integers(16_000, 17_000), words)
@@ -72,7 +31,7 @@ def test_is_a_bijection_of_any_size(size: int, key: int) -> None:
     assert sorted(image.tolist()) == list(range(size))
 
 
-@given(st.lists(st.tuples(st.integers(1, MOST_PERMUTED), words, words), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.integers(1, MAX_PERMUTED), words, words), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_elements_may_have_their_own_size_and_key(rows: list[tuple[int, int, int]]) -> None:
     size = np.array([n for n, _, _ in rows])
@@ -104,10 +63,10 @@ def test_elements_of_a_run_share_size_and_key() -> None:
              zip(index, np.repeat(size, counts), np.repeat(key, counts), strict=True)]  # fmt: skip
     assert permute(index, size, key, counts).tolist() == alone
     with pytest.raises(ValueError, match="the most is"):
-        permute(index, MOST_PERMUTED + 1, key[0])
+        permute(index, MAX_PERMUTED + 1, key[0])
 
 
-@pytest.mark.parametrize("size", [45_000 * 45_000, MOST_PERMUTED, 3_000_000_017, 10**6])
+@pytest.mark.parametrize("size", [45_000 * 45_000, MAX_PERMUTED, 3_000_000_017, 10**6])
 @pytest.mark.parametrize("index", [0, 1, 123_456])
 def test_sides_that_do_not_divide_the_words_of_a_round(size: int, index: int) -> None:
     """A round's shift takes some values of [0, side) more often than others; the image of one element shows it in
@@ -130,12 +89,3 @@ def test_neighbours_part_and_keys_are_unrelated() -> None:
     assert (first == second).sum() < 12  # Poisson with mean 1
     gaps = np.bincount(np.diff(first) % size // (size // 20), minlength=20)
     assert chi_square(gaps[:20]) < 19 + 5 * np.sqrt(38)
-
-
-def test_numbers_from_words_are_uniform() -> None:
-    stream = stream64(hash64(3), np.arange(200_000))
-    assert chi_square(np.bincount(to_below(stream, 7))) < 6 + 5 * np.sqrt(12)
-    assert chi_square(np.bincount((to_unit(stream) * 16).astype(int))) < 15 + 5 * np.sqrt(30)
-    extremes = np.array([0, 2**64 - 1], dtype=np.uint64)
-    assert to_below(extremes, 1000).tolist() == [0, 999]
-    assert to_unit(extremes)[0] == 0.0 and to_unit(extremes)[1] < 1.0

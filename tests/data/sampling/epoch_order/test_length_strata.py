@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from support.synthetic_source import lognormal_lengths
 
 from megatron_mmbert.data.sampling.epoch_order import length_strata as module
-from megatron_mmbert.data.sampling.epoch_order.feistel import hash64, permute
+from megatron_mmbert.data.sampling.epoch_order.feistel import permute
 from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
+from megatron_mmbert.utils.counter_rng import hash64
 
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=5), st.integers(0, 2**64 - 1))
@@ -58,7 +59,7 @@ def test_a_thousand_samples_weigh_as_a_thousand_means(documents: int, monkeypatc
 
     assert runs_of(lengths(), 1000) < 0.0025
     assert runs_of(lengths(), 37) < 0.03  # any part of a turn is spread too
-    monkeypatch.setattr(module, "spread", lambda i, n, k, c: permute(i, n, k, c))
+    monkeypatch.setattr(module, "stratified_permutation", lambda i, n, k, c: permute(i, n, k, c))
     assert runs_of(lengths(), 1000) > 0.01  # the control: at random
 
 
