@@ -18,6 +18,7 @@ import torch
 from results import machine, print_table, save
 
 from megatron_mmbert.builders.data import token_ids
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling.settings import DataPhase, MaskUnit
 from megatron_mmbert.data.store.reader import Store
@@ -60,7 +61,9 @@ def main() -> None:
     rows: dict[str, Any] = {}
     settings: list[tuple[int, MaskUnit]] = [(1024, "token"), (8192, "token"), (1024, "word"), (1024, "span")]
     for max_length, unit in settings:
-        phase = DataPhase("benchmark", 10**12, max_length, PACK_TOKENS, temperature=0.5, mask_unit=unit)
+        phase = DataPhase(
+            "benchmark", 10**12, max_length, PACK_TOKENS, temperature=LinearRamp.constant(0.5), mask_unit=unit
+        )
         rows[f"max_length {max_length}, {unit}"] = measure(PackLoader(store, phase, ids), arguments.seconds)
     corpus = {
         "groups": len(store.groups),

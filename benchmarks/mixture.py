@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 from results import machine, peak_megabytes, print_table, save
 
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
 from megatron_mmbert.data.sampling.settings import DataPhase
 
@@ -96,7 +97,7 @@ def synthetic(counts: dict[str, int], documents: int) -> tuple[SyntheticSource, 
 
 
 def phase(tokens: float, temperature: Any) -> DataPhase:
-    return DataPhase("benchmark", int(tokens), 1024, PACK_TOKENS, temperature=temperature)
+    return DataPhase("benchmark", int(tokens), 1024, PACK_TOKENS, temperature=LinearRamp.model_validate(temperature))
 
 
 def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from megatron_mmbert.checkpoint.folder import TrainedSection
 from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe, SourceConfig
-from megatron_mmbert.config.values import LinearRamp, Schedule
 from megatron_mmbert.data.loading.masking_units import word_marks
 from megatron_mmbert.data.sampling.resume import ResumePoints, TrainedPhase, nominal_blocks, resume_points_after
-from megatron_mmbert.data.sampling.settings import DataPhase, Ramp, ResumePoint, TokenizerIds, TokenSource
+from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenizerIds, TokenSource
 from megatron_mmbert.data.store.multi_store import ConcatenatedStores, open_stores
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError, nearest
@@ -82,11 +81,11 @@ def data_phase(
         max_length=phase.max_length,
         pack_tokens=phase.batch.tokens_per_micro_batch,
         languages=languages_of(recipe, phase, stores, warn),
-        temperature=_ramp(phase.temperature),
+        temperature=phase.temperature,
         boost=phase_boost(phase, stores),
         tempered=tempered,
         sources=phase.sources or None,
-        mask_ratio=_ramp(phase.mask_ratio),
+        mask_ratio=phase.mask_ratio,
         mask_policy=recipe.data.masking,
         mask_unit=recipe.data.masking_unit,
         max_epochs=phase.max_epochs,
@@ -200,7 +199,3 @@ def _read_table(table: LanguageTable) -> list[str]:
     if not chosen:
         raise UserError(f"{table.table}: no row has {table.where}; change languages.where")
     return chosen
-
-
-def _ramp(schedule: Schedule) -> Ramp:
-    return Ramp(schedule.start, schedule.end) if isinstance(schedule, LinearRamp) else Ramp(schedule, schedule)

@@ -21,6 +21,7 @@ from megatron_mmbert.checkpoint.folder import (
     write_meta,
 )
 from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.sampling.resume import blocks_begun
 from megatron_mmbert.utils.errors import UserError
 
@@ -196,7 +197,7 @@ def _settings(meta: CheckpointMeta) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """A setting as words: schedules as ``0.3 to 0.15``, long lists by their length."""
     if isinstance(value, dict) and set(value) == {"from", "to"}:
-        return f"{_number(value['from'])} to {_number(value['to'])}"
+        return LinearRamp.model_validate(value).describe()
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(each)}" for key, each in value.items()) or "none"
     if isinstance(value, list):

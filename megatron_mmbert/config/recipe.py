@@ -17,7 +17,7 @@ from megatron_mmbert.config.languages import expand
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.stability import StabilityConfig
-from megatron_mmbert.config.values import Count, PositiveCount, Schedule, check_range
+from megatron_mmbert.config.values import Count, LinearRamp, PositiveCount, check_range
 from megatron_mmbert.utils.errors import nearest
 
 PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tensor parallelism
@@ -151,14 +151,14 @@ class Phase(Section):
     languages: Literal["all"] | LanguageTable | list[str] = "all"
     """Codes of the store (``eng_Latn``), without script (``eng``) for every script of a language, or named sets
     (``@mmbert_pretrain``, see :mod:`megatron_mmbert.config.languages`), which validation replaces by their codes."""
-    temperature: Schedule = 1.0
+    temperature: LinearRamp = LinearRamp.constant(1.0)
     boost: dict[str, float] = {}
     """Factors on the sampling weight of single languages, applied after the temperature."""
     sources: dict[str, float] = {}
     """Shares of the sources in tokens; empty: in proportion to their tokens."""
     max_epochs: float | None = None
     """No language is repeated more often than this within the phase."""
-    mask_ratio: Schedule
+    mask_ratio: LinearRamp
     max_length: Positive
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     rope_theta_local: Annotated[float, Field(gt=0)] | None = None
@@ -183,13 +183,13 @@ class Phase(Section):
 
     @field_validator("temperature")
     @classmethod
-    def _temperature_range(cls, value: Schedule) -> Schedule:
+    def _temperature_range(cls, value: LinearRamp) -> LinearRamp:
         check_range("temperature", value, 0.0, 1.0)
         return value
 
     @field_validator("mask_ratio")
     @classmethod
-    def _mask_ratio_range(cls, value: Schedule) -> Schedule:
+    def _mask_ratio_range(cls, value: LinearRamp) -> LinearRamp:
         check_range("mask_ratio", value, 0.0, 1.0)
         return value
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.config.values import LinearRamp
 
 _HEADER = """---
 library_name: transformers
@@ -99,8 +100,8 @@ def _table(phases: list[dict[str, Any]]) -> str:
             f"{phase['tokens']:,}",
             f"{phase['max_length']:,}",
             f"{phase['rope_theta']:,.0f}",
-            schedule_text(phase["mask_ratio"]),
-            schedule_text(phase["temperature"]),
+            LinearRamp.model_validate(phase["mask_ratio"]).describe(),
+            LinearRamp.model_validate(phase["temperature"]).describe(),
             f"{phase['lr']:g}",
         ]
         rows.append("| " + " | ".join(cells) + " |")
@@ -111,11 +112,6 @@ def _languages(phases: list[dict[str, Any]]) -> str:
     lines = ["Languages by phase:\n"]
     lines += [f"- {phase['name']}: {languages_text(phase['languages'])}" for phase in phases]
     return "\n".join(lines) + "\n"
-
-
-def schedule_text(value: Any) -> str:
-    """A number, or ``0.3 to 0.15`` for one that changes over the phase."""
-    return f"{value['from']:g} to {value['to']:g}" if isinstance(value, dict) else f"{value:g}"
 
 
 def languages_text(value: Any) -> str:

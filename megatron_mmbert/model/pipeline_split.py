@@ -6,7 +6,7 @@ quarter of a million words the decoder of one scored row costs as much as many l
 
 from __future__ import annotations
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.recipe import ModelConfig, Phase
 from megatron_mmbert.utils.errors import UserError
 
 EMBEDDING_IN_LAYERS = 1
@@ -17,6 +17,15 @@ def head_in_layers(model: ModelConfig, scored_share: float) -> int:
     width = model.hidden_size
     layer = 4 * width * width + 3 * width * model.ffn_hidden_size
     return max(1, round(scored_share * (width * width + width * model.vocab_size) / layer))
+
+
+def scored_for_balance(phase: Phase) -> float:
+    """Return the scored share of a micro batch's tokens that pipeline stages and memory are balanced for.
+
+    The largest over the phase: a stage's memory must hold throughout, and layers do not move while a phase trains.
+    Training and the memory plan both ask here, so that they split a recipe the same way.
+    """
+    return phase.mask_ratio.largest
 
 
 def balanced_split(layers: int, stages: int, head_cost: int) -> list[int]:

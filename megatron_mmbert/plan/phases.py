@@ -16,7 +16,6 @@ import numpy as np
 from megatron_mmbert.builders.data import data_phase, found_languages
 from megatron_mmbert.builders.schedules import batch_ramp
 from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
-from megatron_mmbert.config.values import value_at
 from megatron_mmbert.data.loading.masking import scored_positions
 from megatron_mmbert.data.loading.packing import Int64s, pack_block
 from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
@@ -149,7 +148,7 @@ def pack_fill(lengths: Int64s, pack_tokens: int) -> float:
 def flops_per_token(model: ModelConfig, phase: Phase, lengths: Int64s) -> float:
     """Mean FLOPs that training a token of samples of these lengths takes."""
     pack_tokens = phase.batch.tokens_per_micro_batch
-    scored = scored_positions(value_at(phase.mask_ratio, 0.5), pack_tokens) / pack_tokens
+    scored = scored_positions(phase.mask_ratio.at(0.5), pack_tokens) / pack_tokens
     tokens = int(lengths.sum())
     return training_flops(model, lengths.tolist(), round(scored * tokens)) / tokens
 

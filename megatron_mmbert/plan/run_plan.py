@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.sampling.settings import as_ramp
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.plan.cost import Forecast, Machine, forecast, total
 from megatron_mmbert.plan.phases import PhasePlan, plan_phases, some
 from megatron_mmbert.plan.token_counts import TokenCounts, available_token_counts
@@ -83,7 +83,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def _phase_json(plan: PhasePlan, expected: Forecast | None) -> dict[str, Any]:
     phase, micro = plan.phase, plan.ramp.tokens_per_micro_batch
-    mask_ratio, temperature = as_ramp(_plain(phase.mask_ratio)), as_ramp(_plain(phase.temperature))
     return {
         "name": phase.name,
         "from": plan.origin,
@@ -99,8 +98,8 @@ def _phase_json(plan: PhasePlan, expected: Forecast | None) -> dict[str, Any]:
         "rope_theta": phase.rope_theta,
         "rope_theta_local": phase.theta_local,
         "lr": phase.lr,
-        "mask_ratio": {"from": mask_ratio.start, "to": mask_ratio.end},
-        "temperature": {"from": temperature.start, "to": temperature.end},
+        "mask_ratio": _schedule_json(phase.mask_ratio),
+        "temperature": _schedule_json(phase.temperature),
         "flops_per_token": plan.flops_per_token,
         "flops": plan.flops,
         "forecast": _forecast_json(expected),
@@ -110,8 +109,8 @@ def _phase_json(plan: PhasePlan, expected: Forecast | None) -> dict[str, Any]:
     }
 
 
-def _plain(schedule: Any) -> Any:
-    return schedule if isinstance(schedule, int | float) else {"from": schedule.start, "to": schedule.end}
+def _schedule_json(schedule: LinearRamp) -> dict[str, float]:
+    return {"from": schedule.start, "to": schedule.end}
 
 
 def _forecast_json(expected: Forecast | None) -> dict[str, float | None] | None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from megatron_mmbert.builders.schedules import batch_ramp
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Phase, Recipe
-from megatron_mmbert.config.values import value_at
-from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers
+from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers, scored_for_balance
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import most_loaded
@@ -96,8 +95,9 @@ def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: i
         return None
     replicas = gpus // ranks
     changed = recipe.model_copy(update={"parallel": parallel})
-    scored = max(value_at(phase.mask_ratio, place) for place in (0.0, 1.0))
-    layout = parallel_layout(changed, gpus, micro, scored, max(1, phase.batch.tokens_per_step // micro // replicas))
+    layout = parallel_layout(
+        changed, gpus, micro, scored_for_balance(phase), max(1, phase.batch.tokens_per_step // micro // replicas)
+    )
     try:
         batch_ramp(phase, replicas, parallel)
         stage_parts(recipe.model, layout)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.config.values import value_at
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import batch_at, lr_at
@@ -49,7 +48,7 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
             total_tokens=trainer.tokens_before + loader.state.tokens,
             loss=loss,
             lr=lr,
-            mask_ratio=value_at(phase.mask_ratio, trainer.phase_tokens / phase.tokens),
+            mask_ratio=phase.mask_ratio.at(trainer.phase_tokens / phase.tokens),
             temperature=loader.mixture.temperature_at(trainer.phase_tokens),
             step_tokens=seen,
             seconds=time.perf_counter() - started,

@@ -13,14 +13,15 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
-from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels.compiled import switch_off
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.model.pipeline_split import scored_for_balance
 from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
@@ -52,13 +53,11 @@ class Training:
 def build(recipe: Recipe, phase: Phase) -> Training:
     """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
     runtime, layout = current(), recipe.parallel
-    scored = phase.mask_ratio.start if isinstance(phase.mask_ratio, LinearRamp) else phase.mask_ratio
     if recipe.precision.compile == "none":
         switch_off()
     tokens = phase.batch.tokens_per_micro_batch
     precision, linears = resolve_precision(recipe.precision, recipe.model, tokens, layout.tensor)
-    thetas = phase.rope_theta, phase.theta_local
-    config = encoder_config(recipe.model, *thetas, layout, precision, scored, phase.max_length)
+    config = phase_encoder_config(recipe, phase, precision)
     encoders = []
     for chunk in range(layout.virtual_stages):
         first = runtime.is_first_stage and chunk == 0
@@ -85,6 +84,12 @@ def build(recipe: Recipe, phase: Phase) -> Training:
     training = Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named), linears)
     config.finalize_model_grads_func = partial(_finalize, training.watch)
     return training
+
+
+def phase_encoder_config(recipe: Recipe, phase: Phase, precision: PrecisionConfig) -> EncoderConfig:
+    """Return the configuration of ``phase``; ``precision`` comes from ``model.te_layers.resolve_precision``."""
+    thetas, scored = (phase.rope_theta, phase.theta_local), scored_for_balance(phase)
+    return encoder_config(recipe.model, *thetas, recipe.parallel, precision, scored, phase.max_length)
 
 
 def _finalize(watch: GradientMonitor, chunks: Any, *arguments: Any, **options: Any) -> None:

@@ -64,7 +64,7 @@ def test_phases_have_the_published_numbers(recipe: Recipe, name: str) -> None:
     expected |= {decay: NUMBERS[name]["decay"] for decay in DECAYS}
     found = {
         phase.name: (
-            *(phase.tokens, phase.mask_ratio, phase.lr, phase.weight_decay),
+            *(phase.tokens, phase.mask_ratio.model_dump(), phase.lr, phase.weight_decay),
             *(phase.batch.tokens_per_step, phase.batch.tokens_per_micro_batch),
             *(phase.schedule.warmup_tokens, phase.batch.ramp_tokens),
         )
@@ -78,9 +78,11 @@ def test_phases_have_the_published_numbers(recipe: Recipe, name: str) -> None:
 def test_what_the_sources_agree_on(recipe: Recipe) -> None:
     pretraining = [phase for phase in recipe.phases if phase.name.startswith("pretrain")]
     later = [phase for phase in recipe.phases if phase not in pretraining]
-    assert {(p.max_length, p.rope_theta, p.theta_local, p.temperature) for p in pretraining} == {(1024, 1e4, 1e4, 0.7)}
+    assert {(p.max_length, p.rope_theta, p.theta_local, p.temperature.model_dump()) for p in pretraining} == {
+        (1024, 1e4, 1e4, 0.7)
+    }
     assert {(p.max_length, p.rope_theta, p.theta_local) for p in later} == {(8192, 160_000, 160_000)}
-    assert [p.temperature for p in later] == [0.5, 0.3, 0.3, 0.3]
+    assert [p.temperature.model_dump() for p in later] == [0.5, 0.3, 0.3, 0.3]
     assert [recipe.origin(p) for p in later] == [pretraining[-1].name, *["midtrain"] * 3]
     assert all(p.optimizer_state == "keep" for p in recipe.phases)
     ramp = pretraining[0].batch
@@ -166,7 +168,7 @@ def test_tiny_is_the_whole_recipe_on_a_small_model(recipe: Recipe) -> None:
     assert [phase.name for phase in recipe.phases] == ["pretrain", "midtrain", *DECAYS]
     assert [recipe.origin(phase) for phase in recipe.phases] == [None, "pretrain", *["midtrain"] * 3]
     assert [phase.rope_theta for phase in recipe.phases] == [1e4, *[160_000] * 4]
-    masks = [phase.mask_ratio for phase in recipe.phases]
+    masks = [phase.mask_ratio.model_dump() for phase in recipe.phases]
     assert masks == sorted(masks, reverse=True) and masks[0] > masks[-1]
     assert recipe.phases[0].max_length < recipe.phases[1].max_length <= model.max_length
     assert sum(phase.tokens for phase in recipe.phases) < 50_000_000, "more is no run for a laptop"

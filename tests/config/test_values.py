@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from megatron_mmbert.config.values import LinearRamp, bounds, check_range, parse_count, value_at
+from megatron_mmbert.config.values import LinearRamp, check_range, parse_count
 
 
 @pytest.mark.parametrize(
@@ -42,20 +44,26 @@ def test_other_types_go_on_to_the_type_check(other: object) -> None:
     assert parse_count(other) is other
 
 
-def test_linear_schedule_is_held_at_its_ends() -> None:
+def test_linear_ramp_is_clamped_to_its_ends() -> None:
     ramp = LinearRamp.model_validate({"from": 0.75, "to": 0.25})
-    assert [value_at(ramp, x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0.75, 0.75, 0.5, 0.25, 0.25]
-    assert bounds(ramp) == (0.25, 0.75)
-    assert value_at(0.3, 0.9) == 0.3
-    assert bounds(0.3) == (0.3, 0.3)
+    assert [ramp.at(x) for x in (-1.0, 0.0, 0.5, 1.0, 2.0)] == [0.75, 0.75, 0.5, 0.25, 0.25]
+    assert (ramp.largest, ramp.is_constant, ramp.describe(100, " %")) == (0.75, False, "75 to 25 %")
+    assert ramp.model_dump(by_alias=True) == {"from": 0.75, "to": 0.25}
 
 
-@pytest.mark.parametrize(
-    "value", [0.0, 1.01, float("nan"), LinearRamp(start=0.5, end=0.0), LinearRamp(start=1.5, end=0.5)]
-)
-def test_out_of_range(value: float | LinearRamp) -> None:
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_a_number_is_a_constant(value: float, fraction: float) -> None:
+    """Exactly, anywhere, and written back as the number."""
+    constant = LinearRamp.model_validate(value)
+    assert constant == LinearRamp.constant(value) and constant.is_constant
+    assert constant.at(fraction) == constant.largest == constant.model_dump(by_alias=True) == value
+    assert LinearRamp.constant(0.3).describe() == "0.3"
+
+
+@pytest.mark.parametrize("written", [0.0, 1.01, float("nan"), {"from": 0.5, "to": 0.0}, {"from": 1.5, "to": 0.5}])
+def test_out_of_range(written: float | dict[str, float]) -> None:
     with pytest.raises(ValueError, match="mask_ratio must lie above 0 and at most at 1"):
-        check_range("mask_ratio", value, 0.0, 1.0)
+        check_range("mask_ratio", LinearRamp.model_validate(written), 0.0, 1.0)
 
 
 def test_the_upper_bound_is_allowed() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.settings import TokenizerIds
+from megatron_mmbert.config.values import LinearRamp
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds
 
 VOCAB = 1000
 IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(6)) | {999}, vocab_size=VOCAB)
@@ -17,6 +18,14 @@ IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(6)) | {
 class Name(NamedTuple):
     source: str
     language: str
+
+
+def data_phase(*arguments: Any, **settings: Any) -> DataPhase:
+    """Return a DataPhase whose temperature and mask ratio are written as in a recipe: ``0.3`` or ``{from, to}``."""
+    for name in ("temperature", "mask_ratio"):
+        if name in settings:
+            settings[name] = LinearRamp.model_validate(settings[name])
+    return DataPhase(*arguments, **settings)
 
 
 class MemorySource:

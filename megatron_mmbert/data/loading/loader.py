@@ -21,7 +21,7 @@ from megatron_mmbert.data.loading.masking import Masker, scored_positions
 from megatron_mmbert.data.loading.packing import pack_block
 from megatron_mmbert.data.loading.prefetch import ProcessMap, ThreadAhead
 from megatron_mmbert.data.sampling.mixture import Block, Mixture
-from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource, as_ramp
+from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource
 from megatron_mmbert.utils.counter_rng import key64, string_key
 from megatron_mmbert.utils.errors import UserError
 
@@ -100,7 +100,6 @@ class PackLoader:
         self.names = self.mixture.names
         self.state = LoaderState()
         self._phase = phase
-        self._mask_ratio = as_ramp(phase.mask_ratio)
         masker = Masker(ids, phase.mask_policy, key64(phase.seed, string_key(phase.name), _MASKS), phase.mask_unit)
         self._assembler = Assembler(source, self.names, ids, phase, masker)
         self._dp_rank, self._dp_size, self._num_workers = dp_rank, dp_size, num_workers
@@ -193,7 +192,7 @@ class PackLoader:
                     yield batch, state
 
     def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
-        ratio = self._mask_ratio.at(state.tokens / self._phase.tokens)
+        ratio = self._phase.mask_ratio.at(state.tokens / self._phase.tokens)
         scored = scored_positions(ratio, self._phase.pack_tokens)
         batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
         return batch.pin_memory() if self._pin_memory else batch

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.utils.errors import UserError
 
 Bools = npt.NDArray[np.bool_]
@@ -17,6 +18,7 @@ MaskUnit = Literal["token", "word", "span"]
 _MOST_PACKS_PER_BLOCK = 256
 _LEAST_PACKS_PER_BLOCK = 64
 _BLOCKS_PER_SMALL_PHASE = 16
+_IN_PROPORTION, _MASK_RATIO = LinearRamp.constant(1.0), LinearRamp.constant(0.3)
 
 
 class DatasetInfo(Protocol):
@@ -66,34 +68,6 @@ class TokenizerIds:
     words: WordMarks | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Ramp:
-    """A value that moves linearly from ``start`` to ``end`` over the phase's tokens."""
-
-    start: float
-    end: float
-
-    def at(self, fraction: float) -> float:
-        """The value at ``fraction`` of the phase (clamped to [0, 1])."""
-        x = min(max(fraction, 0.0), 1.0)
-        return self.start * (1.0 - x) + self.end * x
-
-
-def as_ramp(value: float | Mapping[str, float] | Ramp) -> Ramp:
-    """A ramp from a number (constant) or a recipe's ``{from: a, to: b}``.
-
-    Raises:
-        UserError: a mapping with other keys.
-    """
-    if isinstance(value, Ramp):
-        return value
-    if isinstance(value, Mapping):
-        if set(value) != {"from", "to"}:
-            raise UserError(f"a schedule over a phase has the keys 'from' and 'to', not {sorted(value)}")
-        return Ramp(float(value["from"]), float(value["to"]))
-    return Ramp(float(value), float(value))
-
-
 class ResumePoint(NamedTuple):
     """How far earlier phases have come in one group: in epoch ``epoch`` the classes before ``number`` are read, and
     of that class the first ``piece`` pieces, in the cut of ``max_length`` and in the order that ``seed`` keys."""
@@ -119,11 +93,11 @@ class DataPhase:
         max_length: longest sample, with ``<bos>`` and ``<eos>``.
         pack_tokens: T, the fixed size of a pack.
         languages: those taken from every source; None takes all.
-        temperature: tau of the tempered sources, a number, ``{"from", "to"}`` or a Ramp.
+        temperature: tau of the tempered sources over the phase.
         boost: factors on the weight of single languages, after the temperature.
         tempered: sources tau applies to, the others keep their own proportions; None: all sources.
         sources: weight of each source used (normalised to one); None: all sources, by their token counts.
-        mask_ratio: scored positions per pack position, a number or a schedule.
+        mask_ratio: scored positions per pack position over the phase.
         mask_policy, mask_unit: see ``masking.Masker``.
         max_epochs: no group is read more often in this phase; None: no limit.
         block_tokens: tokens of a block (see ``mixture``); None: ``default_block_tokens``.
@@ -137,11 +111,11 @@ class DataPhase:
     max_length: int
     pack_tokens: int
     languages: tuple[str, ...] | None = None
-    temperature: float | Mapping[str, float] | Ramp = 1.0
+    temperature: LinearRamp = _IN_PROPORTION
     boost: Mapping[str, float] = field(default_factory=dict)
     tempered: frozenset[str] | None = None
     sources: Mapping[str, float] | None = None
-    mask_ratio: float | Mapping[str, float] | Ramp = 0.3
+    mask_ratio: LinearRamp = _MASK_RATIO
     mask_policy: MaskPolicy = "ours"
     mask_unit: MaskUnit = "token"
     max_epochs: float | None = None
@@ -158,10 +132,10 @@ class DataPhase:
             raise UserError(
                 f"{where}: max_length {self.max_length} must lie between 3 and the pack's {self.pack_tokens} tokens"
             )
-        for ratio in (as_ramp(self.mask_ratio).start, as_ramp(self.mask_ratio).end):
+        for ratio in (self.mask_ratio.start, self.mask_ratio.end):
             if not 0.0 < ratio <= 1.0:
                 raise UserError(f"{where}: mask_ratio must be above 0 and at most 1, not {ratio}")
-        for tau in (as_ramp(self.temperature).start, as_ramp(self.temperature).end):
+        for tau in (self.temperature.start, self.temperature.end):
             if not 0.0 <= tau <= 1.0:
                 raise UserError(f"{where}: temperature must lie in [0, 1], not {tau}")
         for language, factor in self.boost.items():

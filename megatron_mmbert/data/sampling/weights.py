@@ -11,7 +11,7 @@ from decimal import Context
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.settings import DataPhase, as_ramp
+from megatron_mmbert.data.sampling.settings import DataPhase
 from megatron_mmbert.utils.errors import UserError, nearest
 
 Float64s = npt.NDArray[np.float64]
@@ -104,14 +104,13 @@ def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase
 
 def _stages(phase: DataPhase) -> tuple[Int64s, Float64s, Float64s]:
     """(first block, temperature, tokens) of every stage. Each takes the temperature of its middle."""
-    ramp = as_ramp(phase.temperature)
     per_block = phase.tokens_per_block
     blocks = -(-phase.tokens // per_block)
-    count = 1 if ramp.start == ramp.end else min(_MOST_STAGES, blocks)
+    count = 1 if phase.temperature.is_constant else min(_MOST_STAGES, blocks)
     edges = [number * blocks // count for number in range(count + 1)]
     tokens_at = [min(edge * per_block, phase.tokens) for edge in edges]
     pairs = list(itertools.pairwise(tokens_at))
-    temperature = [ramp.at((low + high) / 2 / phase.tokens) for low, high in pairs]
+    temperature = [phase.temperature.at((low + high) / 2 / phase.tokens) for low, high in pairs]
     spans = [float(high - low) for low, high in pairs]
     return np.array(edges[:-1], dtype=np.int64), np.array(temperature), np.array(spans)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_mmbert.config.recipe import ModelConfig, Recipe
-from megatron_mmbert.config.values import value_at
+from megatron_mmbert.model.pipeline_split import scored_for_balance
 from megatron_mmbert.plan.memory import rank_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, parallel_layout
 from megatron_mmbert.utils.text_table import table
@@ -25,7 +25,7 @@ def memory_table(recipe: Recipe, gpus: int) -> str:
 
 def largest_layout(recipe: Recipe, gpus: int) -> ParallelLayout:
     """The recipe's layout in the phase whose micro batch takes most."""
-    ratios = {phase.name: max(value_at(phase.mask_ratio, place) for place in (0.0, 1.0)) for phase in recipe.phases}
+    ratios = {phase.name: scored_for_balance(phase) for phase in recipe.phases}
     phase = max(recipe.phases, key=lambda each: (each.batch.tokens_per_micro_batch, ratios[each.name]))
     micro = phase.batch.tokens_per_micro_batch
     replicas = max(1, gpus // (recipe.parallel.tensor * recipe.parallel.pipeline))

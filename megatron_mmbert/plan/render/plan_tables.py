@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_mmbert.config.values import LinearRamp, Schedule
 from megatron_mmbert.plan.cost import Forecast, forecast, total
 from megatron_mmbert.plan.phases import LanguageUse, PhasePlan
 from megatron_mmbert.plan.run_plan import Plan
@@ -47,8 +46,8 @@ def phase_table(plans: Sequence[PhasePlan]) -> str:
             short_count(plan.phase.schedule.decay_tokens),
             str(plan.phase.max_length),
             _theta(plan),
-            _schedule(plan.phase.mask_ratio, 100, " %"),
-            _schedule(plan.phase.temperature),
+            plan.phase.mask_ratio.describe(100, " %"),
+            plan.phase.temperature.describe(),
             f"{plan.phase.lr:g}",
             str(len(plan.languages())) if plan.groups else _NONE,
         ]
@@ -120,12 +119,6 @@ def _step(plan: PhasePlan) -> str:
 def _theta(plan: PhasePlan) -> str:
     both = [short_count(plan.phase.rope_theta), short_count(plan.phase.theta_local)]
     return both[0] if both[0] == both[1] else " / ".join(both)
-
-
-def _schedule(schedule: Schedule, factor: float = 1.0, unit: str = "") -> str:
-    if isinstance(schedule, LinearRamp):
-        return f"{factor * schedule.start:.3g} → {factor * schedule.end:.3g}{unit}"
-    return f"{factor * schedule:.3g}{unit}"
 
 
 def _power(value: float) -> str:

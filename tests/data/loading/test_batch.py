@@ -3,19 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.synthetic_source import IDS, small_source
+from support.synthetic_source import IDS, data_phase, small_source
 
 from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch, pad_segments
 from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.data.sampling.settings import DataPhase
 
 L, T = 128, 1024
 
 
 @pytest.fixture(scope="module")
 def loader() -> PackLoader:
-    return PackLoader(small_source(), DataPhase("p", 500_000, L, T, temperature=0.5), IDS)
+    return PackLoader(small_source(), data_phase("p", 500_000, L, T, temperature=0.5), IDS)
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.synthetic_source import IDS, MemorySource, small_source
+from support.synthetic_source import IDS, MemorySource, data_phase, small_source
 
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.inspect import NOT_SCORED, PackView, find_block, packs_at
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling.mixture import Mixture
-from megatron_mmbert.data.sampling.settings import DataPhase, Ramp
+from megatron_mmbert.data.sampling.settings import DataPhase
 
-PHASE = DataPhase(
-    "p", tokens=400_000, max_length=128, pack_tokens=512, temperature=0.5, mask_ratio=Ramp(0.4, 0.1), seed=3
+PHASE = data_phase(
+    "p", tokens=400_000, max_length=128, pack_tokens=512, temperature=0.5, mask_ratio={"from": 0.4, "to": 0.1}, seed=3
 )
 
 
@@ -82,7 +83,7 @@ def test_far_away_the_place_is_found_at_once_and_said_to_be_approximate(monkeypa
 
 
 def test_places_that_fill_up_the_scored_positions_are_no_marks() -> None:
-    phase = replace(PHASE, mask_ratio=1.0)
+    phase = replace(PHASE, mask_ratio=LinearRamp.constant(1.0))
     (_, batch), *_ = trained(1, phase)
     assert (batch.label_K == -100).any(), "the test needs a pack with fewer eligible positions than K"
     view = next(packs_at(loader(phase), 0))

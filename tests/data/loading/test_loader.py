@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.packs import digests
-from support.synthetic_source import IDS, VOCAB, MemorySource, small_source
+from support.synthetic_source import IDS, VOCAB, MemorySource, data_phase, small_source
 
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.loader import PackLoader
@@ -24,7 +24,7 @@ SOURCE = small_source()
 
 
 def phase(**settings: Any) -> DataPhase:
-    return DataPhase(
+    return data_phase(
         **{"name": "p", "tokens": 10**6, "max_length": L, "pack_tokens": T, "temperature": 0.5, **settings}
     )
 
@@ -197,7 +197,7 @@ def test_bad_arguments() -> None:
         {"max_length": 2048},
         {"tokens": 0},
         {"mask_ratio": 0.0},
-        {"mask_ratio": {"from": 0.3, "till": 0.1}},
+        {"mask_ratio": {"from": 0.3, "to": 0.0}},
         {"temperature": 1.5},
         {"max_epochs": 0.0},
         {"block_tokens": 10},

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.packs import pack, within
-from support.synthetic_source import IDS, VOCAB
+from support.synthetic_source import IDS, VOCAB, data_phase
 
 from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.masking_units import choose_units, word_marks
-from megatron_mmbert.data.sampling.settings import DataPhase, MaskPolicy, MaskUnit, WordMarks
+from megatron_mmbert.data.sampling.settings import MaskPolicy, MaskUnit, WordMarks
 from megatron_mmbert.utils.errors import UserError
 
 BEGINS = np.arange(VOCAB) % 3 == 0
@@ -183,4 +183,4 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="words"):
         Masker(IDS, "ours", 0, "word")
     with pytest.raises(UserError, match="mask_unit"):
-        DataPhase("p", 1000, 128, 1024, mask_unit="sentence")  # type: ignore[arg-type]
+        data_phase("p", 1000, 128, 1024, mask_unit="sentence")

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 from support.packs import digests
-from support.synthetic_source import IDS, small_source
+from support.synthetic_source import IDS, data_phase, small_source
 
 from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.data.sampling.settings import DataPhase
 
 PACKS = 560
 SOURCE = small_source()
-PHASE = DataPhase(
+PHASE = data_phase(
     "p",
     400_000,
     128,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.synthetic_source import MemorySource, lognormal_lengths, small_source
+from support.synthetic_source import MemorySource, data_phase, lognormal_lengths, small_source
 
 from megatron_mmbert.data.sampling.mixture import Block, Mixture
 from megatron_mmbert.data.sampling.settings import DataPhase
@@ -18,7 +18,7 @@ from megatron_mmbert.utils.errors import UserError
 
 
 def phase(tokens: int = 2_000_000, **settings: Any) -> DataPhase:
-    return DataPhase("p", tokens, **{"max_length": 128, "pack_tokens": 1024, "block_tokens": 65_536, **settings})
+    return data_phase("p", tokens, **{"max_length": 128, "pack_tokens": 1024, "block_tokens": 65_536, **settings})
 
 
 def samples_of(block: Block) -> list[tuple[int, ...]]:

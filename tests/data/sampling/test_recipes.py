@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.synthetic_source import MemorySource
+from support.synthetic_source import MemorySource, data_phase
 
 from megatron_mmbert.data.sampling.mixture import Mixture
 from megatron_mmbert.data.sampling.settings import DataPhase
@@ -30,7 +30,7 @@ def corpus(sizes: list[int], seed: int) -> MemorySource:
 
 
 def phase(tokens: int = 2**40, **more: Any) -> DataPhase:
-    return DataPhase("p", tokens, L, T, **more)
+    return data_phase("p", tokens, L, T, **more)
 
 
 def reference_shares(mixture: Mixture, tau: float, weights: dict[str, float], tempered: set[str]) -> np.ndarray:

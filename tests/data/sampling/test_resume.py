@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.synthetic_source import IDS, MemorySource, lognormal_lengths
+from support.synthetic_source import IDS, MemorySource, data_phase, lognormal_lengths
 
+from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling import resume as module
 from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
@@ -33,7 +34,7 @@ SOURCE = MemorySource(
 
 def phase(**more: Any) -> DataPhase:
     small = {"tokens": 40_000, "max_length": 64, "pack_tokens": 512, "block_tokens": 4096, "class_tokens": 4000}
-    return DataPhase(**{"name": "p", **small, **more})
+    return data_phase(**{"name": "p", **small, **more})
 
 
 class Reader:
@@ -168,7 +169,9 @@ def test_shares_hold_while_the_rest_of_classes_is_read() -> None:
     source = MemorySource({("w", "x"): [5000] * 300, ("w", "y"): lognormal_lengths(20_000, 40, 0.5)})
     first = phase(max_length=32, tokens=400_000, class_tokens=1 << 22, block_tokens=40_000)
     places = resume_points_after(source, [TrainedPhase(first, 9)])
-    later = Mixture(source, replace(first, max_length=512, temperature=0.0, tokens=10**6, places=places))
+    later = Mixture(
+        source, replace(first, max_length=512, temperature=LinearRamp.constant(0.0), tokens=10**6, places=places)
+    )
     assert (later.course.rest_samples > 0).all()
     tokens = np.stack(
         [np.bincount(b.group, weights=b.lengths, minlength=2) for b in map(later.block, range(60))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.synthetic_source import data_phase
 
 from megatron_mmbert.data.sampling.settings import DataPhase
 from megatron_mmbert.data.sampling.weights import WeightTable, weight_table
@@ -15,7 +16,7 @@ NO_CAP = np.inf
 
 
 def phase(tokens: int = 10**9, **settings: Any) -> DataPhase:
-    return DataPhase("p", tokens, max_length=128, pack_tokens=1024, **settings)
+    return data_phase("p", tokens, max_length=128, pack_tokens=1024, **settings)
 
 
 def shares(tokens: dict[tuple[str, str], int], of: DataPhase, cap: list[float] | None = None) -> WeightTable:

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.synthetic_source import MemorySource
+from support.synthetic_source import MemorySource, data_phase
 
 from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition
 from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
-from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
+from megatron_mmbert.data.sampling.settings import ResumePoint
 
 SOURCE = MemorySource(
     {("w", "a"): [50] * 23, ("w", "b"): [0, 130, 0, 0, 5, 200, 0, 1], ("w", "c"): [7], ("w", "d"): [400, 0, 0, 90]}
@@ -18,7 +18,7 @@ SOURCE = MemorySource(
 
 def course(**more: Any) -> EpochPosition:
     of = {"name": "p", "tokens": 50_000, "max_length": 32, "pack_tokens": 256, "block_tokens": 1024, "class_tokens": 60}
-    phase = DataPhase(**{**of, **more})
+    phase = data_phase(**{**of, **more})
     return EpochPosition(divide_into_stripes(SOURCE, phase)[0], phase)
 
 
