@@ -38,9 +38,9 @@ for phase in pretrain midtrain decay_eng decay_cont decay_all; do
     number=$((number + 1))
 done
 
-step "6/8 merge of the three decay variants (TIES)"
-unless "$out/merged/checkpoint.json" "$PYTHON" tools/merge_ties.py --base "$out/midtrain" \
-    --models "$out/decay_eng" "$out/decay_cont" "$out/decay_all" --density 0.5 --output "$out/merged"
+step "6/8 merge of the three decay variants, as the recipe says (TIES)"
+unless "$out/merged/checkpoint.json" "$PYTHON" tools/merge_ties.py --recipe "${recipe[@]}" --run "$out" \
+    --output "$out/merged"
 unless "$out/merged_bits_per_byte.json" "$PYTHON" tools/evaluate.py "$out/merged" --recipe "${recipe[@]}" \
     --output "$out/merged_bits_per_byte.json"
 

@@ -12,15 +12,11 @@
 #SBATCH --output=%x-%j.out
 source "${SLURM_SUBMIT_DIR:-.}/slurm/lib.sh"
 options "$@"
-show() { "$PYTHON" -m megatron_mmbert.config.show "$recipe" "$1" "${overrides[@]}"; }
-mapfile -t variants < <(show merge.models)
-base=$(show merge.base) && tokenizer=$(show tokenizer.path) && method=$(show merge.method) || exit $BAD_INPUT
-mapfile -t weights < <(show merge.weights)
+tokenizer=$("$PYTHON" -m megatron_mmbert.config.show "$recipe" tokenizer.path "${overrides[@]}") || exit $BAD_INPUT
 
 # Whole or not there: what an earlier attempt has made stays.
 if [[ ! -e $output/merged/checkpoint.json ]]; then
-    "$PYTHON" tools/merge_ties.py --base "$output/$base" --models "${variants[@]/#/$output/}" --method "$method" \
-        --density "$(show merge.density)" ${weights[0]:+--weights "${weights[@]}"} --output "$output/merged" ||
+    "$PYTHON" tools/merge_ties.py --recipe "$recipe" "${overrides[@]}" --run "$output" --output "$output/merged" ||
         finish 1 "the merge failed"
 fi
 if [[ ! -e $output/hf/config.json ]]; then

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.base import PlacedError, Section
 from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.config.languages import expand
+from megatron_mmbert.config.merge import MergeConfig
 from megatron_mmbert.config.parallel import misfit
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.stability import StabilityConfig
@@ -24,14 +25,6 @@ PACK_MULTIPLE = 128  # tokens; keeps every matrix shape aligned for FP8 and tens
 
 Positive = Annotated[int, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class PlacedError(ValueError):
-    """A failed check over several keys; ``place`` says which of them the message is about."""
-
-    def __init__(self, message: str, *place: str) -> None:
-        super().__init__(message)
-        self.place = place
 
 
 class ModelConfig(Section):
@@ -310,17 +303,6 @@ class EvaluationConfig(Section):
     """Each held-out piece is masked this many times, each time elsewhere."""
 
 
-class MergeConfig(Section):
-    """How the decay variants become one model (paper: TIES; density and weights are not published)."""
-
-    base: str
-    models: Annotated[list[str], Field(min_length=1)]
-    method: Literal["ties", "linear", "slerp", "task_arithmetic", "ema"] = "ties"
-    density: Annotated[float, Field(gt=0, le=1)] = 0.5
-    weights: list[float] | None = None
-    scale: float = Field(default=1.0, alias="lambda")
-
-
 class Recipe(Section):
     """A whole run."""
 
@@ -370,7 +352,7 @@ class Recipe(Section):
                     f"{self.model.max_length}; raise the latter",
                     *("phases", phase.name, "max_length"),
                 )
-        for name in [self.merge.base, *self.merge.models] if self.merge else []:
+        for name in self.merge.phases if self.merge else []:
             if name not in names:
                 raise PlacedError(
                     f"merge names {name!r}, which is no phase{nearest(name, names)}; choose from {names}", "merge"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from megatron_mmbert.merge.norms import norm
-from megatron_mmbert.merge.options import FLAGS, READS, MergeOptions, Method, check_options
-from megatron_mmbert.merge.registry import merge_with_share
+from megatron_mmbert.config.merge import METHODS, MergeOptions
+from megatron_mmbert.merge.methods import merge_tensor, norm
+from megatron_mmbert.merge.request import FLAGS, MergeRequest
 from megatron_mmbert.merge.sources import TensorSource, open_source
 from megatron_mmbert.utils.errors import UserError, nearest
 from megatron_mmbert.utils.files import atomic_folder, write_json
@@ -55,7 +55,7 @@ def _load(source: TensorSource, name: str) -> Tensor:
 
 
 def merge_one(
-    name: str, method: Method, base: TensorSource | None, models: Sequence[TensorSource], options: MergeOptions
+    name: str, method: str, base: TensorSource | None, models: Sequence[TensorSource], options: MergeOptions
 ) -> tuple[Tensor, dict[str, Any]]:
     """The merged tensor, in the precision of the base (else of the first model), and its lines of the report."""
     start = _load(base, name) if base is not None else None
@@ -68,7 +68,7 @@ def merge_one(
                     f"{model.path}: {name} holds integers that differ between models; they cannot be merged"
                 )
         return reference, {"shape": list(reference.shape), "copied": True}
-    merged, share = merge_with_share(method, start, tensors, options)
+    merged, share = merge_tensor(method, start, tensors, options)
     report: dict[str, Any] = {"shape": list(merged.shape), "merged_norm": norm(merged)}
     if start is not None:
         report["base_norm"] = norm(start)
@@ -79,22 +79,21 @@ def merge_one(
     return merged.to(reference.dtype), report
 
 
-def merge_folders(
-    method: str, base: Path | None, models: Sequence[Path], options: MergeOptions, output: Path, overwrite: bool = False
-) -> dict[str, Any]:
+def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) -> dict[str, Any]:
     """Merge checkpoints into ``output``, which is written whole or not at all.
 
     Args:
-        base: the common ancestor; gives the configuration and tokenizer files too (else the first model does).
         overwrite: replace an existing ``output``.
 
     Returns:
-        What was written as ``merge_report.json``.
+        The content of ``merge_report.json``.
 
     Raises:
-        UserError: bad options, unreadable or unlike checkpoints, or an ``output`` that exists or is an input.
+        UserError: a request that its method cannot do, unreadable or unlike checkpoints, or an ``output`` that exists
+            or is an input.
     """
-    checked = check_options(method, len(models), base is not None, options)
+    request.check()
+    method, base, models, options = request.method, request.base, request.models, request.options
     inputs = [*([base] if base is not None else []), *models]
     for path in inputs:
         if output.resolve() in (path.resolve(), *path.resolve().parents):
@@ -107,12 +106,12 @@ def merge_folders(
     merged: dict[str, Tensor] = {}
     lines: dict[str, Any] = {}
     with atomic_folder(output, overwrite) as folder:
-        for name in tqdm(names, desc=f"merging ({checked})", unit="tensor"):
-            merged[name], lines[name] = merge_one(name, checked, base_source, model_sources, options)
+        for name in tqdm(names, desc=f"merging ({method})", unit="tensor"):
+            merged[name], lines[name] = merge_one(name, method, base_source, model_sources, options)
         sources[0].write_like(folder, merged)
         report = {
-            "method": checked,
-            "options": {FLAGS[field].lstrip("-"): used[field] for field in READS[checked]},
+            "method": method,
+            "options": {FLAGS[option].lstrip("-"): used[option] for option in METHODS[method].options},
             "base": None if base is None else str(base),
             "models": [str(path) for path in models],
             "summary": summarize(lines),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.config.merge import MergeOptions
 
 CHUNK = 1 << 18  # entries worked on at a time, so that temporaries stay in the cache
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_mmbert.merge.hf_folder import WEIGHTS
-from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.utils.errors import UserError
 
@@ -68,7 +68,7 @@ def refused(models: Path) -> Callable[..., None]:
 
     def merge_and_expect(*words: str) -> None:
         with pytest.raises(UserError) as caught:
-            merge_folders("ties", models / "base", [models / "a", models / "b"], MergeOptions(), models / "out")
+            merge_folders(MergeRequest("ties", models / "base", (models / "a", models / "b")), models / "out")
         assert all(word in str(caught.value) for word in words), str(caught.value)
         assert not (models / "out").exists() and not list(models.glob(".out*")), "a refused merge leaves nothing"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from megatron_mmbert.config.merge import MergeOptions
 from megatron_mmbert.merge.hf_folder import ALIAS, INDEX, ORIGINAL, WEIGHTS, HFFolder
-from megatron_mmbert.merge.options import MergeOptions
+from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import check_same_tensors, merge_folders
 from megatron_mmbert.merge.sources import open_source
 
@@ -34,7 +35,7 @@ def test_open_source_recognises_a_folder(zoo: Path) -> None:
 def test_stored_alias_is_merged_once(models: Path, rewrite: Rewrite, refused: Refused) -> None:
     embedding = load_file(models / "a" / WEIGHTS)[ORIGINAL]
     rewrite(models / "a", {ALIAS: embedding.clone()})
-    merge_folders("ties", models / "base", [models / "a", models / "b"], MergeOptions(), models / "out")
+    merge_folders(MergeRequest("ties", models / "base", (models / "a", models / "b")), models / "out")
     assert ALIAS not in load_file(models / "out" / WEIGHTS)
     rewrite(models / "a", {ALIAS: embedding + 1})
     shutil.rmtree(models / "out")
@@ -46,7 +47,7 @@ def test_untied_decoder_is_merged_on_its_own(models: Path, rewrite: Rewrite) -> 
         config = json.loads((models / name / "config.json").read_text())
         (models / name / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
         rewrite(models / name, {ALIAS: torch.ones(40, 16) * len(name)})
-    merge_folders("ties", models / "base", [models / "a"], MergeOptions(density=1.0), models / "out")
+    merge_folders(MergeRequest("ties", models / "base", (models / "a",), MergeOptions(density=1.0)), models / "out")
     assert torch.equal(load_file(models / "out" / WEIGHTS)[ALIAS], torch.ones(40, 16))
 
 

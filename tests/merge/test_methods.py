@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from megatron_mmbert.merge import norms
-from megatron_mmbert.merge.ema import ema_weights
-from megatron_mmbert.merge.options import METHODS, READS, MergeOptions, check_options
-from megatron_mmbert.merge.registry import merge_tensors
-from megatron_mmbert.merge.slerp import slerp
+from megatron_mmbert.config.merge import METHODS, MergeOptions
+from megatron_mmbert.merge import methods
+from megatron_mmbert.merge.methods import FUNCTIONS, ema_weights, merge_tensor, slerp
+from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.utils.errors import UserError
 
 
 def test_linear_divides_by_the_sum_of_the_weights() -> None:
     models = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, -2.0])]
-    assert merge_tensors("linear", None, models, MergeOptions()).tolist() == [3.0, 0.0]
-    assert merge_tensors("linear", None, models, MergeOptions(weights=(3.0, 1.0))).tolist() == [2.0, 1.0]
-    assert merge_tensors("linear", None, models, MergeOptions(weights=(0.0, 7.0))).tolist() == [5.0, -2.0]
+    assert merge_tensor("linear", None, models, MergeOptions()).tensor.tolist() == [3.0, 0.0]
+    assert merge_tensor("linear", None, models, MergeOptions(weights=(3.0, 1.0))).tensor.tolist() == [2.0, 1.0]
+    assert merge_tensor("linear", None, models, MergeOptions(weights=(0.0, 7.0))).tensor.tolist() == [5.0, -2.0]
 
 
 def test_task_arithmetic_sums_task_vectors() -> None:
     base, models = torch.tensor([1.0, 1.0]), [torch.tensor([2.0, 1.0]), torch.tensor([1.0, 4.0])]
-    assert merge_tensors("task_arithmetic", base, models, MergeOptions()).tolist() == [2.0, 4.0]
+    assert merge_tensor("task_arithmetic", base, models, MergeOptions()).tensor.tolist() == [2.0, 4.0]
     options = MergeOptions(weights=(2.0, 1.0), scale=0.5)
-    assert merge_tensors("task_arithmetic", base, models, options).tolist() == [2.0, 2.5]
+    assert merge_tensor("task_arithmetic", base, models, options).tensor.tolist() == [2.0, 2.5]
 
 
 def test_ema_weighs_the_newest_most() -> None:
     assert ema_weights(3, 0.5) == pytest.approx((1 / 7, 2 / 7, 4 / 7))
     models = [torch.tensor([7.0]), torch.tensor([14.0]), torch.tensor([0.0])]
-    assert merge_tensors("ema", None, models, MergeOptions(ema_decay=0.5)).item() == pytest.approx(5.0)
-    assert merge_tensors("ema", None, models, MergeOptions(ema_decay=1.0)).item() == pytest.approx(7.0)
+    assert merge_tensor("ema", None, models, MergeOptions(ema_decay=0.5)).tensor.item() == pytest.approx(5.0)
+    assert merge_tensor("ema", None, models, MergeOptions(ema_decay=1.0)).tensor.item() == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 0.9, 1.0])
@@ -57,16 +57,16 @@ def test_slerp_without_an_arc_is_linear(second: torch.Tensor) -> None:
 
 def test_inner_product_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = torch.arange(10.0).view(2, 5), torch.ones(2, 5)
-    monkeypatch.setattr(norms, "CHUNK", 3)
-    assert norms.inner_product(a, b) == 45.0
-    assert norms.norm(torch.tensor([3.0, 4.0])) == 5.0
+    monkeypatch.setattr(methods, "CHUNK", 3)
+    assert methods.inner_product(a, b) == 45.0
+    assert methods.norm(torch.tensor([3.0, 4.0])) == 5.0
 
 
 def test_every_method_is_declared_and_merges() -> None:
-    assert set(READS) == set(METHODS)
+    assert set(FUNCTIONS) == set(METHODS)
     pair = [torch.ones(2), torch.tensor([1.0, 3.0])]
     for method in METHODS:
-        assert merge_tensors(method, torch.zeros(2), pair, MergeOptions()).shape == (2,)
+        assert merge_tensor(method, torch.zeros(2), pair, MergeOptions()).tensor.shape == (2,)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,6 @@ def test_bad_options_name_value_and_remedy(
     method: str, count: int, has_base: bool, options: dict, words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
-        check_options(method, count, has_base, MergeOptions(**options))
+        paths = tuple(Path(str(number)) for number in range(count))
+        MergeRequest(method, Path("base") if has_base else None, paths, MergeOptions(**options)).check()
     assert all(word in str(caught.value) for word in words), str(caught.value)

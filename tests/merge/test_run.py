@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_mmbert.config.merge import MergeOptions
 from megatron_mmbert.merge.hf_folder import INDEX, ORIGINAL, WEIGHTS, HFFolder
-from megatron_mmbert.merge.options import MergeOptions
-from megatron_mmbert.merge.registry import merge_tensors
+from megatron_mmbert.merge.methods import merge_tensor
+from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.utils.errors import UserError
 
@@ -41,7 +42,7 @@ def test_command_merges_and_transformers_loads_the_result(zoo: Path, tmp_path: P
     loaded = model.state_dict()
     for name in sources[0].names():
         base, *tensors = [source.load(name) for source in sources]
-        assert torch.equal(loaded[name], merge_tensors("ties", base, tensors, options)), name
+        assert torch.equal(loaded[name], merge_tensor("ties", base, tensors, options).tensor), name
     assert torch.isfinite(model(torch.tensor([[2, 5, 6, 1]])).logits).all()
     assert (out / "tokenizer.json").read_text() == "{}"
     assert not (out / "README.md").exists() and not (out / "optimizer.pt").exists()
@@ -63,23 +64,23 @@ def test_command_ends_with_one_sentence(zoo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("method", "with_base"), [("linear", False), ("slerp", False), ("ema", True)])
 def test_methods_without_a_base(zoo: Path, tmp_path: Path, method: str, with_base: bool) -> None:
     report = merge_folders(
-        method, zoo / "base" if with_base else None, [zoo / "a", zoo / "b"], MergeOptions(), tmp_path / "o"
+        MergeRequest(method, zoo / "base" if with_base else None, (zoo / "a", zoo / "b")), tmp_path / "o"
     )
     merged, first, second = load_file(tmp_path / "o" / WEIGHTS), HFFolder(zoo / "a"), HFFolder(zoo / "b")
-    expected = merge_tensors(method, None, [first.load(ORIGINAL), second.load(ORIGINAL)], MergeOptions())  # type: ignore[arg-type]
+    expected = merge_tensor(method, None, [first.load(ORIGINAL), second.load(ORIGINAL)], MergeOptions()).tensor
     assert torch.equal(merged[ORIGINAL], expected)
     assert (tmp_path / "o" / "tokenizer.json").exists() == with_base
     assert ("delta_norms" in report["summary"]) == with_base
 
 
 def test_output_of_sharded_folders_is_one_file(zoo: Path, tmp_path: Path) -> None:
-    merge_folders("linear", None, [zoo / "b", zoo / "a"], MergeOptions(), tmp_path / "o")
+    merge_folders(MergeRequest("linear", None, (zoo / "b", zoo / "a")), tmp_path / "o")
     assert not (tmp_path / "o" / INDEX).exists()
     assert [file.name for file in (tmp_path / "o").glob("*.safetensors")] == [WEIGHTS]
 
 
 def test_merging_one_model_at_density_one_gives_it_back(zoo: Path, tmp_path: Path) -> None:
-    merge_folders("ties", zoo / "base", [zoo / "a"], MergeOptions(density=1.0), tmp_path / "o")
+    merge_folders(MergeRequest("ties", zoo / "base", (zoo / "a",), MergeOptions(density=1.0)), tmp_path / "o")
     got, wanted = HFFolder(tmp_path / "o"), HFFolder(zoo / "a")
     for name in wanted.names():
         torch.testing.assert_close(got.load(name), wanted.load(name), rtol=0, atol=1e-6)
@@ -89,7 +90,7 @@ def test_precision_of_the_base_is_kept_and_integers_are_copied(models: Path) -> 
     for name in ("base", "a"):
         tensors = {k: v.bfloat16() for k, v in load_file(models / name / WEIGHTS).items()}
         save_file({**tensors, "counts": torch.arange(3)}, models / name / WEIGHTS)
-    merge_folders("ties", models / "base", [models / "a"], MergeOptions(), models / "out")
+    merge_folders(MergeRequest("ties", models / "base", (models / "a",)), models / "out")
     merged = load_file(models / "out" / WEIGHTS)
     assert merged[ORIGINAL].dtype == torch.bfloat16 and merged["counts"].tolist() == [0, 1, 2]
 
@@ -115,17 +116,17 @@ def test_integers_that_differ(models: Path, rewrite: Rewrite) -> None:
     rewrite(models / "base", {"counts": torch.arange(3)})
     rewrite(models / "a", {"counts": torch.arange(3) + 1})
     with pytest.raises(UserError, match="counts holds integers that differ"):
-        merge_folders("ties", models / "base", [models / "a"], MergeOptions(), models / "out")
+        merge_folders(MergeRequest("ties", models / "base", (models / "a",)), models / "out")
 
 
 def test_output_is_never_an_input_and_never_lost(models: Path) -> None:
-    inputs = [models / "a", models / "b"]
+    inputs = (models / "a", models / "b")
     for output in (models / "a", models):
         with pytest.raises(UserError, match=r"--output .* is, or holds, the input"):
-            merge_folders("linear", None, inputs, MergeOptions(), output, overwrite=True)
+            merge_folders(MergeRequest("linear", None, inputs), output, overwrite=True)
     (models / "out").mkdir()
     (models / "out" / "old").touch()
     with pytest.raises(UserError, match="already exists"):
-        merge_folders("linear", None, inputs, MergeOptions(), models / "out")
-    merge_folders("linear", None, inputs, MergeOptions(), models / "out", overwrite=True)
+        merge_folders(MergeRequest("linear", None, inputs), models / "out")
+    merge_folders(MergeRequest("linear", None, inputs), models / "out", overwrite=True)
     assert (models / "out" / WEIGHTS).is_file() and not (models / "out" / "old").exists()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from megatron_mmbert.config.merge import MergeOptions
 from megatron_mmbert.merge import ties
-from megatron_mmbert.merge.options import MergeOptions
-from megatron_mmbert.merge.registry import merge_tensors, merge_with_share
+from megatron_mmbert.merge.methods import merge_tensor
 from megatron_mmbert.merge.ties import kept_count, sign_conflict_share, trim
 
 
@@ -56,7 +56,7 @@ def test_equals_the_slow_reference(
     shape: tuple[int, ...], density: float, weights: tuple[float, ...] | None, scale: float, steps: int | None
 ) -> None:
     base, models = random_models(3, shape, steps)
-    merged = merge_tensors("ties", base, models, MergeOptions(density=density, weights=weights, scale=scale))
+    merged = merge_tensor("ties", base, models, MergeOptions(density=density, weights=weights, scale=scale)).tensor
     expected = slow_ties(base, models, density, list(weights or (1.0, 1.0, 1.0)), scale)
     assert merged.dtype == torch.float32 and merged.shape == base.shape
     torch.testing.assert_close(merged.double(), expected, rtol=1e-5, atol=1e-6)
@@ -92,22 +92,22 @@ def test_density_one_is_the_sign_elected_mean() -> None:
         torch.tensor([3.0, -1.0, -2.0, -1.0]),
         torch.tensor([2.0, 1.0, 9.0, 0.0]),
     ]
-    merged = merge_tensors("ties", base, models, MergeOptions(density=1.0))
+    merged = merge_tensor("ties", base, models, MergeOptions(density=1.0)).tensor
     # sums: 6, 2, 6, 0 -> means over the agreeing: (1+3+2)/3, (2+1)/2, 9/1, nothing
     assert merged.tolist() == [2.0, 1.5, 9.0, 0.0]
 
 
 def test_one_model_is_reproduced() -> None:
     base, (model,) = random_models(1, (40, 30))
-    merged = merge_tensors("ties", base, [model], MergeOptions(density=1.0))
+    merged = merge_tensor("ties", base, [model], MergeOptions(density=1.0)).tensor
     assert (merged - model).abs().max().item() <= 2 * torch.finfo(torch.float32).eps * float(base.abs().max() * 2)
-    assert not torch.equal(merge_tensors("ties", base, [model], MergeOptions(density=0.5)), model)
+    assert not torch.equal(merge_tensor("ties", base, [model], MergeOptions(density=0.5)).tensor, model)
 
 
 def test_half_precision_inputs_are_merged_in_float32() -> None:
     base, models = random_models(2, (64,))
     half = [tensor.bfloat16() for tensor in (base, *models)]
-    merged = merge_tensors("ties", half[0], half[1:], MergeOptions(density=0.5))
+    merged = merge_tensor("ties", half[0], half[1:], MergeOptions(density=0.5)).tensor
     exact = slow_ties(half[0].float(), [half[1].float(), half[2].float()], 0.5, [1.0, 1.0], 1.0)
     torch.testing.assert_close(merged.double(), exact, rtol=1e-6, atol=1e-6)
 
@@ -115,9 +115,9 @@ def test_half_precision_inputs_are_merged_in_float32() -> None:
 @pytest.mark.parametrize("shape", [(30, 7), (211,)])
 def test_chunks_do_not_change_a_bit(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     base, models = random_models(3, shape)
-    whole = merge_with_share("ties", base, models, MergeOptions(density=0.4))
+    whole = merge_tensor("ties", base, models, MergeOptions(density=0.4))
     monkeypatch.setattr(ties, "CHUNK", 16)
-    split = merge_with_share("ties", base, models, MergeOptions(density=0.4))
+    split = merge_tensor("ties", base, models, MergeOptions(density=0.4))
     assert torch.equal(whole.tensor, split.tensor) and whole.sign_conflict_share == split.sign_conflict_share
     assert 0 < (whole.sign_conflict_share or 0) < 1
 
@@ -125,12 +125,12 @@ def test_chunks_do_not_change_a_bit(shape: tuple[int, ...], monkeypatch: pytest.
 def test_inputs_are_not_changed() -> None:
     base, models = random_models(2, (50,))
     copies = [tensor.clone() for tensor in (base, *models)]
-    merge_tensors("ties", base, models, MergeOptions(density=0.3))
+    merge_tensor("ties", base, models, MergeOptions(density=0.3))
     assert all(torch.equal(a, b) for a, b in zip(copies, (base, *models), strict=True))
 
 
 def test_sign_conflicts_are_counted_after_trimming() -> None:
     a, b = torch.tensor([5.0, -0.1, 4.0, 0.0]), torch.tensor([-5.0, 0.1, 4.0, 0.0])
     assert sign_conflict_share([a, b]) == pytest.approx(2 / 3)
-    assert merge_with_share("ties", torch.zeros(4), [a, b], MergeOptions(density=0.5)).sign_conflict_share == 0.5
+    assert merge_tensor("ties", torch.zeros(4), [a, b], MergeOptions(density=0.5)).sign_conflict_share == 0.5
     assert sign_conflict_share([torch.zeros(3)]) == 0.0
