@@ -1,8 +1,8 @@
 """The lease on a phase's folder: one trainer at a time writes checkpoints and metrics there.
 
 ``lease.json`` holds host, process and job of the trainer; its modification time is the heartbeat, renewed by a thread.
-A second trainer says who has it and ends. A lease is stale when its process is gone (where processes can be seen: on the
-same host, in the same container), or when its heartbeat has stood still for ``STALE_SECONDS``; then it is taken over
+A second trainer says who has it and ends. A lease is stale when its process is gone (where processes can be seen: on
+the same host, in the same container), or when its heartbeat has stood still for ``STALE_SECONDS``; then it is taken over
 with a sentence. Times are compared by the file system's own clock, so that hosts need not agree on the time.
 """
 
