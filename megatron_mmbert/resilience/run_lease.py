@@ -2,8 +2,8 @@
 
 ``lease.json`` holds host, process and job of the trainer; its modification time is the heartbeat, renewed by a thread.
 A second trainer says who has it and ends. A lease is stale when its process is gone (where processes can be seen: on
-the same host, in the same container), or when its heartbeat has stood still for ``STALE_SECONDS``; then it is taken over
-with a sentence. Times are compared by the file system's own clock, so that hosts need not agree on the time.
+the same host, in the same container), or when its heartbeat has stood still for ``STALE_SECONDS``; then it is taken
+over with a sentence. Times are compared by the file system's own clock, so that hosts need not agree on the time.
 """
 
 from __future__ import annotations
