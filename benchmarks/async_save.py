@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/async_save.py             # writes docs/results/async_save.json
     OMP_NUM_THREADS=2 python benchmarks/async_save.py --quick     # a minute; prints only
 
-One process trains one phase, with the loop, session and data of `pretrain`, on the bundled sample corpus. Blocks of 50
+One process trains one phase, with the loop, trainer and data of `pretrain`, on the bundled sample corpus. Blocks of 50
 steps follow one another: one without a save, then one that begins with a save, of either way in turn, and so on. A
 block's time includes all of its save, to the commit. Each block with a save is compared with the mean of the two
 without one around it, so that a machine that becomes slower or faster does not count; the median over blocks is
@@ -30,7 +30,7 @@ from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
 from megatron_mmbert.train.callbacks import Callback
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 
 CORPUS = Path(__file__).resolve().parents[1] / "examples" / "sample_corpus" / "train"
 SHAPE = {"num_layers": 6, "hidden_size": 256, "ffn_hidden_size": 384, "num_attention_heads": 4, "vocab_size": 8192}
@@ -53,11 +53,11 @@ def main() -> None:
 
 
 class Blocks(Callback):
-    """Ends a block and begins the next between two steps; a hook that notes what saves took."""
+    """Ends a block and begins the next between two steps; a callback that notes what saves took."""
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
-        self._session, self._steps = trainer, steps
-        self._savers = {way: AsyncSaver(way == "asynchronous", trainer.saver._after) for way in set(WAYS)}
+        self._trainer, self._steps = trainer, steps
+        self._savers = {way: AsyncSaver(way == "asynchronous", trainer.checkpoints.saver._after) for way in set(WAYS)}
         self._plan = ["none"] + [name for way in WAYS for name in (way, "none")]
         self._first = WARM_STEPS * len(self._savers)
         self.done: list[dict[str, Any]] = []
@@ -68,10 +68,10 @@ class Blocks(Callback):
 
     def __call__(self) -> bool:
         """For the loop's ``should_stop``."""
-        taken = self._session.step - self._first
+        taken = self._trainer.counters.step - self._first
         if taken < 0:
-            if self._session.step % WARM_STEPS == 0:  # plans and buffers are made at the first save
-                self._save(sorted(self._savers)[self._session.step // WARM_STEPS])
+            if self._trainer.counters.step % WARM_STEPS == 0:  # plans and buffers are made at the first save
+                self._save(sorted(self._savers)[self._trainer.counters.step // WARM_STEPS])
         elif taken % self._steps == 0:
             self._end()
             if taken == len(self._plan) * self._steps:
@@ -81,20 +81,20 @@ class Blocks(Callback):
 
     def _begin(self, way: str) -> None:
         self._block = {"way": way, "stalled": 0.0, "wrote": 0.0}
-        self._started, self._tokens = time.perf_counter(), self._session.phase_tokens
+        self._started, self._tokens = time.perf_counter(), self._trainer.counters.phase_tokens
         if way != "none":
             self._save(way)
 
     def _save(self, way: str) -> None:
-        self._session.settle([self])
-        self._session.saver = self._savers[way]
-        self._session.save([self])
+        self._trainer.checkpoints.wait_for_save(self)
+        self._trainer.checkpoints.saver = self._savers[way]
+        self._trainer.save(self)
 
     def _end(self) -> None:
-        self._session.settle([self])
+        self._trainer.checkpoints.wait_for_save(self)
         if self._block.get("way"):
             seconds = time.perf_counter() - self._started
-            tokens = self._session.phase_tokens - self._tokens
+            tokens = self._trainer.counters.phase_tokens - self._tokens
             self.done.append(self._block | {"seconds": seconds, "tokens_per_second": tokens / seconds})
             print(
                 "  ".join(f"{k} {v:.4g}" if _is_number(v) else f"{v:12}" for k, v in self.done[-1].items()), flush=True
@@ -117,7 +117,8 @@ def summary(blocks: list[dict[str, Any]]) -> dict[str, float]:
 
 def _train(scratch: Path, steps: int) -> tuple[list[dict[str, Any]], int]:
     recipe = _recipe(scratch)
-    trainer = Trainer(recipe, recipe.phases[0], scratch / "run", parallel.start(seed=recipe.seed))
+    parallel.start(seed=recipe.seed)
+    trainer = build_trainer(recipe, recipe.phases[0], scratch / "run")
     blocks = Blocks(trainer, steps)
     train(trainer, [blocks], blocks)
     trainer.close()

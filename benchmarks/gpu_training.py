@@ -20,7 +20,7 @@ from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.model.layers import engines_of
-from megatron_mmbert.train.step import Training, build, training_step
+from megatron_mmbert.train.step import Training, build_training, training_step
 
 ALL_LINEARS = ["qkv", "proj", "fc1", "fc2"]
 
@@ -56,7 +56,7 @@ def throughput(
             "tokens_of_a_pack": packs[0].real_tokens,
             "samples_of_a_pack": [len(pack.cu_seqlens) - 1 for pack in packs],
             "attention": engines_of(training.encoders[0]),
-            "linears": training.linears,
+            "linears": training.linear_layers,
             "peak_gib": _peak_gib(),
         }
 
@@ -96,7 +96,7 @@ def losses(scale: Scale, shape: str, share: float = 1.0, **precision: Any) -> An
             pack = pack_of(scale, shape, length, step, False, tokens)
             lr = phase.lr * min(1.0, (step + 1) / 20)
             found.append(training_step(training, [pack], lr, phase, 0.0, recipe.seed))
-        linears, attention = training.linears, engines_of(training.encoders[0])
+        linears, attention = training.linear_layers, engines_of(training.encoders[0])
     last = found[-max(1, len(found) // 6) :]
     mean = sum(last) / len(last)
     return {"losses": found, "mean_of_last": mean, "steps": len(found), "linears": linears, "attention": attention}
@@ -108,7 +108,7 @@ def trained(recipe: Recipe) -> Iterator[tuple[Training, Phase]]:
     parallel.start(seed=1)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    training = build(recipe, recipe.phases[0])
+    training = build_training(recipe, recipe.phases[0])
     try:
         yield training, recipe.phases[0]
     finally:

@@ -33,7 +33,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.plan.memory import most_loaded
 from megatron_mmbert.plan.parallel_layout import parallel_layout
-from megatron_mmbert.train.step import build, training_step
+from megatron_mmbert.train.step import build_training, training_step
 from megatron_mmbert.utils.text_table import table
 
 SHAPE = {"num_layers": 8, "hidden_size": 256, "ffn_hidden_size": 384, "num_attention_heads": 4, "vocab_size": 65_536}
@@ -69,7 +69,7 @@ def pack(vocabulary: int, tokens: int) -> PackedBatch:
 
 def train(recipe: Recipe, tokens: int, steps: int) -> None:
     phase = recipe.phases[0]
-    training = build(recipe, phase)
+    training = build_training(recipe, phase)
     for _ in range(steps):
         packs = [pack(recipe.model.vocab_size, tokens) for _ in range(MICRO_BATCHES)]
         training_step(training, packs, 1e-4, phase, 0.0, 1)

@@ -4,7 +4,7 @@ Starts from the phase before it, or resumes where it stopped; says so and ends w
 ``key.path=value`` overrides recipe values: ``phases.midtrain.tokens=10B model.attention_output_dropout=0``.
 
 Asked to stop (a signal, or ``MMBERT_END_TIME`` in seconds since 1970 drawing near), all ranks end the step, save, and
-the process ends with status 75: start it again and it goes on. Under torchrun, which takes every other status for a
+the process ends with status 75: start it again and it resumes. Under torchrun, which takes every other status for a
 crash, it ends with 0. ``PHASE/stopped.json``, ``PHASE/failed.json`` and ``PHASE/interrupted.json`` tell job scripts the
 same.
 """
@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.train.callbacks import Callback, Heartbeat, Tolerant
 from megatron_mmbert.train.callbacks.stop_request import STATUS_STOPPED, StopRequest, end_time_of
 from megatron_mmbert.utils.errors import UserError, nearest, run_command
 from megatron_mmbert.utils.files import write_json
+
+if TYPE_CHECKING:
+    from megatron_mmbert.eval.bits_per_byte import HeldOut
+    from megatron_mmbert.train.trainer import Trainer
 
 
 def parse() -> argparse.Namespace:
@@ -35,7 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="the run's folder (default runs/NAME of the recipe)")
     parser.add_argument("--start-from", type=Path, metavar="CKPT", help="start the phase from this checkpoint")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="recipe values to replace")
-    return parser.parse_intermixed_args()  # overrides may stand behind options
+    return parser.parse_intermixed_args()  # overrides may stand after options
 
 
 def main() -> int:
@@ -57,16 +63,16 @@ def main() -> int:
     except UserError as error:
         # What one rank alone meets, the others see as its loss: it says so itself.
         if folder.path.is_dir() and (os.environ.get("RANK", "0") == "0" or not folder.failed.exists()):
-            folder.say(folder.failed, {"error": str(error)})
+            folder.write(folder.failed, {"error": str(error)})
         raise
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STATUS_STOPPED
 
 
 def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None) -> bool:
-    """Train ``phase`` in this process's place of the parallel world; returns whether it is complete.
+    """Train ``phase`` as this process's rank of the process group; returns whether the phase is complete.
 
-    Ranks that disagree end here, with one sentence; when a rank is lost or hangs, all end with
-    ``lost_ranks.STATUS_LOST_RANK`` and a sentence that names it.
+    Ranks that disagree end here, with one sentence; when a rank fails or hangs, all end with
+    :data:`~megatron_mmbert.resilience.rank_monitor.STATUS_LOST_RANK` and a sentence that names it.
     """
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
@@ -80,41 +86,36 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     layout = recipe.parallel
     with monitored_ranks(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):
         check_consistency(fingerprint_facts(recipe, phase.name))
+        parallel.start(
+            layout.tensor,
+            layout.pipeline,
+            recipe.seed,
+            virtual_stages=layout.virtual_stages,
+            timeout_minutes=layout.timeout_minutes,
+        )
         return _train(recipe, phase, folder, stop, start_from)
 
 
 def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None) -> bool:
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.folder import resolve
-    from megatron_mmbert.parallel.runtime import any_rank
-    from megatron_mmbert.train.callbacks import Heartbeat, Tolerant
-    from megatron_mmbert.train.callbacks.from_recipe import recipe_callbacks
+    from megatron_mmbert.parallel.runtime import any_rank, print_once
     from megatron_mmbert.train.loop import train
-    from megatron_mmbert.train.trainer import Trainer
+    from megatron_mmbert.train.resume import find_starting_point
+    from megatron_mmbert.train.trainer import build_trainer
 
-    layout = recipe.parallel
-    runtime = parallel.start(
-        layout.tensor,
-        layout.pipeline,
-        recipe.seed,
-        virtual_stages=layout.virtual_stages,
-        timeout_minutes=layout.timeout_minutes,
-    )
-    callbacks: list[Any] = []
-    if runtime.is_main:
-        for sign in (folder.stopped, folder.failed, folder.interrupted):
-            sign.unlink(missing_ok=True)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        callbacks = [Tolerant(Heartbeat(folder.heartbeat)), stop]
-    trainer = Trainer(recipe, phase, folder.output, runtime, start_from)
-    if trainer.finished:
-        if runtime.is_main:
-            print(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
+    is_main = parallel.current().is_main
+    callbacks = _first_callbacks(folder, stop) if is_main else []
+    start = find_starting_point(recipe, phase, folder.output, start_from)
+    if start.finished:
+        print_once(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
         return True
-    if runtime.is_main:
+    held_out_text = load_held_out_text(recipe)
+    trainer = build_trainer(recipe, phase, folder.output, start)
+    if is_main:
         save_recipe(recipe, folder.recipe)
         _describe(trainer)
-        callbacks += recipe_callbacks(recipe, folder, trainer.step, trainer.tokens_before + trainer.phase_tokens)
+    callbacks += phase_callbacks(trainer, held_out_text, callbacks)
     try:
         path = train(trainer, callbacks, lambda: any_rank(stop.reason() is not None))
     finally:
@@ -122,35 +123,80 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
             callback.close()
         trainer.close()
     stop.ignore()
-    done = trainer.phase_tokens >= phase.tokens
-    if runtime.is_main and done:
-        print(f"phase {phase.name} complete: {path}")
-    elif runtime.is_main:
-        reason = stop.reason() or "another rank was asked to"
-        folder.say(folder.stopped, {"reason": reason, "step": trainer.step, "checkpoint": str(path)})
-        print(f"phase {phase.name} stopped ({reason}), run again to go on: {path}")
+    if is_main:
+        _report_end(trainer, path, stop)
     parallel.shutdown()
-    return done
+    return trainer.is_complete
 
 
-def _describe(trainer: Any) -> None:
-    """What this phase is about to do, and its mixture by language beside the checkpoints."""
+def _first_callbacks(folder: PhaseFolder, stop: StopRequest) -> list[Callback]:
+    """Clear the signs of earlier processes; returns the callbacks of rank 0 that are there while the model is built."""
+    for sign in (folder.stopped, folder.failed, folder.interrupted):
+        sign.unlink(missing_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return [Tolerant(Heartbeat(folder.heartbeat)), stop]
+
+
+def load_held_out_text(recipe: Recipe) -> HeldOut | None:
+    """Return the recipe's held-out text; None where it names no stores of it."""
+    from megatron_mmbert.builders.data import tokenizer_of
+    from megatron_mmbert.eval.bits_per_byte import load_held_out
+
+    return load_held_out(recipe, tokenizer_of(recipe)) if recipe.evaluation.stores else None
+
+
+def phase_callbacks(trainer: Trainer, text: HeldOut | None, first: Sequence[Callback] = ()) -> list[Callback]:
+    """Return the callbacks of a phase on this rank: those of its recipe on rank 0, held-out scoring on every rank.
+
+    Args:
+        first: callbacks that come before them, and are told of the scores too.
+    """
+    from megatron_mmbert import parallel
+    from megatron_mmbert.train.callbacks import CallbackList
+    from megatron_mmbert.train.callbacks.from_recipe import recipe_callbacks
+    from megatron_mmbert.train.callbacks.held_out import HeldOutScoring
+
+    recipe, folder = trainer.recipe, trainer.folder
+    found = recipe_callbacks(recipe, folder, trainer.counters) if parallel.current().is_main else []
+    if text is None:
+        return found
+    others = CallbackList([*first, *found])
+    return [*found, HeldOutScoring(text, trainer.training, recipe.evaluation.every_tokens, folder, others)]
+
+
+def _report_end(trainer: Trainer, checkpoint: Path, stop: StopRequest) -> None:
+    """Print how the phase ended, and leave ``stopped.json`` where it is not complete."""
+    phase, folder = trainer.phase, trainer.folder
+    if trainer.is_complete:
+        print(f"phase {phase.name} complete: {checkpoint}")
+        return
+    reason = stop.reason() or "another rank was asked to"
+    stopped = {"reason": reason, "step": trainer.counters.step, "checkpoint": str(checkpoint)}
+    folder.write(folder.stopped, stopped)
+    print(f"phase {phase.name} stopped ({reason}), run again to resume: {checkpoint}")
+
+
+def _describe(trainer: Trainer) -> None:
+    """Print what this phase is about to do, and write its mixture by language beside the checkpoints."""
+    from megatron_mmbert import parallel
     from megatron_mmbert.model.layers import engines_of
 
-    phase = trainer.phase
+    phase, training = trainer.phase, trainer.training
     plan = trainer.loader.mixture.expected()
     write_json(trainer.folder.path / "mixture.json", [vars(group) for group in plan])
-    parameters = sum(parameter.numel() for encoder in trainer.training.encoders for parameter in encoder.parameters())
+    parameters = sum(parameter.numel() for encoder in training.encoders for parameter in encoder.parameters())
+    layout = parallel.current().describe()
     print(
         f"phase {phase.name}: {phase.tokens:,} tokens of {len(plan)} languages, length {phase.max_length}, "
-        f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {trainer.runtime.describe()}, "
-        f"peak {trainer.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(trainer.training.encoders[0])}, "
-        f"linear layers {trainer.training.linears}"
+        f"theta {phase.rope_theta:g}, lr {phase.lr:g}; {parameters:,} parameters a rank, {layout}, "
+        f"peak {trainer.peak_flops / 1e12:.2f} TFLOP/s; attention {engines_of(training.encoders[0])}, "
+        f"linear layers {training.linear_layers}"
     )
-    most = max(plan, key=lambda group: group.epochs)
-    if most.epochs > 4:
+    longest = max(plan, key=lambda group: group.epochs)
+    if longest.epochs > 4:
         repeated = sum(group.epochs > 4 for group in plan)
-        print(f"{repeated} languages are read more than 4 times, most often {most.language}: {most.epochs:.1f} times")
+        often = f"most often {longest.language}: {longest.epochs:.1f} times"
+        print(f"{repeated} languages are read more than 4 times, {often}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the recipe to the loader: which languages a phase trains, on which stores, with which tokenizer."""
+"""From the recipe to a phase's data: its languages, stores, tokenizer, and where it resumes in each dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run keeps its files: OUT/PHASE/{checkpoints, metrics.jsonl, held_out.jsonl, recipe.yaml, ...}."""
+"""The files of a run: OUT/PHASE/{checkpoints, metrics.jsonl, held_out.jsonl, recipe.yaml, ...}."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PhaseFolder:
 
     @property
     def held_out(self) -> Path:
-        """The same of every scoring, also on the way, as JSON lines."""
+        """Held-out bits per byte of every scoring, also during the phase, as JSON lines."""
         return self.path / "held_out.jsonl"
 
     @property
@@ -58,7 +58,7 @@ class PhaseFolder:
         """Why the last process ended for good: another start would end the same way."""
         return self.path / "failed.json"
 
-    def say(self, path: Path, values: dict[str, Any]) -> None:
+    def write(self, path: Path, values: dict[str, Any]) -> None:
         """Write a small file beside the checkpoints; a disk without room for it is no reason to end a run."""
         try:
             write_json(path, values)
@@ -67,7 +67,7 @@ class PhaseFolder:
 
     @property
     def interrupted(self) -> Path:
-        """Why the last process ended without saving: a rank was lost or hung. Another start goes on."""
+        """Why the last process ended without saving: a rank failed or hung. Another start resumes."""
         return self.path / "interrupted.json"
 
     @property

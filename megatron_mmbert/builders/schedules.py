@@ -1,17 +1,44 @@
-"""From the recipe to the clocks of a phase: learning rate and batch size by tokens.
+"""From the recipe to what a phase schedules by tokens: learning rate, batch size, weight decay.
 
-Apart from the session, which needs Megatron-Core: a plan counts steps without it.
+Without Megatron-Core, so that a plan can count steps without it.
 """
 
 from __future__ import annotations
 
-from megatron_mmbert.config.recipe import ParallelConfig, Phase
+from dataclasses import dataclass
+
+from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
 from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule
 from megatron_mmbert.utils.errors import UserError
 
 
+@dataclass(frozen=True)
+class PhaseSchedules:
+    """Learning rate and micro batches of each step of a phase, and its weight decay at the peak rate."""
+
+    lr: LRSchedule
+    batch: BatchRamp
+    weight_decay: float
+
+
+def phase_schedules(recipe: Recipe, phase: Phase, dp_size: int) -> PhaseSchedules:
+    """Return the schedules of a phase.
+
+    Raises:
+        UserError: see :func:`batch_ramp`.
+    """
+    return PhaseSchedules(
+        lr_schedule(phase), batch_ramp(phase, dp_size, recipe.parallel), weight_decay_of(recipe, phase)
+    )
+
+
+def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
+    """Return the phase's own weight decay, or the recipe's."""
+    return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
+
+
 def lr_schedule(phase: Phase) -> LRSchedule:
-    """The phase's learning rate by tokens."""
+    """Return the phase's learning rate by tokens."""
     return LRSchedule(
         peak_lr=phase.lr,
         warmup_tokens=phase.schedule.warmup_tokens,
@@ -23,7 +50,7 @@ def lr_schedule(phase: Phase) -> LRSchedule:
 
 
 def batch_ramp(phase: Phase, dp_size: int, parallel: ParallelConfig | None = None) -> BatchRamp:
-    """The phase's micro batches per step by tokens.
+    """Return the phase's micro batches per step by tokens.
 
     Args:
         parallel: an interleaved pipeline takes micro batches in groups of as many as it has ranks.

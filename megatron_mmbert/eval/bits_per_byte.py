@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatron_mmbert.builders.data import stores_of, token_ids
 from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.config.recipe import EvaluationConfig, Recipe
 from megatron_mmbert.data.loading.batch import Assembler, PackedBatch
@@ -30,6 +31,7 @@ from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.counter_rng import hash64, key64, string_key
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
@@ -107,12 +109,15 @@ class HeldOut:
             np.add.at(total, rows, value)
 
 
-def held_out(
-    recipe: Recipe, stores: ConcatenatedStores, ids: TokenizerIds, piece_bytes: npt.NDArray[np.int32]
-) -> HeldOut:
-    """The recipe's held-out text at the shortest length of any phase, so that all phases are measured alike."""
+def load_held_out(recipe: Recipe, tokenizer: Tokenizer) -> HeldOut:
+    """Return the recipe's held-out text at the shortest length of any phase, so that all phases are measured alike.
+
+    Raises:
+        UserError: a store that cannot be read, or was made with another tokenizer.
+    """
+    stores = stores_of(recipe.evaluation.stores, tokenizer)
     longest = min(phase.max_length for phase in recipe.phases)
-    return HeldOut(stores, ids, piece_bytes, recipe.evaluation, longest)
+    return HeldOut(stores, token_ids(tokenizer), tokenizer.piece_bytes, recipe.evaluation, longest)
 
 
 def _masked_packs(

@@ -13,11 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from megatron_mmbert import parallel
-from megatron_mmbert.builders.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.folder import CheckpointMeta, resolve
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, held_out
+from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, load_held_out
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.parallel.runtime import current
@@ -48,8 +48,7 @@ def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
             f"{path}: trained with another tokenizer than {recipe.tokenizer.path}; set tokenizer.path and the held-out "
             "stores to its own"
         )
-    stores = stores_of(recipe.evaluation.stores, tokenizer)
-    text = held_out(recipe, stores, token_ids(tokenizer), tokenizer.piece_bytes)
+    text = load_held_out(recipe, tokenizer)
     parallel.start(seed=recipe.seed)
     scores = score_with_progress(text, load_encoder(path, meta, recipe))
     if not scores:

@@ -223,6 +223,12 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
+def print_once(text: str) -> None:
+    """Print on rank 0."""
+    if current().is_main:
+        print(text)
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if current().world_size > 1:

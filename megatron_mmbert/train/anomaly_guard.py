@@ -41,16 +41,16 @@ class AnomalyGuard:
         """
         self.settings = settings
         self.rule = LossSpikeRule(settings.spike_threshold, settings.spike_window, losses)
-        self.verdict = Decision("step")
+        self.decision = Decision("step")
         self._in_a_row = 0
 
     def accept(self, loss: float, step: int, training: Training) -> bool:
-        """Whether step ``step`` with this mean loss may update the weights; :attr:`verdict` says what else to do."""
-        self.verdict = self._judge(loss, step, training)
-        return self.verdict.action == "step"
+        """Whether step ``step`` with this mean loss may update the weights; :attr:`decision` says what else to do."""
+        self.decision = self._judge(loss, step, training)
+        return self.decision.action == "step"
 
     def _judge(self, loss: float, step: int, training: Training) -> Decision:
-        mine = not training.watch.finite()
+        mine = not training.gradients.finite()
         # One rank keeps the history: the decision is then one, whatever the last bit of a loss is on others.
         spike = current().is_main and math.isfinite(loss) and self.rule.is_spike(loss)
         bad, high = any_ranks([mine or not math.isfinite(loss), spike])

@@ -8,22 +8,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_mmbert.builders.model import build_encoders, wrap_for_data_parallel
+from megatron_mmbert.builders.optimizer import build_phase_optimizer
 from megatron_mmbert.config.constants import IGNORED_LABEL
-from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
+from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.kernels.compiled import switch_off
-from megatron_mmbert.model.config import EncoderConfig, encoder_config
+from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.encoder import Encoder
-from megatron_mmbert.model.init import initialize, logical_parameters
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.pipeline_split import scored_for_balance
-from megatron_mmbert.model.te_layers import resolve_precision
-from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer, set_hyperparameters
+from megatron_mmbert.optim.groups import set_hyperparameters
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.train.gradient_monitor import GradientMonitor
@@ -32,16 +29,20 @@ from megatron_mmbert.utils.counter_rng import key64, string_key
 
 @dataclass
 class Training:
-    """What is trained: this rank's chunks of the encoder (one, or several under interleaving), their data-parallel
-    wrappers, and the optimizer."""
+    """This rank's chunks of the encoder (one, or several under interleaving), their data-parallel wrappers, and the
+    optimizer.
+
+    Attributes:
+        linear_layers: what the linear layers of the transformer are, for the log.
+        gradients: looks at this rank's gradients before they are summed over ranks.
+    """
 
     config: EncoderConfig
     encoders: list[Encoder]
     wrapped: list[DistributedDataParallel]
     optimizer: Any
-    linears: str = "torch"
-    """What the body's linears are, for the log."""
-    watch: GradientMonitor = field(default_factory=GradientMonitor)
+    linear_layers: str = "torch"
+    gradients: GradientMonitor = field(default_factory=GradientMonitor)
 
     def gather_parameters(self) -> None:
         """Have every rank hold all updated weights now: with overlap they come during the next forward pass."""
@@ -50,73 +51,26 @@ class Training:
                 chunk.start_param_sync(force_sync=True)
 
 
-def build(recipe: Recipe, phase: Phase) -> Training:
-    """The encoder with fresh weights and the optimizer, laid out as the recipe says."""
-    runtime, layout = current(), recipe.parallel
-    if recipe.precision.compile == "none":
-        switch_off()
-    tokens = phase.batch.tokens_per_micro_batch
-    precision, linears = resolve_precision(recipe.precision, recipe.model, tokens, layout.tensor)
-    config = phase_encoder_config(recipe, phase, precision)
-    encoders = []
-    for chunk in range(layout.virtual_stages):
-        first = runtime.is_first_stage and chunk == 0
-        last = runtime.is_last_stage and chunk == layout.virtual_stages - 1
-        number = chunk if layout.virtual_stages > 1 else None
-        encoders.append(Encoder(config, recipe.model.vocab_size, first, last, number).to(runtime.device))
-        initialize(encoders[-1], recipe.seed)
-    wrapped = [
-        DistributedDataParallel(config, _reduction(layout), encoder, disable_bucketing=number > 0)
-        for number, encoder in enumerate(encoders)
-    ]
-    if layout.overlap:
-        no_sync = [chunk.no_sync for chunk in wrapped]
-        config.no_sync_func = no_sync if len(no_sync) > 1 else no_sync[0]
-    settings = OptimizerSettings(
-        peak_lr=phase.lr,
-        weight_decay=weight_decay_of(recipe, phase),
-        betas=recipe.optimizer.betas,
-        eps=recipe.optimizer.eps,
-        precision=recipe.precision.dtype,
-        distributed=layout.distributed_optimizer,
-    )
-    named = [pair for encoder in encoders for pair in logical_parameters(encoder)]
-    training = Training(config, encoders, wrapped, build_optimizer(wrapped, settings, named), linears)
-    config.finalize_model_grads_func = partial(_finalize, training.watch)
+def build_training(recipe: Recipe, phase: Phase) -> Training:
+    """Build the encoder with fresh weights and its optimizer, laid over ranks as the recipe says; a collective."""
+    encoders, linear_layers = build_encoders(recipe, phase)
+    wrapped = wrap_for_data_parallel(encoders, recipe.parallel)
+    optimizer = build_phase_optimizer(recipe, phase, encoders, wrapped)
+    config: EncoderConfig = encoders[0].config
+    training = Training(config, encoders, wrapped, optimizer, linear_layers)
+    config.finalize_model_grads_func = partial(_finalize, training.gradients)
     return training
 
 
-def phase_encoder_config(recipe: Recipe, phase: Phase, precision: PrecisionConfig) -> EncoderConfig:
-    """Return the configuration of ``phase``; ``precision`` comes from ``model.te_layers.resolve_precision``."""
-    thetas, scored = (phase.rope_theta, phase.theta_local), scored_for_balance(phase)
-    return encoder_config(recipe.model, *thetas, recipe.parallel, precision, scored, phase.max_length)
-
-
-def _finalize(watch: GradientMonitor, chunks: Any, *arguments: Any, **options: Any) -> None:
+def _finalize(gradients: GradientMonitor, chunks: Any, *arguments: Any, **options: Any) -> None:
     """Sum the gradients over ranks, after a look at this rank's own."""
-    watch.look(chunks)
+    gradients.look(chunks)
     progress_marker.at("the sum of gradients")
     finalize_model_grads(chunks, *arguments, **options)
 
 
-def _reduction(layout: ParallelConfig) -> DistributedDataParallelConfig:
-    """How gradients are summed over data-parallel ranks, always in fp32."""
-    return DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
-        use_distributed_optimizer=layout.distributed_optimizer,
-        overlap_grad_reduce=layout.overlap,
-        overlap_param_gather=layout.overlap and layout.distributed_optimizer,
-        bucket_size=layout.bucket_elements,
-    )
-
-
-def weight_decay_of(recipe: Recipe, phase: Phase) -> float:
-    """The phase's own weight decay, or the recipe's."""
-    return recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
-
-
 def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedSequences:
-    """The layers' view of a pack."""
+    """Return the layers' view of a pack."""
     return PackedSequences.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T, dropout_key)
 
 
@@ -137,7 +91,7 @@ def training_step(
     step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
     progress_marker.at("the forward and backward pass")
-    training.watch.start()
+    training.gradients.start()
     for chunk in training.wrapped:
         chunk.train()
         chunk.zero_grad_buffer()

@@ -22,10 +22,10 @@ from megatron_mmbert.checkpoint.folder import checksum_problems, committed_check
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train.callbacks import Callback, Heartbeat, MetricsFile, Tolerant
+from megatron_mmbert.train.callbacks import Callback, CallbackList, Heartbeat, MetricsFile, Tolerant
 from megatron_mmbert.train.callbacks.from_recipe import recipe_callbacks
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError
 
 Between = Callable[[Trainer, list[Callback]], None]
@@ -68,15 +68,13 @@ class Events(Callback):
         self.said.append((kind, text))
 
 
-def run(
-    recipe_path: Path, runtime: Runtime, output: Path, between: Between, *overrides: str
-) -> tuple[Trainer, list[tuple[str, str]]]:
+def run(recipe_path: Path, output: Path, between: Between, *overrides: str) -> tuple[Trainer, list[tuple[str, str]]]:
     recipe = load_recipe(recipe_path, ["logging.tensorboard=true", *overrides])
-    trainer, events = Trainer(recipe, recipe.phases[0], output, runtime), Events()
+    trainer, events = build_trainer(recipe, recipe.phases[0], output), Events()
     trainer.folder.path.mkdir(parents=True, exist_ok=True)
     writing = [
         Tolerant(Heartbeat(trainer.folder.heartbeat)),
-        *recipe_callbacks(recipe, trainer.folder, trainer.step, 0),
+        *recipe_callbacks(recipe, trainer.folder, trainer.counters),
     ]
 
     def ask() -> bool:
@@ -94,11 +92,11 @@ def run(
 
 def fills_after(step: int, disk: Path, frees_after: int | None = None) -> Between:
     def between(trainer: Trainer, callbacks: list[Callback]) -> None:
-        if trainer.step == step:
-            trainer.settle(callbacks)
+        if trainer.counters.step == step:
+            trainer.checkpoints.wait_for_save(CallbackList(callbacks))
             fill(disk)
-        if trainer.step == frees_after:
-            trainer.settle(callbacks)
+        if trainer.counters.step == frees_after:
+            trainer.checkpoints.wait_for_save(CallbackList(callbacks))
             (disk / "filler").unlink()
 
     return between
@@ -109,13 +107,15 @@ def test_training_goes_on_and_saves_again_when_there_is_room(
     asynchronous: bool, recipe_path: Path, runtime: Runtime, disk: Path, tmp_path: Path, capfd: Any
 ) -> None:
     way = f"checkpoint.asynchronous={str(asynchronous).lower()}"
-    run(recipe_path, runtime, tmp_path / "roomy", lambda trainer, callbacks: None, way)
+    run(recipe_path, tmp_path / "roomy", lambda trainer, callbacks: None, way)
     capfd.readouterr()
-    trainer, said = run(recipe_path, runtime, disk, fills_after(6, disk, frees_after=12), way)
+    trainer, said = run(recipe_path, disk, fills_after(6, disk, frees_after=12), way)
     folder = trainer.folder
     assert [kind for kind, _ in said] == ["save failed"]
     text = said[0][1]
-    assert str(folder.checkpoints / "step-000000") in text and "the disk is full" in text and "training goes on" in text
+    assert (
+        str(folder.checkpoints / "step-000000") in text and "the disk is full" in text and "training continues" in text
+    )
     assert "bytes are free and the tensors take" in text
     assert sorted(path.name[0] for path in folder.checkpoints.iterdir()) == ["s", "s"], "nothing half-written"
     for path in committed_checkpoints(folder.checkpoints):
@@ -130,21 +130,21 @@ def test_training_goes_on_and_saves_again_when_there_is_room(
     assert ours == theirs, "every step once, and the training is the same"
     printed = capfd.readouterr()
     assert (
-        "cannot write ([Errno 28] No space left on device); training goes on" in printed.out
+        "cannot write ([Errno 28] No space left on device); training continues" in printed.out
         and "Traceback" not in printed.out + printed.err
     )
 
 
 def test_the_run_ends_if_the_recipe_says_so(recipe_path: Path, runtime: Runtime, disk: Path) -> None:
     with pytest.raises(UserError, match="the disk is full"):
-        run(recipe_path, runtime, disk, fills_after(6, disk), "checkpoint.on_failure=stop")
+        run(recipe_path, disk, fills_after(6, disk), "checkpoint.on_failure=stop")
     checkpoints = disk / "first/checkpoints"
     assert len(list(checkpoints.iterdir())) == 1
     (disk / "filler").unlink()
     newest = newest_valid(checkpoints)
     assert newest is not None
-    trainer, said = run(recipe_path, runtime, disk, lambda trainer, callbacks: None)
-    assert trainer.phase_tokens >= 6000 and said == [], "it goes on from there"
+    trainer, said = run(recipe_path, disk, lambda trainer, callbacks: None)
+    assert trainer.counters.phase_tokens >= 6000 and said == [], "it goes on from there"
 
 
 def test_a_last_save_that_fails_ends_the_command_with_its_sentence(recipe_path: Path, disk: Path) -> None:

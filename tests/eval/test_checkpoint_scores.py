@@ -13,12 +13,12 @@ import pytest
 import yaml
 from support import ROOT
 
-from megatron_mmbert.builders.data import stores_of, token_ids, tokenizer_of
+from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.folder import CheckpointMeta
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.eval.bits_per_byte import held_out
+from megatron_mmbert.eval.bits_per_byte import load_held_out
 from megatron_mmbert.eval.checkpoint_scores import load_encoder, score_checkpoint
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
@@ -96,9 +96,7 @@ def checkpoint(runtime: object, recipe: Recipe, recipe_file: Path) -> Path:
 
 
 def test_scores_are_those_of_the_encoder_at_the_checkpoints_theta(checkpoint: Path, recipe: Recipe) -> None:
-    tokenizer = tokenizer_of(recipe)
-    stores = stores_of(recipe.evaluation.stores, tokenizer)
-    text = held_out(recipe, stores, token_ids(tokenizer), tokenizer.piece_bytes)
+    text = load_held_out(recipe, tokenizer_of(recipe))
     expected = {}
     for theta, theta_local in ((500.0, 700.0), (10_000.0, 10_000.0)):
         encoder = Encoder(encoder_config(recipe.model, theta, theta_local), recipe.model.vocab_size)

@@ -16,8 +16,8 @@ from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.train.resume import fresh_meta
 from megatron_mmbert.train.step import Training, packed_params, training_step
-from megatron_mmbert.train.trainer import fresh_meta
 
 TOKENS = 1024
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from megatron_mmbert.builders.model import phase_encoder_config
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import balanced_split, head_in_layers
 from megatron_mmbert.plan.parallel_layout import stage_parts
 from megatron_mmbert.plan.render.memory_table import largest_layout
 from megatron_mmbert.plan.scaling import phase_layout
-from megatron_mmbert.train.step import phase_encoder_config
 
 
 def recipe(mask_ratio: Any, **parallel: int) -> Recipe:

@@ -28,7 +28,7 @@ from megatron.core.tensor_parallel import layers, mappings
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.train.step import build, training_step
+from megatron_mmbert.train.step import build_training, training_step
 
 MODEL = {"num_layers": 5, "hidden_size": 64, "ffn_hidden_size": 96, "num_attention_heads": 4, "vocab_size": 2048}
 TOKENS, SAMPLE, SCORED_ROWS, MICRO_BATCHES = 256, 64, 64, 4  # micro batches of one rank
@@ -97,7 +97,7 @@ def rank(number: int, ranks: int, section: dict[str, Any], port: int, folder: st
     given = recipe.parallel
     parallel.start(given.tensor, given.pipeline, timeout_minutes=2, virtual_stages=given.virtual_stages)
     counter, phase = Counter(), recipe.phases[0]
-    training = build(recipe, phase)
+    training = build_training(recipe, phase)
     for _ in range(2):  # with overlap, the second step gathers what the first has updated
         counter.sent.clear()
         training_step(training, [pack() for _ in range(MICRO_BATCHES)], 1e-4, phase, 0.0, 1)

@@ -111,8 +111,8 @@ def _report_end(folder: Path) -> None:
         here = current()
         held = {
             "place": [here.dp_rank, here.tp_rank, here.pp_rank],
-            "steps": trainer.step,
-            "tokens": trainer.phase_tokens,
+            "steps": trainer.counters.step,
+            "tokens": trainer.counters.phase_tokens,
             "weights": {name: hashlib.sha256(p.detach().numpy().tobytes()).hexdigest() for name, p in named},
             "split": [name for name, p in named if getattr(p, "tensor_model_parallel", False)],
         }

@@ -25,7 +25,7 @@ from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.train.callbacks import MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 from support.layouts import Layout
 
 ONE = Layout()
@@ -66,10 +66,10 @@ def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: 
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = load_recipe(recipe_path, layout.overrides())
     runtime = parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
-    trainer = Trainer(recipe, recipe.phases[0], output, runtime)
+    trainer = build_trainer(recipe, recipe.phases[0], output)
     packs = PackDigests(trainer)
-    callbacks: list[Any] = [MetricsFile(trainer.folder.metrics, trainer.step)] if runtime.is_main else []
-    train(trainer, callbacks, lambda: trainer.step == stop_at)
+    callbacks: list[Any] = [MetricsFile(trainer.folder.metrics, trainer.counters.step)] if runtime.is_main else []
+    train(trainer, callbacks, lambda: trainer.counters.step == stop_at)
     for callback in callbacks:
         callback.close()
     trainer.close()

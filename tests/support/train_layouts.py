@@ -33,8 +33,8 @@ from megatron_mmbert.model.init import TIED_TABLE, logical_parameters
 from megatron_mmbert.optim.logical_rms import LogicalRms
 from megatron_mmbert.optim.schedule import lr_at
 from megatron_mmbert.parallel.shards import join_shards
-from megatron_mmbert.train.step import Training, build, training_step
-from megatron_mmbert.train.trainer import fresh_meta
+from megatron_mmbert.train.resume import fresh_meta
+from megatron_mmbert.train.step import Training, build_training, training_step
 from support.layouts import Layout, Result
 
 
@@ -58,7 +58,7 @@ def _rank(
     parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
     LEFT_OUT[layout.left_out]()
     recorded: dict[str, list[float]] = {"losses": [], "grad_norms": [], "rms": []}
-    training, loader = build(recipe, recipe.phases[0]), _loader(recipe)
+    training, loader = build_training(recipe, recipe.phases[0]), _loader(recipe)
     if layout.resume_at:
         _steps(training, recipe, loader, layout, layout.resume_at, recorded)
         training, loader = _saved_and_loaded(training, loader, recipe, scratch / "step-00000001")
@@ -130,7 +130,7 @@ def _saved_and_loaded(
         path, meta.model_copy(update={"loader": loader.state_dict()}), training.encoders, training.optimizer
     )
     other = recipe.model_copy(update={"seed": recipe.seed + 1})
-    training, loader = build(other, recipe.phases[0]), _loader(recipe)
+    training, loader = build_training(other, recipe.phases[0]), _loader(recipe)
     checkpoints.load(path, training.encoders, training.optimizer)
     loader.load_state_dict(checkpoints.read_meta(path).loader)
     return training, loader

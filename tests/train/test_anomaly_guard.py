@@ -16,7 +16,7 @@ from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import gradient_monitor, loop
 from megatron_mmbert.train.callbacks import Callback, MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError
 
 Inject = Callable[[int, Trainer], None]
@@ -32,7 +32,6 @@ class Events(Callback):
 
 def run(
     recipe_path: Path,
-    runtime: Runtime,
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
     overrides: Sequence[str],
@@ -40,8 +39,8 @@ def run(
 ) -> tuple[Trainer, list[tuple[str, str]], list[dict[str, Any]]]:
     """Train phase ``first``; ``inject`` may spoil gradients after the backward pass of a step (from 1)."""
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]", *overrides])
-    trainer = Trainer(recipe, recipe.phase("first"), output, runtime)
-    look, steps = gradient_monitor.GradientMonitor.look, itertools.count(trainer.step + 1)
+    trainer = build_trainer(recipe, recipe.phase("first"), output)
+    look, steps = gradient_monitor.GradientMonitor.look, itertools.count(trainer.counters.step + 1)
 
     def spoil(self: Any, chunks: Any) -> None:
         inject(next(steps), trainer)
@@ -49,7 +48,7 @@ def run(
 
     monkeypatch.setattr(gradient_monitor.GradientMonitor, "look", spoil)
     events = Events()
-    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.step), events])
+    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.counters.step), events])
     monkeypatch.undo()
     rows = [json.loads(line) for line in trainer.folder.metrics.open()]
     return trainer, events.seen, rows
@@ -80,21 +79,21 @@ def test_a_nan_gradient_is_skipped_and_named(
             now = weights(trainer)
             assert all(torch.equal(now[name], before[name]) for name in before), "step 4 changed nothing"
 
-    trainer, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, [], inject)
+    trainer, events, rows = run(recipe_path, tmp_path, monkeypatch, [], inject)
     assert [kind for kind, _ in events] == ["non-finite"]
     assert "step 4: loss is " in events[0][1]
     assert "the gradient of head.dense.weight is not finite on rank 0; skip" in events[0][1]
     assert [row["step"] for row in rows if row["skipped"]] == [4]
     assert all(torch.isfinite(p).all() for p in weights(trainer).values())
-    assert trainer.phase_tokens >= trainer.phase.tokens
+    assert trainer.counters.phase_tokens >= trainer.phase.tokens
 
 
 def test_without_the_guard_it_would_spoil_the_weights(
     recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_mmbert.train.anomaly_guard.Guard.accept", lambda *_, **__: True)
+    monkeypatch.setattr("megatron_mmbert.train.anomaly_guard.AnomalyGuard.accept", lambda *_, **__: True)
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
-    trainer = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
+    trainer = build_trainer(recipe, recipe.phase("first"), tmp_path)
     look = gradient_monitor.GradientMonitor.look
 
     def spoil(self: Any, chunks: Any) -> None:
@@ -112,14 +111,14 @@ def test_many_in_a_row_end_the_run_with_the_place(
     with pytest.raises(
         UserError, match=r"step 5: .* 3 bad steps in a row; its samples: .*--phase first --at-token \d+"
     ):
-        run(recipe_path, runtime, tmp_path, monkeypatch, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
+        run(recipe_path, tmp_path, monkeypatch, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
 
 
 def test_stop_ends_at_the_first(
     recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"step 3: .*head\.dense\.weight"):
-        run(recipe_path, runtime, tmp_path, monkeypatch, ["numbers.on_non_finite=stop"], nan_at(3))
+        run(recipe_path, tmp_path, monkeypatch, ["numbers.on_non_finite=stop"], nan_at(3))
 
 
 def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
@@ -133,7 +132,7 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
         nan_at(9)(step, trainer)
 
     overrides = ["numbers.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
-    trainer, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides, inject)
+    trainer, events, rows = run(recipe_path, tmp_path, monkeypatch, overrides, inject)
     assert events[0][0] == "non-finite" and "rewind" in events[0][1]
     saved = next(
         step
@@ -163,7 +162,7 @@ def test_a_spike(
 
     monkeypatch.setattr(loop, "training_step", high)
     overrides = ["phases.first.tokens=14000", f"numbers.on_spike={action}", "numbers.spike_window=16"]
-    _, events, rows = run(recipe_path, runtime, tmp_path, monkeypatch, overrides)
+    _, events, rows = run(recipe_path, tmp_path, monkeypatch, overrides)
     assert [kind for kind, _ in events] == ["spike"]
     assert "step 20: loss 1" in events[0][1] and "spreads above" in events[0][1]
     assert [row["step"] for row in rows if row["skipped"]] == ([] if action == "report" else [20])
@@ -171,8 +170,8 @@ def test_a_spike(
 
 def test_the_history_of_losses_is_in_the_checkpoint(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     recipe, count = load_recipe(recipe_path, ["evaluation.stores=[]"]), itertools.count()
-    trainer = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
+    trainer = build_trainer(recipe, recipe.phase("first"), tmp_path)
     train(trainer, [], lambda: next(count) >= 5)
-    again = Trainer(recipe, recipe.phase("first"), tmp_path, runtime)
-    assert again.step == 5 and len(again.guard.rule.losses) == 5
+    again = build_trainer(recipe, recipe.phase("first"), tmp_path)
+    assert again.counters.step == 5 and len(again.guard.rule.losses) == 5
     assert again.guard.rule.losses == trainer.guard.rule.losses

@@ -17,21 +17,24 @@ from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train.callbacks import HeldOutFile, MetricsFile
+from megatron_mmbert.pretrain import load_held_out_text
+from megatron_mmbert.train.callbacks import Callback, CallbackList, HeldOutFile, MetricsFile
+from megatron_mmbert.train.callbacks.held_out import HeldOutScoring
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.resume import find_starting_point
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError
 
 
 def run(
-    recipe_path: Path, runtime: Runtime, output: Path, phase: str, steps: int | None = None, overrides: tuple = ()
+    recipe_path: Path, output: Path, phase: str, steps: int | None = None, overrides: tuple = ()
 ) -> dict[str, torch.Tensor]:
     """Train (at most ``steps`` steps) and return the weights and moments."""
     recipe = load_recipe(recipe_path, overrides)
-    trainer = Trainer(recipe, recipe.phase(phase), output, runtime)
+    trainer = build_trainer(recipe, recipe.phase(phase), output)
     counter = itertools.count()
     stop: Callable[[], bool] = (lambda: next(counter) >= steps) if steps is not None else (lambda: False)
-    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.step)], stop)
+    train(trainer, with_scores(trainer, [MetricsFile(trainer.folder.metrics, trainer.counters.step)]), stop)
     state = {name: parameter.detach().clone() for name, parameter in trainer.training.encoders[0].named_parameters()}
     inner = trainer.training.optimizer.optimizer
     for number, group in enumerate(inner.param_groups):
@@ -41,6 +44,14 @@ def run(
     return state
 
 
+def with_scores(trainer: Trainer, callbacks: list[Callback]) -> list[Callback]:
+    """The callbacks, and the one that scores held-out text."""
+    text = load_held_out_text(trainer.recipe)
+    assert text is not None
+    every = trainer.recipe.evaluation.every_tokens
+    return [*callbacks, HeldOutScoring(text, trainer.training, every, trainer.folder, CallbackList(callbacks))]
+
+
 def losses(output: Path, phase: str) -> list[float]:
     return [json.loads(line)["loss"] for line in (output / phase / "metrics.jsonl").open()]
 
@@ -48,7 +59,7 @@ def losses(output: Path, phase: str) -> list[float]:
 @pytest.fixture(scope="module")
 def whole(recipe_path: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     output = tmp_path_factory.mktemp("whole")
-    return output, run(recipe_path, runtime, output, "first")
+    return output, run(recipe_path, output, "first")
 
 
 def test_it_learns(whole: tuple[Path, dict]) -> None:
@@ -73,9 +84,9 @@ def test_finished_checkpoint_says_where_it_stands(whole: tuple[Path, dict]) -> N
 def test_resume_is_bit_identical(
     cut: int, recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict]
 ) -> None:
-    run(recipe_path, runtime, tmp_path, "first", steps=cut)
+    run(recipe_path, tmp_path, "first", steps=cut)
     assert len(losses(tmp_path, "first")) == cut
-    resumed = run(recipe_path, runtime, tmp_path, "first")
+    resumed = run(recipe_path, tmp_path, "first")
     assert losses(tmp_path, "first") == losses(whole[0], "first")
     assert resumed.keys() == whole[1].keys()
     for name, value in whole[1].items():
@@ -86,11 +97,11 @@ def test_resume_after_lost_steps_drops_their_lines(
     recipe_path: Path, runtime: Runtime, tmp_path: Path, whole: tuple[Path, dict]
 ) -> None:
     """A kill loses the steps since the last checkpoint; they are taken again and stand once in the metrics."""
-    run(recipe_path, runtime, tmp_path, "first", steps=3)
+    run(recipe_path, tmp_path, "first", steps=3)
     lines = (tmp_path / "first/metrics.jsonl").read_text()
     extra = json.loads(lines.splitlines()[-1]) | {"step": 4, "loss": 99.0}
     (tmp_path / "first/metrics.jsonl").write_text(lines + json.dumps(extra) + "\n" + '{"step": 5, "lo')
-    run(recipe_path, runtime, tmp_path, "first")
+    run(recipe_path, tmp_path, "first")
     assert losses(tmp_path, "first") == losses(whole[0], "first")
 
 
@@ -99,11 +110,11 @@ def test_next_phase_starts_from_the_one_before(
 ) -> None:
     recipe = load_recipe(recipe_path)
     (tmp_path / "first").symlink_to(whole[0] / "first")
-    trainer = Trainer(recipe, recipe.phase("second"), tmp_path, runtime)
+    trainer = build_trainer(recipe, recipe.phase("second"), tmp_path)
     for name, parameter in trainer.training.encoders[0].named_parameters():
         assert torch.equal(parameter, whole[1][name]), name
     assert trainer.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
-    assert trainer.phase_tokens == 0 and trainer.tokens_before >= 6000
+    assert trainer.counters.phase_tokens == 0 and trainer.counters.tokens_before >= 6000
     thetas = {layer.self_attention.core_attention.rope_theta for layer in trainer.training.encoders[0].encoder.layers}
     assert thetas == {160_000}
     assert max(int(pack.max_seqlen) for pack in trainer.loader.next_packs(8)) > 64  # the longer samples of this phase
@@ -116,12 +127,12 @@ def test_data_goes_on_where_the_phase_before_stopped(
     resume knows of it from its own checkpoint."""
     recipe = load_recipe(recipe_path)
     (tmp_path / "first").symlink_to(whole[0] / "first")
-    first = Trainer(recipe, recipe.phase("first"), tmp_path / "again", runtime).loader
+    first = build_trainer(recipe, recipe.phase("first"), tmp_path / "again").loader
     trained = read_meta(committed_checkpoints(whole[0] / "first/checkpoints")[-1]).loader
     begins = {name: np.cumsum([0, *stores_lengths(recipe, name)]) for name in first.names}
     times = {name: np.zeros(begins[name][-1], dtype=int) for name in first.names}
-    run(recipe_path, runtime, tmp_path, "second", steps=2)
-    second = Trainer(recipe, recipe.phase("second"), tmp_path, runtime).loader
+    run(recipe_path, tmp_path, "second", steps=2)
+    second = build_trainer(recipe, recipe.phase("second"), tmp_path).loader
     assert "data: goes on where first stopped" in capsys.readouterr().out
     meta = read_meta(committed_checkpoints(tmp_path / "second/checkpoints")[-1])
     assert [each.phase["name"] for each in meta.history] == ["first"]
@@ -142,21 +153,21 @@ def stores_lengths(recipe: Recipe, name: tuple[str, str]) -> list[int]:
 
 
 def test_phase_before_must_be_finished(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
-    run(recipe_path, runtime, tmp_path, "first", steps=1)
+    run(recipe_path, tmp_path, "first", steps=1)
     recipe = load_recipe(recipe_path)
     with pytest.raises(UserError, match=r"'first' has not finished .*--start-from"):
-        Trainer(recipe, recipe.phase("second"), tmp_path, runtime)
+        build_trainer(recipe, recipe.phase("second"), tmp_path)
 
 
 def test_finished_phase_is_left_alone(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
     recipe = load_recipe(recipe_path)
-    assert Trainer(recipe, recipe.phase("first"), whole[0], runtime).finished
+    assert find_starting_point(recipe, recipe.phase("first"), whole[0]).finished
 
 
 def test_checkpoint_of_another_shape(recipe_path: Path, runtime: Runtime, whole: tuple[Path, dict]) -> None:
     recipe = load_recipe(recipe_path, ["model.ffn_hidden_size=64"])
     with pytest.raises(UserError, match="ffn_hidden_size 48 and the recipe 64"):
-        Trainer(recipe, recipe.phase("first"), whole[0], runtime)
+        build_trainer(recipe, recipe.phase("first"), whole[0])
 
 
 class Killed(Exception):
@@ -168,17 +179,17 @@ def test_held_out_scores_on_the_way_survive_a_kill(recipe_path: Path, runtime: R
     recipe = load_recipe(recipe_path, ["evaluation.every_tokens=1100"])
     phase = recipe.phase("first")
     for output, killed_at in ((tmp_path / "whole", None), (tmp_path / "killed", 8), (tmp_path / "killed", None)):
-        trainer, asked = Trainer(recipe, phase, output, runtime), itertools.count()
+        trainer, asked = build_trainer(recipe, phase, output), itertools.count()
 
         def stop(asked: Iterator[int] = asked, killed_at: int | None = killed_at) -> bool:
             if next(asked) == killed_at:
                 raise Killed
             return False
 
-        tokens = trainer.tokens_before + trainer.phase_tokens
-        callback = HeldOutFile(trainer.folder.held_out, trainer.step, tokens)
+        counters = trainer.counters
+        callback = HeldOutFile(trainer.folder.held_out, counters.step, counters.total_tokens)
         with contextlib.nullcontext() if killed_at is None else pytest.raises(Killed):
-            train(trainer, [callback], stop)
+            train(trainer, with_scores(trainer, [callback]), stop)
     rows = [json.loads(line) for line in (tmp_path / "whole/first/held_out.jsonl").open()]
     assert rows == [json.loads(line) for line in (tmp_path / "killed/first/held_out.jsonl").open()]
     places = [row["total_tokens"] // 1100 for row in rows[1:-1]]

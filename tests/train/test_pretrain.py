@@ -84,7 +84,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(recipe_path: Path, tmp_path: Pat
                 break
         rest = process.stdout.read()
     assert process.returncode == 75, "".join(seen) + rest
-    assert "stopped (SIGTERM), run again to go on" in rest
+    assert "stopped (SIGTERM), run again to resume" in rest
     stopped = read_meta(committed_checkpoints(tmp_path / "first/checkpoints")[-1])
     assert 0 < stopped.phase_tokens < 60000 and not stopped.finished
     done = subprocess.run(arguments, capture_output=True, text=True)

@@ -27,20 +27,20 @@ from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import resume_check
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer
+from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError
 
 
-def begin(recipe_path: Path, runtime: Runtime, output: Path, overrides: tuple[str, ...] = ()) -> Trainer:
+def begin(recipe_path: Path, output: Path, overrides: tuple[str, ...] = ()) -> Trainer:
     recipe = load_recipe(recipe_path, overrides)
-    return Trainer(recipe, recipe.phase("first"), output, runtime)
+    return build_trainer(recipe, recipe.phase("first"), output)
 
 
 @pytest.fixture
 def stopped(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> Path:
     """A run's folder after four steps; its one checkpoint is that of step 4."""
     counter = itertools.count()
-    train(begin(recipe_path, runtime, tmp_path), [], lambda: next(counter) >= 4)
+    train(begin(recipe_path, tmp_path), [], lambda: next(counter) >= 4)
     return tmp_path
 
 
@@ -60,7 +60,7 @@ def test_a_resume_replays_the_batch_and_says_so(
 ) -> None:
     recorded = read_meta(newest(stopped)).replay
     assert recorded is not None and 0 < len(recorded.tokens) <= resume_check.TOKENS == sum(recorded.lengths)
-    trainer = begin(recipe_path, runtime, stopped)
+    trainer = begin(recipe_path, stopped)
     assert f"recorded batch replayed: loss {recorded.loss:.7g}, {recorded.loss:.7g} when" in capsys.readouterr().out
     assert resume_check.loss_on(trainer.training.encoders, recorded) == recorded.loss
     assert trainer.training.encoders[0].training
@@ -78,10 +78,10 @@ def test_other_weights_under_good_checksums_are_refused(
     path.rename(path.with_name("moved"))
     path.with_name("other").rename(path)
     with pytest.raises(UserError, match=r"step-00000004: the loss on the batch recorded in it is .*checkpoint.replay"):
-        begin(recipe_path, runtime, stopped)
-    trainer = begin(recipe_path, runtime, stopped, ("checkpoint.replay=warn",))
-    assert trainer.step == 4 and "warning: " in capsys.readouterr().out
-    begin(recipe_path, runtime, stopped, ("checkpoint.replay=none",))
+        begin(recipe_path, stopped)
+    trainer = begin(recipe_path, stopped, ("checkpoint.replay=warn",))
+    assert trainer.counters.step == 4 and "warning: " in capsys.readouterr().out
+    begin(recipe_path, stopped, ("checkpoint.replay=none",))
     assert "recorded" not in capsys.readouterr().out
 
 
@@ -93,7 +93,7 @@ def test_another_tokenizers_ids_are_refused(stopped: Path, recipe_path: Path, ru
     ids = [(token + 7) % meta.model.vocab_size for token in meta.replay.tokens]
     describe_anew(path, meta.model_copy(update={"replay": meta.replay.model_copy(update={"tokens": ids})}))
     with pytest.raises(UserError, match="the loss on the batch recorded"):
-        begin(recipe_path, runtime, stopped)
+        begin(recipe_path, stopped)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_record_that_is_none_is_a_damaged_description(
     (path / META_FILE).write_text(json.dumps(values))
     (path / CHECKSUM_FILE).unlink()
     finalize(path)
-    assert begin(recipe_path, runtime, stopped).step == 0
+    assert begin(recipe_path, stopped).counters.step == 0
     assert f"damaged checkpoint skipped: {path / META_FILE}: " in capsys.readouterr().out
 
 
@@ -120,12 +120,12 @@ def test_a_checkpoint_without_a_record_is_taken(
 ) -> None:
     path = newest(stopped)
     describe_anew(path, read_meta(path).model_copy(update={"replay": None}))
-    assert begin(recipe_path, runtime, stopped).step == 4
+    assert begin(recipe_path, stopped).counters.step == 4
     assert "no batch recorded, so none is replayed" in capsys.readouterr().out
 
 
 def test_no_random_state_is_touched(stopped: Path, recipe_path: Path, runtime: Runtime) -> None:
-    trainer, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    trainer, recorded = begin(recipe_path, stopped), read_meta(newest(stopped)).replay
     assert recorded is not None
     before = torch.get_rng_state()
     resume_check.loss_on(trainer.training.encoders, recorded)
@@ -156,7 +156,7 @@ def test_the_beginning_of_a_pack() -> None:
 def test_one_rank_that_computes_otherwise_is_named(
     stopped: Path, recipe_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, recorded = begin(recipe_path, runtime, stopped), read_meta(newest(stopped)).replay
+    trainer, recorded = begin(recipe_path, stopped), read_meta(newest(stopped)).replay
     assert recorded is not None
     for other in (recorded.loss + 0.1, float("nan")):
         monkeypatch.setattr(resume_check, "all_ranks", lambda loss, other=other: [loss, loss, other])

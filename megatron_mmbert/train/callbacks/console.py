@@ -16,23 +16,18 @@ class Console(Callback):
         self._every_steps = every_steps
         self._rate = 0.0
 
-    def on_step(self, progress: StepMetrics) -> None:
+    def on_step(self, metrics: StepMetrics) -> None:
         # A running mean: single steps are noisy, and the ETA should not jump.
-        self._rate = (
-            progress.tokens_per_second if not self._rate else 0.9 * self._rate + 0.1 * progress.tokens_per_second
-        )
-        steps = progress.total_steps()
-        if progress.step % self._every_steps and progress.step < steps:
+        rate = metrics.tokens_per_second
+        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        steps = metrics.total_steps()
+        if metrics.step % self._every_steps and metrics.step < steps:
             return
-        seconds_left = max(0, progress.goal_tokens - progress.phase_tokens) / self._rate
-        print(
-            f"{progress.phase} step {progress.step:>{len(str(steps))}}/{steps} {progress.fraction:6.1%} | "
-            f"loss {progress.loss:.4f} | lr {progress.lr:.2e} | {progress.tokens_per_second:,.0f} tok/s | "
-            f"mfu {progress.mfu:.0%} | eta {duration(seconds_left)}",
-            flush=True,
-        )
+        seconds_left = max(0, metrics.goal_tokens - metrics.phase_tokens) / self._rate
+        begin = f"{metrics.phase} step {metrics.step:>{len(str(steps))}}/{steps} {metrics.fraction:6.1%}"
+        print(" | ".join([begin, *metrics.columns(), f"eta {duration(seconds_left)}"]), flush=True)
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         mean = sum(bits_per_byte.values()) / len(bits_per_byte)
         ordered = sorted(bits_per_byte, key=bits_per_byte.__getitem__)
         best, worst = ordered[0], ordered[-1]
@@ -50,7 +45,7 @@ class Console(Callback):
 
 
 def duration(seconds: float) -> str:
-    """``1d 03:04:05`` or ``0:04:05``."""
+    """Return ``1d 03:04:05`` or ``0:04:05``."""
     days, rest = divmod(round(seconds), 86_400)
     hours, rest = divmod(rest, 3600)
     clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"

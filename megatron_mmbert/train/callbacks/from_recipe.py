@@ -11,16 +11,17 @@ from megatron_mmbert.train.callbacks.mlflow import MLflow
 from megatron_mmbert.train.callbacks.tensorboard import TensorBoard
 from megatron_mmbert.train.callbacks.tolerant import Tolerant
 from megatron_mmbert.train.callbacks.wandb import WeightsAndBiases
+from megatron_mmbert.train.counters import Counters
 
 
-def recipe_callbacks(recipe: Recipe, folder: PhaseFolder, step: int, tokens: int) -> list[Callback]:
-    """Return the callbacks for a phase that resumes at ``step``, after ``tokens`` tokens over all phases."""
+def recipe_callbacks(recipe: Recipe, folder: PhaseFolder, counters: Counters) -> list[Callback]:
+    """Return the callbacks of rank 0 for a phase that is at ``counters``."""
     logging, name = recipe.logging, f"{recipe.name}-{folder.phase}"
-    files: list[Callback] = [MetricsFile(folder.metrics, step)]
+    files: list[Callback] = [MetricsFile(folder.metrics, counters.step)]
     if recipe.evaluation.stores:
-        files.append(HeldOutFile(folder.held_out, step, tokens))
+        files.append(HeldOutFile(folder.held_out, counters.step, counters.total_tokens))
     if logging.tensorboard:
-        files.append(TensorBoard(folder.tensorboard, step))
+        files.append(TensorBoard(folder.tensorboard, counters.step))
     if logging.wandb:
         files.append(WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
     if logging.mlflow:

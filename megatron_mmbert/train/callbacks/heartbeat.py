@@ -21,12 +21,12 @@ class Heartbeat(Callback):
         self._path, self._written = path, 0.0
         self._write({"state": "starting"})
 
-    def on_step(self, progress: StepMetrics) -> None:
+    def on_step(self, metrics: StepMetrics) -> None:
         if time.monotonic() - self._written >= self._EVERY:
             names = ("phase", "step", "phase_tokens", "goal_tokens", "loss")
-            self._write({"state": "training"} | {name: getattr(progress, name) for name in names})
+            self._write({"state": "training"} | {name: getattr(metrics, name) for name in names})
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         self._write({"state": f"scored held-out text {moment}"})
 
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
@@ -37,10 +37,10 @@ class Heartbeat(Callback):
 
     def _write(self, values: dict[str, object]) -> None:
         # Renamed into place so that a reader never sees half of it; not synced, as only a living reader cares.
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        staging = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
-            aside.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
-            os.replace(aside, self._path)
+            staging.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
+            os.replace(staging, self._path)
         finally:
-            aside.unlink(missing_ok=True)
+            staging.unlink(missing_ok=True)
         self._written = time.monotonic()

@@ -24,9 +24,8 @@ class MetricsFile(Callback):
         self._file = path.open("ab", buffering=0)
         self._pending = b""
 
-    def on_step(self, progress: StepMetrics) -> None:
-        values = {name: getattr(progress, name) for name in StepMetrics.__dataclass_fields__}
-        self._pending += json.dumps(values).encode() + b"\n"
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._pending += json.dumps(metrics.to_json()).encode() + b"\n"
         self._write()
 
     def close(self) -> None:
@@ -37,14 +36,14 @@ class MetricsFile(Callback):
 
     def _write(self) -> None:
         while self._pending:
-            # Of a nearly full disk, part of a line may be taken: the rest must come right behind it.
+            # Of a nearly full disk, part of a line may be taken: the rest must come right after it.
             self._pending = self._pending[self._file.write(self._pending) :]
 
 
 class HeldOutFile(Callback):
     """Held-out bits per byte of every scoring as JSON lines: the moment, tokens over all phases, values by language.
 
-    As :class:`MetricsFile`, a resumed run appends behind the lines of what it has behind it.
+    As in :class:`MetricsFile`, a resumed run appends to the lines up to the checkpoint it resumed from.
     """
 
     def __init__(self, path: Path, resumed_step: int, resumed_tokens: int) -> None:
@@ -54,8 +53,8 @@ class HeldOutFile(Callback):
         path.write_text("".join(kept), encoding="utf-8")
         self._path = path
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        line = {"moment": moment, "total_tokens": progress_tokens, "bits_per_byte": dict(bits_per_byte)}
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
+        line = {"moment": moment, "total_tokens": total_tokens, "bits_per_byte": dict(bits_per_byte)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.train.callbacks.base import Callback
-from megatron_mmbert.train.callbacks.tracked_values import required_package, tracked_values
+from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.metrics import StepMetrics
 from megatron_mmbert.utils.files import write_json
 
@@ -26,13 +26,13 @@ class MLflow(Callback):
             write_json(record, {"id": run.info.run_id})
             self._mlflow.log_dict(config, "recipe.json")
 
-    def on_step(self, progress: StepMetrics) -> None:
-        self._mlflow.log_metrics(tracked_values(progress), step=progress.step)
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._mlflow.log_metrics(metrics.tracked(), step=metrics.step)
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         # MLflow counts in int64 steps; tokens fit.
         values = {f"bits_per_byte/{language}": value for language, value in bits_per_byte.items()}
-        self._mlflow.log_metrics(values, step=progress_tokens)
+        self._mlflow.log_metrics(values, step=total_tokens)
 
     def on_event(self, kind: str, text: str) -> None:
         self._mlflow.set_tag(f"event: {kind}", text)

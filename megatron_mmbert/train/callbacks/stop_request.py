@@ -1,11 +1,11 @@
-"""When to stop before the phase is complete: a signal from the scheduler, or the end of the time it gave.
+"""Stop requests: a signal from the scheduler, or the end of the time it gave, ends the run before its phase does.
 
 A signal only sets a flag. The loop asks between steps, all ranks agree, and the run saves and ends; so a stop costs no
 work and looks the same whatever asked for it. A second SIGTERM ends the process at once.
 
 The signals are blocked and a thread waits for them. Python's own handlers run only between two lines of Python: a rank
 that hangs in a collective would not hear a second signal. A scheduler signals every process of a job: the data workers,
-which are processes of their own, ignore what is answered here (``data.prefetch``); checkpoints are written by threads.
+which are processes of their own, ignore these signals (``data.loading.prefetch``); checkpoints are written by threads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REPEATED = 3.0  # seconds: a scheduler and a launcher both pass the same signal
 
 
 class StopRequest(Callback):
-    """Why this process was asked to stop, if it was.
+    """A request to stop this process, by a signal or because its time is nearly up.
 
     Also a callback: it sees how long steps and saves take, to stop in time.
 
@@ -71,7 +71,7 @@ class StopRequest(Callback):
             self._seen = (name, now)
 
     def reason(self) -> str | None:
-        """The signal's name, or that the time is up; None to go on. Once there is one, it stays."""
+        """Return the signal's name, or that the time is up; None to continue. Once there is one, it stays."""
         if self._seen is None and self.end_time is not None:
             needed, left = _MARGIN * (self._longest_step + self._longest_save), self.end_time - time.time()
             if left < needed:
@@ -79,18 +79,18 @@ class StopRequest(Callback):
                 self._seen = (reason, time.monotonic())
         return None if self._seen is None else self._seen[0]
 
-    def on_step(self, progress: StepMetrics) -> None:
-        self._longest_step = max(self._longest_step, progress.seconds)
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._longest_step = max(self._longest_step, metrics.seconds)
 
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         self._longest_save = max(wrote, 0.0 if self._longest_save == _UNKNOWN_SAVE else self._longest_save)
 
     def ignore(self) -> None:
-        """From here on signals do nothing: the work is saved, and Python's own end must not be killed by a late one."""
+        """Ignore signals from here on: the work is saved, and a late signal must not kill Python's own end."""
         self._over = True
 
 
 def end_time_of(environment: Mapping[str, str]) -> float | None:
-    """The end that a job script found out from its scheduler, seconds since 1970."""
+    """Return the end that a job script learned from its scheduler, in seconds since 1970; None: unknown."""
     value = environment.get(END_TIME_VARIABLE, "")
     return float(value) if value.replace(".", "", 1).isdigit() else None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.train.callbacks.base import Callback
-from megatron_mmbert.train.callbacks.tracked_values import tracked_values
 from megatron_mmbert.train.metrics import StepMetrics
 
 
@@ -24,11 +23,11 @@ class TensorBoard(Callback):
         self._folder = folder
         self._writer: Any = self._open(resumed_step + 1)
 
-    def on_step(self, progress: StepMetrics) -> None:
-        self._add({name: (value, progress.step) for name, value in tracked_values(progress).items()})
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._add({name: (value, metrics.step) for name, value in metrics.tracked().items()})
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        self._add({f"bits_per_byte/{name}": (value, progress_tokens) for name, value in bits_per_byte.items()})
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
+        self._add({f"bits_per_byte/{name}": (value, total_tokens) for name, value in bits_per_byte.items()})
 
     def close(self) -> None:
         if self._writer is not None:
@@ -45,8 +44,8 @@ class TensorBoard(Callback):
     def _add(self, values: Mapping[str, tuple[float, int]]) -> None:
         self._writer = self._writer or self._open()
         try:
-            for name, (value, place) in values.items():
-                self._writer.add_scalar(name, value, place)
+            for name, (value, step) in values.items():
+                self._writer.add_scalar(name, value, step)
             if time.monotonic() - self._flushed >= self._FLUSH_SECONDS:
                 self._writer.flush()
                 self._flushed = time.monotonic()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.train.callbacks.base import Callback
+from megatron_mmbert.train.counters import Counters
 from megatron_mmbert.train.metrics import StepMetrics
 
 
@@ -20,11 +21,20 @@ class Tolerant(Callback):
     def __init__(self, callback: Callback) -> None:
         self._callback, self._warned = callback, -math.inf
 
-    def on_step(self, progress: StepMetrics) -> None:
-        self._call(self._callback.on_step, progress)
+    def on_train_begin(self, counters: Counters) -> None:
+        self._call(self._callback.on_train_begin, counters)
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
-        self._call(self._callback.on_scores, moment, bits_per_byte, progress_tokens)
+    def on_step_end(self, counters: Counters) -> None:
+        self._call(self._callback.on_step_end, counters)
+
+    def on_phase_end(self, counters: Counters) -> None:
+        self._call(self._callback.on_phase_end, counters)
+
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._call(self._callback.on_step, metrics)
+
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
+        self._call(self._callback.on_scores, moment, bits_per_byte, total_tokens)
 
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         self._call(self._callback.on_save, path, stalled, wrote)
@@ -40,5 +50,7 @@ class Tolerant(Callback):
             method(*values)
         except OSError as error:
             if time.monotonic() - self._warned >= self._EVERY:
-                print(f"warning: {type(self._callback).__name__} cannot write ({error}); training goes on", flush=True)
+                print(
+                    f"warning: {type(self._callback).__name__} cannot write ({error}); training continues", flush=True
+                )
                 self._warned = time.monotonic()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.train.callbacks.base import Callback
-from megatron_mmbert.train.callbacks.tracked_values import required_package, tracked_values
+from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.metrics import StepMetrics
 from megatron_mmbert.utils.files import write_json
 
 
 class WeightsAndBiases(Callback):
-    """One W&B run for each phase; its id is kept beside the metrics, so that a resumed phase goes on in it."""
+    """One W&B run for each phase; its id is kept beside the metrics, so that a resumed phase continues it."""
 
     def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
         wandb = required_package("wandb", "logging.wandb")
@@ -27,10 +27,10 @@ class WeightsAndBiases(Callback):
         if known is None:
             write_json(record, {"id": self._run.id})
 
-    def on_step(self, progress: StepMetrics) -> None:
-        self._run.log(tracked_values(progress), step=progress.step)
+    def on_step(self, metrics: StepMetrics) -> None:
+        self._run.log(metrics.tracked(), step=metrics.step)
 
-    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], progress_tokens: int) -> None:
+    def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         self._run.log({f"bits_per_byte/{language}": value for language, value in bits_per_byte.items()})
 
     def on_event(self, kind: str, text: str) -> None:

@@ -76,7 +76,7 @@ def test_time_is_up_before_the_end(tmp_path: Path, request_of: Callable[..., Sto
 
 SECOND_SIGNAL = """
 import os, signal, sys, time
-from megatron_mmbert.train import stop_request
+from megatron_mmbert.train.callbacks import stop_request
 stop_request._REPEATED = 0.2
 stop = stop_request.StopRequest()
 os.kill(os.getpid(), signal.SIGTERM)

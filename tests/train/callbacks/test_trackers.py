@@ -10,8 +10,8 @@ import pytest
 from support.step_metrics import step_metrics
 
 from megatron_mmbert.train.callbacks.mlflow import MLflow
+from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.callbacks.tensorboard import TensorBoard
-from megatron_mmbert.train.callbacks.tracked_values import required_package
 from megatron_mmbert.train.callbacks.wandb import WeightsAndBiases
 from megatron_mmbert.utils.errors import UserError
 
