@@ -66,7 +66,7 @@ class SyntheticSource:
     def __init__(self, tokens: dict[str, int], one_document: bool = False) -> None:
         self._tokens = tokens
         self._one_document = one_document
-        self.groups = [_Name("web", language) for language in tokens]
+        self.datasets = [_Name("web", language) for language in tokens]
         drawn = np.random.default_rng(0).lognormal(0.0, 1.1, 1 << 16)
         self._template = np.maximum(1, drawn * (MEAN_TOKENS / drawn.mean())).astype(np.int32)
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Text to the recipe's first store, an array of parts and then their merge into the store that one machine would have made:
+# Text to the recipe's first store, an array of partitions and then their merge into the store that one machine would have made:
 #   parts=$(sbatch --parsable --array=1-64 slurm/preprocess.sh part RECIPE.yaml CORPUS [key.path=value ...])
 #   sbatch --dependency=afterok:$parts slurm/preprocess.sh join RECIPE.yaml CORPUS [key.path=value ...]
-# The tokenizer is the recipe's. A part that was ended goes on behind its last whole input file.
+# The tokenizer is the recipe's. A partition that was ended resumes after its last whole input file.
 #SBATCH --job-name=preprocess
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -23,10 +23,10 @@ parts=$store.parts
 
 if [[ $stage == part ]]; then
     "$PYTHON" tools/preprocess_data.py --input "$corpus" --tokenizer "$tokenizer" --workers "${SLURM_CPUS_PER_TASK:-1}" \
-        --shard "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" --output "$parts/$SLURM_ARRAY_TASK_ID" ||
-        finish 1 "part $SLURM_ARRAY_TASK_ID failed"
-    finish 0 "part $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_MAX is in $parts"
+        --partition "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_MAX" --output "$parts/$SLURM_ARRAY_TASK_ID" ||
+        finish 1 "partition $SLURM_ARRAY_TASK_ID failed"
+    finish 0 "partition $SLURM_ARRAY_TASK_ID of $SLURM_ARRAY_TASK_MAX is in $parts"
 fi
-"$PYTHON" tools/preprocess_data.py --merge "$parts"/* --output "$store" || finish 1 "the merge failed; the parts are kept"
+"$PYTHON" tools/preprocess_data.py --merge "$parts"/* --output "$store" || finish 1 "the merge failed; the partitions are kept"
 rm -rf "$parts"
 finish 0 "the store is $store"

@@ -2,10 +2,10 @@
 
     python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
 
-Killed and started again, it goes on behind the last input file that it finished. Many machines share the work as an
-array of tasks, each making a part of the input files, and one command merges the parts into the very same store:
+Killed and started again, it resumes after the last input file that it finished. Many machines share the work as an
+array of tasks, each making one partition of the input files, and one command merges them into the very same store:
 
-    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output parts/$I --shard $I/100
+    python tools/preprocess_data.py --input corpus/ --tokenizer tokenizer/ --output parts/$I --partition $I/100
     python tools/preprocess_data.py --merge parts/* --output store/
 """
 
@@ -16,9 +16,9 @@ import os
 import signal
 from pathlib import Path
 
-from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_part
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_partition
 from megatron_mmbert.data.store.writer import SHARD_BYTES
-from megatron_mmbert.data.text.documents import ENDINGS
+from megatron_mmbert.data.text.formats import ENDINGS
 from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, is_language
 from megatron_mmbert.utils.errors import UserError, run_command
 
@@ -45,25 +45,30 @@ def parse() -> argparse.Namespace:
         help="cut long documents at sentence ends, learned here",
     )
     add("--max-length", type=int, metavar="N", help="cut those of more tokens than a sample of N holds (default: 8192)")
-    add("--shard", metavar="I/N", help="make only part I (from 1) of N, of whole input files")
-    add("--merge", nargs="+", type=Path, metavar="PART", help="make the store of all parts instead")
+    add(
+        "--partition",
+        "--shard",
+        metavar="I/N",
+        help="make only partition I (from 1) of N, of whole input files; --shard is its earlier name",
+    )
+    add("--merge", nargs="+", type=Path, metavar="PARTITION", help="make the store of all partitions instead")
     return parser.parse_args()
 
 
-def shard_of(text: str) -> tuple[int, int]:
-    """``I/N`` as two numbers."""
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise UserError(f"--shard {text!r}: give I/N with I from 1 to N, such as 1/8")
-    return int(number), int(parts)
+def partition_of(text: str) -> tuple[int, int]:
+    """Parse ``I/N`` as two numbers."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--partition {text!r}: give I/N with I from 1 to N, such as 1/8")
+    return int(index), int(count)
 
 
 def check(arguments: argparse.Namespace) -> None:
     """Refuse values that argparse lets through."""
-    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.shard):
-        raise UserError("--merge takes finished parts and only --output and --overwrite beside them")
+    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.partition):
+        raise UserError("--merge takes finished partitions and only --output and --overwrite beside them")
     if not arguments.merge and not (arguments.input and arguments.tokenizer):
-        raise UserError("give --input and --tokenizer, or --merge with the parts of a store")
+        raise UserError("give --input and --tokenizer, or --merge with the partitions of a store")
     for option in ("workers", "shard_bytes", "max_line_bytes", "max_length"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
@@ -93,7 +98,7 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
         dedup=arguments.dedup,
         max_line_bytes=arguments.max_line_bytes,
         max_length=(arguments.max_length or 8192) if arguments.split_sentences else None,
-        shard=shard_of(arguments.shard) if arguments.shard else None,
+        partition=partition_of(arguments.partition) if arguments.partition else None,
     )
 
 
@@ -107,7 +112,7 @@ def main() -> None:
             merge(arguments.merge, arguments.output, arguments.overwrite)
         else:
             job = job_of(arguments)
-            preprocess_part(job) if job.shard else preprocess(job)
+            preprocess_partition(job) if job.partition else preprocess(job)
     except OSError as error:
         raise UserError(f"{error.filename or arguments.output}: {error.strerror or error}; check the disk") from error
 

@@ -20,10 +20,12 @@ def main() -> None:
     parser.add_argument("--input", nargs="+", type=Path, required=True, metavar="PATH", help="files or folders")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--share", type=float, default=0.05, help="of each language's bytes (default: %(default)s)")
-    parser.add_argument("--most-bytes", type=parse_count, default=200_000, metavar="N", help="per language (200k)")
+    parser.add_argument(
+        "--max-bytes", "--most-bytes", type=parse_count, default=200_000, metavar="N", help="per language (200k)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DIR")
     arguments = parser.parse_args()
-    print(split_files(arguments.input, arguments.output, arguments.share, arguments.most_bytes, arguments.overwrite))
+    print(split_files(arguments.input, arguments.output, arguments.share, arguments.max_bytes, arguments.overwrite))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME, PART_NAME
-from megatron_mmbert.data.preprocess.run import load_any_tokenizer
-from megatron_mmbert.data.store.manifest import load_manifest
-from megatron_mmbert.data.store.summary import describe
-from megatron_mmbert.data.store.verify import verify
+from megatron_mmbert.data.preprocess.partition_reader import verify_partition
+from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME, PARTITION_NAME
+from megatron_mmbert.data.store.manifest import describe, load_manifest
+from megatron_mmbert.data.store.verify import verify_store
+from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, run_command
 from megatron_mmbert.utils.progress import ByteProgress
 
@@ -25,20 +25,25 @@ def main() -> int:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR_OR_FILE", help="check that the store was made with it")
     arguments = parser.parse_args()
-    if (arguments.store / PART_NAME).exists():
+    if (arguments.store / PARTITION_NAME).exists():
         manifest, size = None, (arguments.store / IDS_NAME).stat().st_size
     else:
         manifest = load_manifest(arguments.store)
         size = sum(shard.bin_bytes for shard in manifest.shards)
-    tokenizer = load_any_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
-    checksum_problems = 0
+    fingerprint = load_tokenizer(arguments.tokenizer).fingerprint() if arguments.tokenizer else None
+    problems = 0
     with ByteProgress("verify", size) as progress:
-        for problem in verify(arguments.store, tokenizer, progress.add):
+        check = (
+            verify_store(arguments.store, fingerprint, progress.add)
+            if manifest
+            else verify_partition(arguments.store, progress.add)
+        )
+        for problem in check:
             print(f"error: {problem}", file=sys.stderr, flush=True)
-            checksum_problems += 1
-    if checksum_problems:
+            problems += 1
+    if problems:
         return EXIT_BAD_INPUT
-    print(f"{arguments.store}: OK\n{describe(manifest)}" if manifest else f"{arguments.store}: OK, a part to be merged")
+    print(f"{arguments.store}: OK\n{describe(manifest)}" if manifest else f"{arguments.store}: OK, to be merged")
     return 0
 
 

@@ -73,7 +73,7 @@ def data_phase(
     Raises:
         UserError: a language or source that the stores lack.
     """
-    sources = {group.source for group in stores.groups}
+    sources = {group.source for group in stores.datasets}
     tempered = frozenset(s for s in sources if s not in recipe.data.sources or recipe.data.sources[s].tempered)
     return DataPhase(
         name=phase.name,
@@ -175,7 +175,7 @@ def found_languages(phase: Phase, stores: TokenSource) -> dict[str, list[str]] |
 
 
 def _known_languages(stores: TokenSource) -> list[str]:
-    return sorted({group.language for group in stores.groups})
+    return sorted({group.language for group in stores.datasets})
 
 
 def _matches(code: str, known: Iterable[str]) -> list[str]:

@@ -66,7 +66,7 @@ class HeldOut:
         settings: EvaluationConfig,
         max_length: int,
     ) -> None:
-        self._names = sorted({(group.source, group.language) for group in stores.groups})
+        self._names = sorted({(group.source, group.language) for group in stores.datasets})
         self._piece_bytes = piece_bytes
         self._batches = [
             batch

@@ -164,7 +164,7 @@ def _missing(phase: Phase, text: TokenSource, warn: Warn) -> tuple[str, ...]:
     found = found_languages(phase, text) or {}
     missing = tuple(code for code, names in found.items() if not names)
     if missing:
-        hint = "" if missing[1:] else nearest(missing[0], {group.language for group in text.groups})
+        hint = "" if missing[1:] else nearest(missing[0], {group.language for group in text.datasets})
         warn(f"phase {phase.name!r}: no text of {len(missing)} of its {len(found)} languages: {some(missing)}{hint}")
     return missing
 
@@ -192,7 +192,7 @@ def _with_sources_there_are(settings: DataPhase, text: TokenSource, warn: Warn) 
         return settings
     if isinstance(text, TokenCounts) and not text.names_sources:
         return replace(settings, sources=None)  # one source, unknown to the recipe, and tempered as any such
-    chosen = [group for group in text.groups if settings.languages is None or group.language in settings.languages]
+    chosen = [group for group in text.datasets if settings.languages is None or group.language in settings.languages]
     there = {group.source for group in chosen}
     lacking = [name for name in settings.sources if name not in there]
     if lacking:

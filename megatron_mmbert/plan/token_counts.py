@@ -39,7 +39,7 @@ class TokenCounts:
         self.vocab_size = vocab_size
 
     @property
-    def groups(self) -> Sequence[_Name]:
+    def datasets(self) -> Sequence[_Name]:
         return list(self._tokens)
 
     @property

@@ -1,4 +1,4 @@
-"""The same function over many items in worker processes: results in order, bounded memory, and no orphans."""
+"""Worker processes: one function over many items, results in order, bounded memory, and no orphans."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,11 +18,13 @@ from megatron_mmbert.utils.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_PARENT_POLL_SECONDS = 1.0
+
 
 def ordered_map(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int, prepare: Callable[[], None]
 ) -> Generator[Result, None, None]:
-    """``work(item)`` for every item, in the order of ``items``, by ``workers`` processes; with 1, in this process.
+    """Yield ``work(item)`` for every item, in the order of ``items``, by ``workers`` processes; with 1, in this one.
 
     ``prepare()`` runs once in every process before its first item. At most ``2 * workers + 2`` items are on their way.
 
@@ -51,17 +54,26 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def exit_with_parent() -> None:
+    """Start a thread that ends this worker process when its parent is gone: it would wait for work for ever.
+
+    The parent's id is polled. Its sentinel is a pipe that workers forked later
+    keep open, so it would not tell.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_watch_parent, args=(parent.pid,), name="parent watch", daemon=True).start()
+
+
+def _watch_parent(pid: int | None) -> None:
+    while os.getppid() == pid:
+        time.sleep(_PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
 def _start_worker(prepare: Callable[[], None]) -> None:
     # Ctrl-C reaches the whole process group; only the parent answers it, and ends the workers in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    exit_with_parent()
     prepare()
-
-
-def _end_with_parent() -> None:
-    """A worker of a parent that was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -13,7 +13,7 @@ SECONDS_PER_LINE = 10.0
 
 
 class ByteProgress:
-    """Counts bytes done of ``total``; use as a context manager and call :meth:`add`."""
+    """Counts bytes done of ``total``; a context manager, called by :meth:`add`."""
 
     def __init__(self, what: str, total: int, stream: TextIO | None = None) -> None:
         self._what = what
@@ -29,7 +29,7 @@ class ByteProgress:
         )
 
     def add(self, done: int) -> None:
-        """``done`` more bytes are finished."""
+        """Count ``done`` more bytes."""
         self._done += done
         now = time.monotonic()
         if self._start is None:

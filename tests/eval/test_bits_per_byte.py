@@ -50,7 +50,7 @@ class MemoryStore:
         self.documents = {
             Name(*name): [draw.integers(5, VOCAB, length) for length in found] for name, found in lengths.items()
         }
-        self.groups = list(self.documents)
+        self.datasets = list(self.documents)
 
     def document_lengths(self, source: str, language: str) -> np.ndarray:
         return np.array([len(document) for document in self.documents[Name(source, language)]])

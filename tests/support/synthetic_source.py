@@ -35,14 +35,14 @@ class MemorySource:
 
     def __init__(self, lengths: Mapping[tuple[str, str], Sequence[int] | npt.NDArray[np.int64]]) -> None:
         self._lengths = {Name(*name): np.asarray(found, dtype=np.int64) for name, found in lengths.items()}
-        self.groups = list(self._lengths)
+        self.datasets = list(self._lengths)
 
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]:
         return self._lengths[Name(source, language)]
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[np.int64]:
         assert 0 <= start < stop <= self._lengths[Name(source, language)][document]
-        number = self.groups.index(Name(source, language))
+        number = self.datasets.index(Name(source, language))
         return 6 + (np.arange(start, stop) * 31 + document * 17 + number * 101) % 993
 
 

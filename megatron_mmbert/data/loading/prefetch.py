@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from megatron_mmbert import compat
+from megatron_mmbert.utils.process_pool import exit_with_parent
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
-_ORPHAN_POLL_SECONDS = 5.0
 _function: Callable[[int], Any] | None = None  # a worker process's own
 
 
@@ -69,14 +67,7 @@ def _start_worker(function: Callable[[int], Any]) -> None:
     # it blocks these signals is not enough, as starting a process by "spawn" unblocks SIGTERM.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with_parent(parent: int) -> None:
-    """A killed trainer cannot end its workers, and they would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_SECONDS)
-    os._exit(0)
+    exit_with_parent()
 
 
 def _call(number: int) -> Any:

@@ -1,4 +1,4 @@
-"""One preprocessing command: its arguments, its input files in the store's order, and what a store depends on."""
+"""One preprocessing command: its arguments, its input files in the store's order, and the settings of its store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.preprocess.partition_writer import Input
-from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, Tokenizer
+from megatron_mmbert.data.preprocess.partition_writer import InputIdentity
+from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.store.writer import SHARD_BYTES
 from megatron_mmbert.data.text.documents import empty_file, find_inputs, language_of
 from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields
+from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -26,12 +27,12 @@ class PreprocessJob:
         language: the language of all documents; None: of each file's name, or of each line's ``fields.language``.
         skip_bad: leave bad lines out and list them, instead of stopping at the first.
         shard_bytes: a shard's ``.bin`` is cut at this size.
-        workers: processes that encode; changes nothing in the store.
+        workers: processes that tokenize; changes nothing in the store.
         max_line_bytes: a longer line or text is a bad line, and never in memory as a whole.
         dedup: of the documents of a language with the same text, keep the first.
         max_length: cut documents at sentence ends into samples of at most so many tokens, ``<bos>`` and ``<eos>``
             included; None: leave them whole.
-        shard: (I, N): make only part I, from 1, of N, to be merged.
+        partition: (I, N): make only partition I, from 1, of N, to be merged.
     """
 
     inputs: tuple[Path, ...]
@@ -47,11 +48,15 @@ class PreprocessJob:
     max_line_bytes: int = MAX_LINE_BYTES
     dedup: bool = False
     max_length: int | None = None
-    shard: tuple[int, int] | None = None
+    partition: tuple[int, int] | None = None
 
 
 def input_files(job: PreprocessJob) -> list[InputFile]:
-    """All input files in the store's order, empty ones refused before any work."""
+    """Return all input files in the store's order.
+
+    Raises:
+        UserError: an empty file, before any work (unless bad lines are skipped); no input at all.
+    """
     output = job.output.resolve()
     files = []
     for path in find_inputs(job.inputs):
@@ -67,27 +72,27 @@ def input_files(job: PreprocessJob) -> list[InputFile]:
     return sorted(files, key=lambda file: file.language or "")  # stable: keeps the order of files in a language
 
 
-def share(files: Sequence[InputFile], shard: tuple[int, int]) -> list[InputFile]:
-    """The files of part I of N: neighbours in the store's order, of about equal bytes, at least one file each.
+def partition_files(files: Sequence[InputFile], partition: tuple[int, int]) -> list[InputFile]:
+    """Return the files of partition I of N: neighbours in the store's order, of about equal bytes, at least one each.
 
     Raises:
-        UserError: fewer files than parts.
+        UserError: fewer files than partitions.
     """
-    number, parts = shard
-    if parts > len(files):
-        raise UserError(f"--shard {number}/{parts}: there are only {len(files)} input files; use at most as many parts")
+    index, count = partition
+    if count > len(files):
+        raise UserError(f"--partition {index}/{count}: there are only {len(files)} input files; use at most as many")
     ends = list(accumulate(file.path.stat().st_size for file in files))
     cuts = [0]
-    for part in range(1, parts):
-        wanted = ends[-1] * part / parts
+    for before in range(1, count):
+        wanted = ends[-1] * before / count
         cut = sum(end - file.path.stat().st_size / 2 < wanted for end, file in zip(ends, files, strict=True))
-        cuts.append(min(max(cut, cuts[-1] + 1), len(files) - (parts - part)))
+        cuts.append(min(max(cut, cuts[-1] + 1), len(files) - (count - before)))
     cuts.append(len(files))
-    return list(files[cuts[number - 1] : cuts[number]])
+    return list(files[cuts[index - 1] : cuts[index]])
 
 
-def identity(files: Sequence[InputFile]) -> list[Input]:
-    """What says whether an input file is still the same."""
+def input_identities(files: Sequence[InputFile]) -> list[InputIdentity]:
+    """Return the identity of each input file: it changes when the file does."""
     rows = []
     for file in files:
         status = file.path.stat()
@@ -95,28 +100,25 @@ def identity(files: Sequence[InputFile]) -> list[Input]:
     return rows
 
 
-def digest(inputs: Sequence[Input]) -> str:
-    """A name for a list of inputs, by which parts find out that they are of the same one."""
+def inputs_digest(inputs: Sequence[InputIdentity]) -> str:
+    """Return a name for a list of inputs, by which partitions find out that they are of the same one."""
     return hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()
 
 
-def made_from(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:
-    """All that the store depends on beside its inputs, to find out whether an existing one is this one."""
+def store_settings(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return all that the store depends on besides its inputs, to find out if an existing one is this one."""
     # Stores made before these options existed have no such keys, and the default.
     added: dict[str, Any] = {"dedup": True} if job.dedup else {}
     if job.max_length is not None:
         added["max_length"] = job.max_length
-    lines = {} if job.max_line_bytes == MAX_LINE_BYTES else {"max_line_bytes": job.max_line_bytes}
-    return (
-        added
-        | lines
-        | {
-            "source": job.source,
-            "language": job.language,
-            "text_field": job.fields.text,
-            "language_field": job.fields.language,
-            "skip_bad": job.skip_bad,
-            "shard_bytes": job.shard_bytes,
-            "tokenizer_fingerprint": tokenizer.fingerprint(),
-        }
-    )
+    if job.max_line_bytes != MAX_LINE_BYTES:
+        added["max_line_bytes"] = job.max_line_bytes
+    return added | {
+        "source": job.source,
+        "language": job.language,
+        "text_field": job.fields.text,
+        "language_field": job.fields.language,
+        "skip_bad": job.skip_bad,
+        "shard_bytes": job.shard_bytes,
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
+    }

@@ -1,32 +1,37 @@
-"""What may be where a store is to be: nothing, this store, or one that may be replaced."""
+"""The life of an output folder: is it made already, may it be replaced, where is it made, what is said at its end."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.preprocess.partition_writer import PART_NAME, SKIPPED_NAME
+from megatron_mmbert.data.preprocess.partition_writer import PARTITION_NAME, SKIPPED_NAME
 from megatron_mmbert.data.store.manifest import MANIFEST_NAME, REMEDY, load_manifest
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
 MADE_FROM_NAME = "made_from.json"
-_SHOWN = 5
+"""The record of an output's settings and inputs beside it."""
+
+_LINES_SHOWN = 5
 
 
-def is_done(output: Path, made_from: dict[str, Any]) -> bool:
-    """Whether ``output`` is the store, or the part, that ``made_from`` describes.
+def is_made(output: Path, made_from: dict[str, Any]) -> bool:
+    """Tell if ``output`` is the store, or the partition, that ``made_from`` describes.
 
     Raises:
         UserError: it is another one.
     """
-    if not (output / MANIFEST_NAME).exists() and not (output / PART_NAME).exists():
+    if not (output / MANIFEST_NAME).exists() and not (output / PARTITION_NAME).exists():
         return False
     before = read_json(output / MADE_FROM_NAME, "record of the inputs", f"pass --overwrite, or {REMEDY}")
     before = before if isinstance(before, dict) else {}
@@ -38,25 +43,57 @@ def is_done(output: Path, made_from: dict[str, Any]) -> bool:
 
 
 def check_replaceable(output: Path) -> None:
-    """Refuse to replace anything but a store, a part or an empty folder: --overwrite must not delete a home directory.
+    """Check that nothing is lost: --overwrite may replace a store, a partition or an empty folder, no home directory.
 
     Raises:
         UserError: something else is there.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose another --output")
-    if not output.exists() or not any(output.iterdir()) or (output / PART_NAME).exists():
+    if not output.exists() or not any(output.iterdir()) or (output / PARTITION_NAME).exists():
         return
     if not (output / MANIFEST_NAME).exists():
         raise UserError(f"{output}: exists and is no token store; choose another --output")
     load_manifest(output)
 
 
-def copy_skipped(parts: Iterable[Path], folder: Path) -> None:
-    """One list of the bad lines of all parts, if there are any."""
+@contextmanager
+def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Iterator[Path]:
+    """Yield ``.NAME.partial`` beside ``output``, locked against a second command; removed at the end.
+
+    After an exception it stays if ``keep`` says so, and after a kill in any case: the same command, started again,
+    finds it and resumes.
+
+    Raises:
+        UserError: another command is making this output.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = output.with_name(f".{output.name}.partial")
+    folder.mkdir(exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{output}: another command is making it; wait for it, or end it") from None
+        except OSError:
+            pass  # a disk without locks
+        try:
+            yield folder
+        except BaseException as error:
+            if not keep(error):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def copy_skipped(partitions: Iterable[Path], folder: Path) -> None:
+    """Write the bad lines of all partitions as one list, if there are any."""
     with (folder / SKIPPED_NAME).open("wb") as together:
-        for part in parts:
-            with (part / SKIPPED_NAME).open("rb") as record:
+        for partition in partitions:
+            with (partition / SKIPPED_NAME).open("rb") as record:
                 shutil.copyfileobj(record, together)
         empty = not together.tell()
     if empty:
@@ -64,12 +101,12 @@ def copy_skipped(parts: Iterable[Path], folder: Path) -> None:
 
 
 def print_skipped(output: Path, count: int) -> None:
-    """Say on stderr how many lines were left out, and the first of them."""
+    """Print on stderr how many lines were left out, and the first of them."""
     if not count:
         return
     print(f"skipped {count} bad lines, all listed in {output / SKIPPED_NAME}:", file=sys.stderr)
     with (output / SKIPPED_NAME).open(encoding="utf-8") as record:
-        for line in islice(record, _SHOWN):
+        for line in islice(record, _LINES_SHOWN):
             print(f"  {BadLine(**json.loads(line))}", file=sys.stderr)
-    if count > _SHOWN:
+    if count > _LINES_SHOWN:
         print("  ...", file=sys.stderr)

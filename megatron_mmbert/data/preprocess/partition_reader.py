@@ -1,9 +1,9 @@
-"""Reading a finished part, one language after another, every document checked by its checksum."""
+"""Reading a finished partition, one language after another, every document checked by its checksum."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +13,55 @@ import numpy.typing as npt
 from megatron_mmbert.data.preprocess.partition_writer import (
     FORMAT,
     IDS_NAME,
-    PART_NAME,
+    PARTITION_NAME,
     ROWS_NAME,
     RUN,
     RUNS_NAME,
     VERSION,
 )
-from megatron_mmbert.data.store.encoded_documents import ROW, Documents
+from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
-REMEDY = "make this part again with the same command and --overwrite"
+REMEDY = "make this partition again with the same command and --overwrite"
 _ROWS_AT_ONCE = 1 << 15
 _TOKENS_AT_ONCE = 4 << 20
 
 
 class Partition:
-    """A finished part.
+    """A finished partition.
 
     Attributes:
         about: the content of ``part.json``.
         languages: in the order of their first document.
-        tokens: in all.
+        tokens: the total.
     """
 
     def __init__(self, path: Path) -> None:
-        """
+        """Check the sizes of the files against ``part.json``.
+
         Raises:
-            UserError: no part there, or one that is damaged.
+            UserError: no partition there, or one that is damaged.
         """
         self.path = path
-        value = read_json(path / PART_NAME, "part of a token store", "give finished parts, made with --shard I/N")
+        value = read_json(
+            path / PARTITION_NAME, "partition of a token store", "give finished partitions, made with --partition I/N"
+        )
         if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != VERSION:
-            raise UserError(f"{path / PART_NAME}: not of a part that this program reads; {REMEDY}")
+            raise UserError(f"{path / PARTITION_NAME}: not of a partition that this program reads; {REMEDY}")
         self.about: dict[str, Any] = value
-        for name, size in value["sizes"].items():
-            found = (path / name).stat().st_size if (path / name).exists() else -1
-            if found != size:
-                raise UserError(f"{path / name}: {max(found, 0)} bytes where {size} are expected; {REMEDY}")
+        for name, expected in value["sizes"].items():
+            size = (path / name).stat().st_size if (path / name).exists() else -1
+            if size != expected:
+                raise UserError(f"{path / name}: {max(size, 0)} bytes where {expected} are expected; {REMEDY}")
         self.languages: list[str] = value["languages"]
         self._dtype = np.dtype(value["dtype"])
         runs = np.fromfile(path / RUNS_NAME, RUN)
         if runs.size and not (0 <= runs["language"].min() and runs["language"].max() < len(self.languages)):
             raise UserError(f"{path / RUNS_NAME}: damaged; {REMEDY}")
         counts = {IDS_NAME: (runs["tokens"], self._dtype.itemsize), ROWS_NAME: (runs["documents"], ROW.itemsize)}
-        for name, (numbers, width) in counts.items():
-            if (numbers < 1).any() or sum(numbers.tolist()) * width != value["sizes"][name]:
+        for name, (per_run, width) in counts.items():
+            if (per_run < 1).any() or sum(per_run.tolist()) * width != value["sizes"][name]:
                 raise UserError(f"{path / name}: not as long as {RUNS_NAME} says; {REMEDY}")
         self._order = np.argsort(runs["language"], kind="stable")
         self._first = np.searchsorted(runs["language"][self._order], np.arange(len(self.languages) + 1))
@@ -67,16 +70,16 @@ class Partition:
         self._row_start = np.cumsum(self._documents) - self._documents
         self._id_start = np.cumsum(self._tokens) - self._tokens
 
-    def read(self, language: str) -> Iterator[Documents]:
-        """The documents of ``language`` in their order, some at a time; nothing if there are none.
+    def read(self, language: str) -> Iterator[TokenizedDocuments]:
+        """Yield the documents of ``language`` in their order, some at a time; nothing if there are none.
 
         Raises:
             UserError: damaged documents.
         """
         if language not in self.languages:
             return
-        number = self.languages.index(language)
-        for run in self._order[self._first[number] : self._first[number + 1]].tolist():
+        index = self.languages.index(language)
+        for run in self._order[self._first[index] : self._first[index + 1]].tolist():
             row, begin = int(self._row_start[run]), int(self._id_start[run])
             stop, end = row + int(self._documents[run]), begin + int(self._tokens[run])
             while row < stop:
@@ -86,7 +89,7 @@ class Partition:
                 fit = int(np.searchsorted(np.cumsum(rows["tokens"]), _TOKENS_AT_ONCE, side="right"))
                 rows = rows[: max(fit, 1)]
                 ids = self._load(IDS_NAME, self._dtype, begin, int(rows["tokens"].sum()))
-                documents = Documents(language, ids, rows)
+                documents = TokenizedDocuments(language, ids, rows)
                 self._check(documents, row)
                 yield documents
                 row += rows.size
@@ -95,15 +98,33 @@ class Partition:
     def _load(self, name: str, dtype: np.dtype[Any], first: int, count: int) -> npt.NDArray[Any]:
         return np.fromfile(self.path / name, dtype, count, offset=first * dtype.itemsize)
 
-    def _check(self, documents: Documents, first: int) -> None:
+    def _check(self, documents: TokenizedDocuments, first: int) -> None:
+        """Compare every document's checksum; ``first``: the row of the first of ``documents``."""
         lengths = documents.rows["tokens"]
         content, end = documents.ids.data.cast("B"), 0
-        for number, (size, checksum) in enumerate(
-            zip((lengths * self._dtype.itemsize).tolist(), documents.rows["crc32"].tolist(), strict=True)
+        for row, (size, checksum) in enumerate(
+            zip((lengths * self._dtype.itemsize).tolist(), documents.rows["crc32"].tolist(), strict=True), start=first
         ):
             if zlib.crc32(content[end : end + size]) != checksum:
                 raise UserError(
-                    f"{self.path}: document {first + number} ({documents.language}) is damaged, its checksum is wrong; "
-                    f"{REMEDY}"
+                    f"{self.path}: document {row} ({documents.language}) is damaged, its checksum is wrong; {REMEDY}"
                 )
             end += size
+
+
+def verify_partition(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:
+    """Yield the first problem of a partition that is yet to be merged; nothing if it is valid.
+
+    ``progress`` is called with the bytes of ids checked since its last call.
+    """
+    try:
+        partition = Partition(path)
+        vocab_size = partition.about["tokenizer"]["vocab_size"]
+        for language in partition.languages:
+            for documents in partition.read(language):
+                if not 0 <= int(documents.ids.min()) <= int(documents.ids.max()) < vocab_size:
+                    yield f"{path}: {language} has ids outside the vocabulary of {vocab_size}; {REMEDY}"
+                    return
+                progress(documents.ids.nbytes)
+    except UserError as error:
+        yield str(error)

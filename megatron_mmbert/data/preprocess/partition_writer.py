@@ -1,10 +1,11 @@
-"""Encoded documents on disk in the order they came: the state of a preprocessing that can be killed at any time.
+"""Tokenized documents on disk in the order they came: the state of a preprocessing that can be killed at any time.
 
-A part is three growing files and a journal. Documents are appended to ``ids.bin`` and ``rows.bin``, runs of them that
-are of one language to ``runs.bin``; when an input file is finished, a line of the journal says how far all three
-reach. Whoever finds a part that was not finished cuts the files back to the last line that still holds and goes on with
-the next input file. Finished, it has ``part.json`` and is read one language after another, so that a store can be cut
-from one part or from many (``merge_partitions.py``). The number of files does not depend on the number of languages.
+A partition is three growing files and a journal. Documents are appended to ``ids.bin`` and ``rows.bin``, runs of them
+that are of one language to ``runs.bin``; when an input file is finished, a line of the journal says how far all three
+reach. A command that finds an unfinished partition cuts the files back to the last line that still holds and resumes
+with the next input file. Finished, it has ``part.json`` and is read one language after another, so that a store can be
+cut from one partition or from many (``merge_partitions.py``). The number of files does not depend on the number of
+languages.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from megatron_mmbert.data.store.encoded_documents import Documents
+from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.utils.files import write_json
 
-PART_NAME = "part.json"
+# "part" in file names and formats is an earlier word for a partition: partitions on disks have it, and are read.
+PARTITION_NAME = "part.json"
 SKIPPED_NAME = "skipped.jsonl"
 FORMAT = "megatron_mmbert part of a token store"
 VERSION = 1
@@ -29,27 +31,27 @@ RUN = np.dtype([("language", "<i4"), ("documents", "<i8"), ("tokens", "<i8")])
 IDS_NAME, ROWS_NAME, RUNS_NAME, JOURNAL_NAME = FILES = ("ids.bin", "rows.bin", "runs.bin", "journal.jsonl")
 _BUFFER_BYTES = 32 << 20
 
-Input = list[Any]
-"""What identifies an input file: path, language, size, time of its last change."""
+InputIdentity = list[Any]
+"""The identity of an input file: path, language, size in bytes, time of its last change in ns."""
 
 
 class PartitionWriter:
-    """Makes the part of ``inputs``, or goes on with it where it stopped.
+    """Makes the partition of ``inputs``, or resumes where it stopped.
 
     Attributes:
         done: how many of the inputs are finished.
         skipped: bad lines left out so far.
     """
 
-    def __init__(self, folder: Path, made_from: dict[str, Any], inputs: Sequence[Input]) -> None:
-        """``made_from``: all that the part depends on beside its inputs."""
+    def __init__(self, folder: Path, made_from: dict[str, Any], inputs: Sequence[InputIdentity]) -> None:
+        """``made_from``: all that the partition depends on besides its inputs."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._inputs = list(inputs)
         self._header = {"format": FORMAT, "version": VERSION, "made_from": made_from}
         self._languages: dict[str, int] = {}
         self._named = 0  # languages that are in the journal
-        self._buffer: dict[str, list[Documents]] = {}
+        self._buffer: dict[str, list[TokenizedDocuments]] = {}
         self._buffered = 0
         self.done = 0
         journal_bytes, sizes, skipped = self._restore()
@@ -57,11 +59,11 @@ class PartitionWriter:
         self._journal = _open_cut(folder / JOURNAL_NAME, journal_bytes)
         self._record = (folder / SKIPPED_NAME).open("a", encoding="utf-8")
         self.skipped = SkippedLines(self._record, skipped)
-        (folder / PART_NAME).unlink(missing_ok=True)
+        (folder / PARTITION_NAME).unlink(missing_ok=True)
         if not journal_bytes:
             self._write_line(self._header)
 
-    def add(self, documents: Documents) -> None:
+    def add(self, documents: TokenizedDocuments) -> None:
         """Append documents of the input file in work."""
         self._buffer.setdefault(documents.language, []).append(documents)
         self._buffered += documents.ids.nbytes + documents.rows.nbytes
@@ -69,7 +71,7 @@ class PartitionWriter:
             self._flush()
 
     def finish_file(self) -> None:
-        """The input file in work is finished: a kill from here on does not undo it."""
+        """Finish the input file in work: a kill from here on does not undo it."""
         self._flush()
         self._record.flush()
         names = list(self._languages)
@@ -85,7 +87,7 @@ class PartitionWriter:
         self.done += 1
 
     def finish(self, about: dict[str, Any]) -> None:
-        """All inputs are finished; ``about`` goes into ``part.json``."""
+        """Finish the partition, all its inputs finished; ``about`` is added to ``part.json``."""
         assert self.done == len(self._inputs)
         sizes = {}
         for name, file in self._files.items():
@@ -100,7 +102,7 @@ class PartitionWriter:
             "skipped_lines": self.skipped.count,
             "sizes": sizes,
         }
-        write_json(self._folder / PART_NAME, value | about)
+        write_json(self._folder / PARTITION_NAME, value | about)
 
     def close(self) -> None:
         """Close the files."""
@@ -115,9 +117,9 @@ class PartitionWriter:
             for documents in buffered:
                 self._files[IDS_NAME].write(documents.ids.data)
                 self._files[ROWS_NAME].write(documents.rows.tobytes())
-            number = self._languages.setdefault(language, len(self._languages))
+            index = self._languages.setdefault(language, len(self._languages))
             count = sum(documents.rows.size for documents in buffered)
-            runs.append((number, count, sum(documents.ids.size for documents in buffered)))
+            runs.append((index, count, sum(documents.ids.size for documents in buffered)))
         self._files[RUNS_NAME].write(np.array(runs, RUN).tobytes())
         for file in self._files.values():
             file.flush()
@@ -129,11 +131,11 @@ class PartitionWriter:
 
     def _restore(self) -> tuple[int, dict[str, int], int]:
         """Read the journal as far as it holds: (its bytes, sizes of the files, skipped lines). Sets what is done."""
-        begin: tuple[int, dict[str, int], int] = (0, dict.fromkeys(FILES[:3], 0), 0)
+        valid: tuple[int, dict[str, int], int] = (0, dict.fromkeys(FILES[:3], 0), 0)
         skipped = self._folder / SKIPPED_NAME
         skipped.touch()
         if not (self._folder / JOURNAL_NAME).exists():
-            return begin
+            return valid
         skipped_bytes = 0
         with (self._folder / JOURNAL_NAME).open("rb") as journal:
             for line in journal:
@@ -141,7 +143,7 @@ class PartitionWriter:
                 if journal.tell() == len(line):
                     if value != self._header:
                         break
-                    begin = (len(line), *begin[1:])
+                    valid = (len(line), *valid[1:])
                     continue
                 if value is None or not self._still_holds(value):
                     break
@@ -149,13 +151,13 @@ class PartitionWriter:
                     self._languages[language] = len(self._languages)
                 self.done += 1
                 skipped_bytes = value["skipped"][1]
-                begin = (begin[0] + len(line), value["sizes"], value["skipped"][0])
+                valid = (valid[0] + len(line), value["sizes"], value["skipped"][0])
         self._named = len(self._languages)
         os.truncate(skipped, skipped_bytes)
-        return begin
+        return valid
 
     def _still_holds(self, line: dict[str, Any]) -> bool:
-        """Whether a line of the journal is of the input that is to come, and its documents are there."""
+        """Tell if a line of the journal is of the input that is to come, and its documents are there."""
         if self.done >= len(self._inputs) or line["input"] != self._inputs[self.done]:
             return False
         wanted = line["sizes"] | {SKIPPED_NAME: line["skipped"][1]}
@@ -163,7 +165,7 @@ class PartitionWriter:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line of the journal; None if it was not written to its end."""
+    """Parse a line of the journal; None if it was not written to its end."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -176,7 +178,7 @@ def _size(path: Path) -> int:
 
 
 def _open_cut(path: Path, size: int) -> BinaryIO:
-    """``path`` cut to ``size`` bytes and open for appending."""
+    """Cut ``path`` to ``size`` bytes and open it for appending."""
     file = path.open("r+b" if path.exists() else "x+b")
     file.truncate(size)
     file.seek(size)

@@ -1,4 +1,4 @@
-"""Learning where sentences end in each language of a corpus, from a bounded sample: the first text there is."""
+"""Training the sentence splitter of each language of a corpus, on a bounded sample: the first text of the language."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from itertools import chain, groupby
 from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.text.documents import open_records, parse_record
 from megatron_mmbert.data.text.records import Document
-from megatron_mmbert.data.text.sentence_splitter import TrainedSplitter, learn
+from megatron_mmbert.data.text.sentence_splitter import TrainedSplitter, train_splitter
 from megatron_mmbert.utils.process_pool import ordered_map
 
 SAMPLE_CHARACTERS = 500_000
-"""Text that Punkt learns a language from, at most; the first there is."""
+"""Most text that Punkt learns a language from."""
 
 _MIXED_CHARACTERS = 50_000_000
-"""Text looked through, at most, for the languages of mixed files."""
+"""Most text looked through for the languages of mixed files."""
 
 
-def learn_languages(
+def train_splitters(
     files: Sequence[InputFile], only: set[str | None] | None, workers: int
 ) -> dict[str, TrainedSplitter]:
-    """What Punkt learns of each language in ``files`` from its first documents there, languages sorted.
+    """Train a splitter for each language in ``files`` on its first documents there; languages come sorted.
 
     ``only``: leave out files of other languages. Files of mixed languages are looked through from the first, up to a
     bound; a language that first comes later has no entry, and the default rules.
@@ -31,32 +31,32 @@ def learn_languages(
     else:
         wanted = [file for file in files if only is None or file.language in only]
         samples = map(_sample, (list(some) for _, some in groupby(wanted, key=lambda file: file.language)))
-    return dict(ordered_map(_learn_one, samples, workers, _nothing))
+    return dict(ordered_map(_train_one, samples, workers, _prepare_nothing))
 
 
 def _sample(files: list[InputFile]) -> tuple[str, str]:
-    """The language of ``files``, and the first text in them."""
+    """Return the language of ``files``, and the first text in them."""
     texts: list[str] = []
-    room = SAMPLE_CHARACTERS
+    left = SAMPLE_CHARACTERS
     for document in chain.from_iterable(map(_documents, files)):
-        texts.append(document.text[:room])
-        room -= len(document.text)
-        if room <= 0:
+        texts.append(document.text[:left])
+        left -= len(document.text)
+        if left <= 0:
             break
     return files[0].language or "", "\n\n".join(texts)
 
 
 def _mixed_samples(files: Sequence[InputFile]) -> dict[str, str]:
-    """Language to the first text of it."""
+    """Map each language to the first text of it."""
     texts: dict[str, list[str]] = {}
-    room: dict[str, int] = {}
+    left: dict[str, int] = {}
     looked_through = 0
     for document in chain.from_iterable(map(_documents, files)):
         language = document.language or ""
-        left = room.setdefault(language, SAMPLE_CHARACTERS)
-        if left > 0:
-            texts.setdefault(language, []).append(document.text[:left])
-            room[language] = left - len(document.text)
+        wanted = left.setdefault(language, SAMPLE_CHARACTERS)
+        if wanted > 0:
+            texts.setdefault(language, []).append(document.text[:wanted])
+            left[language] = wanted - len(document.text)
         looked_through += len(document.text)
         if looked_through > _MIXED_CHARACTERS:
             break
@@ -65,14 +65,14 @@ def _mixed_samples(files: Sequence[InputFile]) -> dict[str, str]:
 
 def _documents(file: InputFile) -> Iterator[Document]:
     for number, record in open_records(file.path, file.fields, file.max_line_bytes):
-        found = parse_record(file.path, number, record, file.fields)
-        if isinstance(found, Document):
-            yield found
+        document = parse_record(file.path, number, record, file.fields)
+        if isinstance(document, Document):
+            yield document
 
 
-def _learn_one(sample: tuple[str, str]) -> tuple[str, TrainedSplitter]:
-    return sample[0], learn(sample[1])
+def _train_one(sample: tuple[str, str]) -> tuple[str, TrainedSplitter]:
+    return sample[0], train_splitter(sample[1])
 
 
-def _nothing() -> None:
+def _prepare_nothing() -> None:
     pass

@@ -1,22 +1,55 @@
-"""Megatron's indexed dataset, imported late and quietly.
+"""Megatron's indexed dataset: the names of a shard's files, the header of its index, and Megatron's own reader.
 
-Importing anything of ``megatron.core`` costs seconds and prints warnings about GPU libraries that a data command never
-uses. Commands that end on bad input should end at once, so only the code that reads or writes a shard calls this.
+An index is a header, the length of every sequence (int32), the byte offset of every sequence (int64), and the index of
+every document's first sequence, with one past the last (int64). In a store each document is one sequence.
 """
 
 from __future__ import annotations
 
 import functools
+import struct
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 BIN_ENDING = ".bin"
 IDX_ENDING = ".idx"
 
+_MAGIC = b"MMIDIDX\0\0"
+_VERSION = 1
+_HEADER = struct.Struct("<9sQBQQ")
+"""The header: magic, version, code of the ids' type, number of sequences, number of documents plus one."""
+_DTYPE_CODES = {"int32": 4, "uint16": 8}
+
+HEADER_BYTES = _HEADER.size
+LENGTH_BYTES = 4
+OFFSET_BYTES = 8
+
+
+def pack_header(dtype: str, documents: int) -> bytes:
+    """Return the header of an index of ``documents`` documents of one sequence each, ``HEADER_BYTES`` long."""
+    return _HEADER.pack(_MAGIC, _VERSION, _DTYPE_CODES[dtype], documents, documents + 1)
+
+
+def has_valid_header(path: Path, dtype: str) -> bool:
+    """Tell whether the header of the index ``path`` fits its size and ``dtype``: Megatron's reader does not ask."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    if len(header) != HEADER_BYTES:
+        return False
+    magic, version, code, sequences, document_ends = _HEADER.unpack(header)
+    size = HEADER_BYTES + sequences * (LENGTH_BYTES + OFFSET_BYTES) + document_ends * OFFSET_BYTES
+    known = (magic, version, code) == (_MAGIC, _VERSION, _DTYPE_CODES[dtype])
+    return known and document_ends >= 1 and size == path.stat().st_size
+
 
 @functools.cache
 def indexed_dataset() -> ModuleType:
-    """The module ``megatron.core.datasets.indexed_dataset``."""
+    """Return the module ``megatron.core.datasets.indexed_dataset``, imported at the first call and quietly.
+
+    Importing anything of ``megatron.core`` costs seconds and prints warnings about GPU libraries that a data command
+    never uses. Commands that end on bad input should end at once, so only the code that opens a shard calls this.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core.datasets import indexed_dataset as module

@@ -1,4 +1,4 @@
-"""``manifest.json`` of a token store: what is in it, where, and how every file must look.
+"""``manifest.json`` of a token store: its datasets, where their documents lie, and the checksums of every file.
 
 The manifest is a pure function of the inputs, the tokenizer and the arguments: no times, no host, no worker count, so
 that two stores can be compared by comparing files.
@@ -17,6 +17,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = "megatron_mmbert token store"
 VERSION = 1
 REMEDY = "make the store again with tools/preprocess_data.py"
+_ROWS_SHOWN = 5
 
 
 class Extent(NamedTuple):
@@ -28,10 +29,10 @@ class Extent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GroupEntry:
+class DatasetEntry:
     """All documents of one (source, language); ``bytes`` and ``words`` count the UTF-8 text and its whitespace words.
 
-    Fertility is given twice because neither number is meaningful everywhere: ``tokens_per_word`` says nothing for
+    Fertility is given twice because neither value is meaningful everywhere: ``tokens_per_word`` says nothing for
     scripts without spaces, ``bytes_per_token`` cannot be compared between scripts of different bytes per letter.
     """
 
@@ -42,6 +43,11 @@ class GroupEntry:
     bytes: int
     words: int
     extents: tuple[Extent, ...]
+
+    @property
+    def name(self) -> str:
+        """The name ``SOURCE/LANGUAGE``, for messages."""
+        return f"{self.source}/{self.language}"
 
     @property
     def tokens_per_word(self) -> float:
@@ -81,24 +87,25 @@ class Manifest:
 
     dtype: str
     tokenizer: TokenizerEntry
-    groups: tuple[GroupEntry, ...]
+    datasets: tuple[DatasetEntry, ...]
     shards: tuple[ShardEntry, ...]
     skipped_lines: int = 0
     duplicates: int = 0
 
     def totals(self) -> dict[str, int]:
-        return {key: sum(getattr(g, key) for g in self.groups) for key in ("documents", "tokens", "bytes", "words")}
+        """Return documents, tokens, bytes and words of all datasets together."""
+        return {key: sum(getattr(d, key) for d in self.datasets) for key in ("documents", "tokens", "bytes", "words")}
 
 
 def save_manifest(store: Path, manifest: Manifest) -> None:
     """Write ``manifest`` into the folder ``store``."""
-    groups = []
-    for group in manifest.groups:
-        entry = asdict(group)
-        entry["tokens_per_word"] = round(group.tokens_per_word, 4)
-        entry["bytes_per_token"] = round(group.bytes_per_token, 4)
+    entries = []
+    for dataset in manifest.datasets:
+        entry = asdict(dataset)
+        entry["tokens_per_word"] = round(dataset.tokens_per_word, 4)
+        entry["bytes_per_token"] = round(dataset.bytes_per_token, 4)
         entry["extents"] = entry.pop("extents")  # last, for the reader's eye
-        groups.append(entry)
+        entries.append(entry)
     value = {
         "format": FORMAT,
         "version": VERSION,
@@ -107,7 +114,7 @@ def save_manifest(store: Path, manifest: Manifest) -> None:
         "totals": manifest.totals(),
         "skipped_lines": manifest.skipped_lines,
         "duplicates": manifest.duplicates,
-        "groups": groups,
+        "groups": entries,  # the datasets: stores of version 1 have this key, and are read
         "shards": [asdict(shard) for shard in manifest.shards],
     }
     write_json(store / MANIFEST_NAME, value)
@@ -125,7 +132,7 @@ def load_manifest(store: Path) -> Manifest:
         raise UserError(f"{store}: a token store is a folder, and this is a file; {REMEDY}")
     path = store / MANIFEST_NAME
     if (store / "part.json").exists():
-        raise UserError(f"{store}: a part of a store; merge all its parts with tools/preprocess_data.py --merge")
+        raise UserError(f"{store}: a partition of a store; merge all of them with tools/preprocess_data.py --merge")
     value = read_json(path, "token store manifest", REMEDY)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{path}: not the manifest of a token store; {REMEDY}")
@@ -137,9 +144,30 @@ def load_manifest(store: Path) -> Manifest:
         raise UserError(f"{path}: damaged manifest ({type(error).__name__}: {error}); {REMEDY}") from None
 
 
+def describe(manifest: Manifest) -> str:
+    """Return totals and a table of the ``_ROWS_SHOWN`` largest and smallest (source, language) by tokens."""
+    totals = manifest.totals()
+    datasets = sorted(manifest.datasets, key=lambda dataset: (-dataset.tokens, dataset.source, dataset.language))
+    size = sum(shard.bin_bytes + shard.idx_bytes for shard in manifest.shards)
+    lines = [
+        f"{len(datasets):,} languages, {totals['documents']:,} documents, {totals['tokens']:,} tokens "
+        f"({manifest.dtype}), {totals['bytes'] / totals['tokens']:.2f} bytes/token, "
+        f"{len(manifest.shards):,} shards, {size / 1e6:.1f} MB",
+        f"{'source':<12} {'language':<12} {'documents':>12} {'tokens':>16} {'bytes/token':>11} {'tokens/word':>11}",
+    ]
+    if manifest.duplicates:
+        lines.insert(1, f"{manifest.duplicates:,} duplicate documents left out")
+    if len(datasets) <= 2 * _ROWS_SHOWN:
+        lines += map(_table_row, datasets)
+    else:
+        lines += map(_table_row, datasets[:_ROWS_SHOWN])
+        lines += [f"... {len(datasets) - 2 * _ROWS_SHOWN:,} more", *map(_table_row, datasets[-_ROWS_SHOWN:])]
+    return "\n".join(lines)
+
+
 def _parse(value: dict[str, Any]) -> Manifest:
-    groups = tuple(
-        GroupEntry(
+    datasets = tuple(
+        DatasetEntry(
             source=str(entry["source"]),
             language=str(entry["language"]),
             extents=tuple(Extent(*map(int, extent)) for extent in entry["extents"]),
@@ -150,9 +178,16 @@ def _parse(value: dict[str, Any]) -> Manifest:
     shards = tuple(ShardEntry(**entry) for entry in value["shards"])
     if value["dtype"] not in ("uint16", "int32"):
         raise ValueError(f"dtype {value['dtype']!r}")
-    for group in groups:
-        if any(not 0 <= extent.shard < len(shards) for extent in group.extents):
-            raise ValueError(f"{group.source}/{group.language} lies in a shard that is not listed")
+    for dataset in datasets:
+        if any(not 0 <= extent.shard < len(shards) for extent in dataset.extents):
+            raise ValueError(f"{dataset.name} lies in a shard that is not listed")
     tokenizer = TokenizerEntry(**value["tokenizer"])
     skipped, duplicates = int(value["skipped_lines"]), int(value.get("duplicates", 0))  # older stores have none
-    return Manifest(value["dtype"], tokenizer, groups, shards, skipped, duplicates)
+    return Manifest(value["dtype"], tokenizer, datasets, shards, skipped, duplicates)
+
+
+def _table_row(dataset: DatasetEntry) -> str:
+    return (
+        f"{dataset.source:<12} {dataset.language:<12} {dataset.documents:>12,} {dataset.tokens:>16,} "
+        f"{dataset.bytes_per_token:>11.2f} {dataset.tokens_per_word:>11.2f}"
+    )

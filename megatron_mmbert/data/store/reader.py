@@ -1,14 +1,13 @@
 """Reading a token store: a folder of Megatron ``.bin``/``.idx`` shards and a manifest.
 
 One document of the store is one text document: exactly the ids the tokenizer gives, without ``<bos>`` and ``<eos>``,
-which are added when samples are cut. A document is addressed by (source, language, number in that group); where it
-lies is looked up in the group's extents. Opening reads the manifest and asks for file sizes; shards are mapped when
-first touched, so the cost does not grow with the number of documents.
+which are added when samples are drawn. A document is addressed by (source, language, index in that dataset); its shard
+is looked up in the dataset's extents. Opening reads the manifest and asks for file sizes; shards are mapped when first
+touched, so the cost does not grow with the number of documents.
 """
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
@@ -18,16 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING, indexed_dataset
-from megatron_mmbert.data.store.manifest import REMEDY, GroupEntry, Manifest, ShardEntry, load_manifest
+from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING, has_valid_header, indexed_dataset
+from megatron_mmbert.data.store.manifest import REMEDY, DatasetEntry, Manifest, ShardEntry, load_manifest
 from megatron_mmbert.utils.errors import UserError, nearest
 
-# Megatron's .idx begins with: magic, version, code of the ids' type, number of sequences, number of documents.
-_INDEX_HEADER = struct.Struct("<9sQBQQ")
-_INDEX_DTYPES = {"int32": 4, "uint16": 8}
 
-
-class Group(NamedTuple):
+class Dataset(NamedTuple):
     """One (source, language) of a store; ``bytes`` counts its UTF-8 text."""
 
     source: str
@@ -47,16 +42,18 @@ class Shard:
         ids: uint16 or int32 [tokens], all ids of the shard.
 
     Raises:
-        UserError: Megatron's reader refuses the index.
+        UserError: the index's header does not fit, or Megatron's reader does not accept the index.
     """
 
     def __init__(self, prefix: Path, dtype: str) -> None:
-        _check_index_header(Path(f"{prefix}{IDX_ENDING}"), dtype)
+        index = Path(f"{prefix}{IDX_ENDING}")
+        if not has_valid_header(index, dtype):
+            raise UserError(f"{index}: damaged index header; copy it again or {REMEDY}")
         # Megatron closes its maps when the dataset object dies, even under a view in use: it lives as long as we do.
         try:
             self._dataset: Any = indexed_dataset().IndexedDataset(str(prefix))
         except AssertionError:
-            raise UserError(f"{prefix}{IDX_ENDING}: damaged index; {REMEDY}") from None
+            raise UserError(f"{index}: damaged index; {REMEDY}") from None
         self.lengths: npt.NDArray[np.int32] = self._dataset.index.sequence_lengths
         self.pointers: npt.NDArray[np.int64] = self._dataset.index.sequence_pointers
         self.document_ends: npt.NDArray[np.int64] = self._dataset.document_indices
@@ -67,27 +64,27 @@ class Shard:
             raise UserError(f"{prefix}{BIN_ENDING}: no whole number of {dtype} ids in it ({error}); {REMEDY}") from None
 
     def document(self, document: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Ids ``start`` to ``stop`` of one document, a view [stop - start]."""
+        """Return ids ``start`` to ``stop`` of one document, a view [stop - start]."""
         if not 0 <= start <= stop <= self.lengths[document]:
             raise IndexError(f"tokens {start}:{stop} of a document of {self.lengths[document]} tokens")
         first = int(self.pointers[document]) // self.ids.itemsize
         return self.ids[first + start : first + stop]
 
 
-class _Located:
-    """A group with the running document count of its extents, for the search."""
+class _ExtentIndex:
+    """A dataset with the running document count of its extents, for the search."""
 
-    def __init__(self, entry: GroupEntry) -> None:
+    def __init__(self, entry: DatasetEntry) -> None:
         self.entry = entry
         self.ends = list(accumulate(extent.documents for extent in entry.extents))
 
     def find(self, document: int) -> tuple[int, int]:
-        """(shard, document in the shard) of the group's document number ``document``."""
+        """Return (shard, document in the shard) of the dataset's ``document``."""
         if not 0 <= document < self.entry.documents:
             raise IndexError(f"document {document} of {self.entry.documents} in {self.entry.language!r}")
-        number = bisect_right(self.ends, document)
-        extent = self.entry.extents[number]
-        return extent.shard, extent.first_document + document - (self.ends[number] - extent.documents)
+        index = bisect_right(self.ends, document)
+        extent = self.entry.extents[index]
+        return extent.shard, extent.first_document + document - (self.ends[index] - extent.documents)
 
 
 class Store:
@@ -96,7 +93,7 @@ class Store:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._groups = {(entry.source, entry.language): _Located(entry) for entry in manifest.groups}
+        self._datasets = {(entry.source, entry.language): _ExtentIndex(entry) for entry in manifest.datasets}
         self._shards: dict[int, Shard] = {}
 
     @classmethod
@@ -125,54 +122,54 @@ class Store:
         return self.manifest.tokenizer.fingerprint
 
     @property
-    def groups(self) -> list[Group]:
+    def datasets(self) -> list[Dataset]:
         """All (source, language) of the store, in the store's order: by source, then language."""
-        return [Group(g.source, g.language, g.documents, g.tokens, g.bytes) for g in self.manifest.groups]
+        return [Dataset(d.source, d.language, d.documents, d.tokens, d.bytes) for d in self.manifest.datasets]
 
     @property
     def sources(self) -> list[str]:
-        return sorted({source for source, _ in self._groups})
+        return sorted({source for source, _ in self._datasets})
 
     def languages(self, source: str) -> list[str]:
-        """Languages of ``source``, sorted.
+        """Return the languages of ``source``, sorted.
 
         Raises:
             UserError: the store has no such source.
         """
         self._check_source(source)
-        return sorted(language for of, language in self._groups if of == source)
+        return sorted(language for other, language in self._datasets if other == source)
 
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]:
-        """Tokens of every document of a group, int64 [documents], a copy.
+        """Return the tokens of every document of a dataset, int64 [documents], a copy.
 
         Raises:
-            UserError: the store has no such group.
+            UserError: the store has no such dataset.
         """
-        extents = self._group(source, language).entry.extents
-        parts = [self._shard(e.shard).lengths[e.first_document : e.first_document + e.documents] for e in extents]
-        return np.concatenate(parts).astype(np.int64)
+        extents = self._dataset(source, language).entry.extents
+        lengths = [self._shard(e.shard).lengths[e.first_document : e.first_document + e.documents] for e in extents]
+        return np.concatenate(lengths).astype(np.int64)
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Ids ``start`` to ``stop`` of a document: a read-only view of the file, uint16 or int32 [stop - start].
+        """Return ids ``start`` to ``stop`` of a document: a read-only view of the file, uint16 or int32 [stop - start].
 
         Raises:
-            UserError: the store has no such group.
+            UserError: the store has no such dataset.
             IndexError: no such document, or not ``0 <= start <= stop <= length``.
         """
-        shard, at = self._group(source, language).find(document)
-        return self._shard(shard).document(at, start, stop)
+        shard, index = self._dataset(source, language).find(document)
+        return self._shard(shard).document(index, start, stop)
 
-    def _shard(self, number: int) -> Shard:
-        if number not in self._shards:
-            self._shards[number] = Shard(self.path / self.manifest.shards[number].name, self.manifest.dtype)
-        return self._shards[number]
+    def _shard(self, index: int) -> Shard:
+        if index not in self._shards:
+            self._shards[index] = Shard(self.path / self.manifest.shards[index].name, self.manifest.dtype)
+        return self._shards[index]
 
-    def _group(self, source: str, language: str) -> _Located:
-        found = self._groups.get((source, language))
-        if found is None:
+    def _dataset(self, source: str, language: str) -> _ExtentIndex:
+        dataset = self._datasets.get((source, language))
+        if dataset is None:
             hint = nearest(language, self.languages(source))
             raise UserError(f"{self.path}: source {source!r} has no language {language!r}{hint}; see its manifest.json")
-        return found
+        return dataset
 
     def _check_source(self, source: str) -> None:
         if source not in self.sources:
@@ -181,7 +178,7 @@ class Store:
 
 
 def size_problems(path: Path, shards: tuple[ShardEntry, ...]) -> Iterator[str]:
-    """One sentence for every shard file that is missing or has not the size the manifest gives."""
+    """Yield one sentence for every shard file that is missing or has not the size the manifest gives."""
     for shard in shards:
         for ending, expected in ((BIN_ENDING, shard.bin_bytes), (IDX_ENDING, shard.idx_bytes)):
             file = path / (shard.name + ending)
@@ -192,20 +189,3 @@ def size_problems(path: Path, shards: tuple[ShardEntry, ...]) -> Iterator[str]:
                 continue
             if size != expected:
                 yield f"{file}: {size} bytes where {expected} are expected; copy it again or {REMEDY}"
-
-
-def _check_index_header(path: Path, dtype: str) -> None:
-    """Refuse an index whose header does not fit its size or ``dtype``; Megatron's reader fails on it with a traceback.
-
-    Raises:
-        UserError: the header is damaged.
-    """
-    with path.open("rb") as file:
-        header = file.read(_INDEX_HEADER.size)
-    if len(header) == _INDEX_HEADER.size:
-        magic, version, code, sequences, documents = _INDEX_HEADER.unpack(header)
-        size = _INDEX_HEADER.size + sequences * (4 + 8) + documents * 8
-        sound = magic == b"MMIDIDX\0\0" and version == 1 and code == _INDEX_DTYPES[dtype] and documents >= 1
-        if sound and size == path.stat().st_size:
-            return
-    raise UserError(f"{path}: damaged index header; copy it again or {REMEDY}")

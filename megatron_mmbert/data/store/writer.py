@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.store.encoded_documents import Documents
-from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING
-from megatron_mmbert.data.store.manifest import Extent, GroupEntry, ShardEntry
+from megatron_mmbert.data.store.index_format import (
+    BIN_ENDING,
+    HEADER_BYTES,
+    IDX_ENDING,
+    LENGTH_BYTES,
+    OFFSET_BYTES,
+    pack_header,
+)
+from megatron_mmbert.data.store.manifest import DatasetEntry, Extent, ShardEntry
+from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 
 CRC_ENDING = ".crc32"
 SHARD_BYTES = 2 << 30
-INDEX_MAGIC = b"MMIDIDX\0\0"
-INDEX_HEADER = struct.Struct("<9sQBQQ")
-"""An index begins with: magic, version, code of the ids' type, number of sequences, number of documents plus one."""
-INDEX_DTYPES = {"int32": 4, "uint16": 8}
 _LENGTHS_AT_ONCE = 1 << 20
 
 
@@ -41,12 +43,12 @@ class StoreWriter:
         self._source = source
         self._dtype = np.dtype(dtype)
         self._shard_bytes = shard_bytes
-        self._groups: dict[str, _GroupCount] = {}
+        self._counts: dict[str, _DatasetCounts] = {}
         self._language: str | None = None
         self._shard: _ShardFiles | None = None
         self.shards: list[ShardEntry] = []
 
-    def add(self, documents: Documents) -> None:
+    def add(self, documents: TokenizedDocuments) -> None:
         """Append documents.
 
         Raises:
@@ -55,7 +57,7 @@ class StoreWriter:
         language, ids, rows = documents
         if ids.dtype != self._dtype:
             raise ValueError(f"ids are {ids.dtype}, the store is {self._dtype}")
-        if language != self._language and language in self._groups:
+        if language != self._language and language in self._counts:
             raise ValueError(f"documents of {language} are scattered")
         ends = np.cumsum(rows["tokens"])
         first = begin = 0
@@ -70,17 +72,17 @@ class StoreWriter:
                 self._close_shard()
                 continue
             self._language = language
-            group = self._groups.setdefault(language, _GroupCount())
-            group.add(rows[first:stop], len(self.shards), self._shard.documents)
+            counts = self._counts.setdefault(language, _DatasetCounts())
+            counts.add(rows[first:stop], len(self.shards), self._shard.documents)
             end = int(ends[stop - 1])
             self._shard.add(ids[begin:end], rows[first:stop])
             first, begin = stop, end
 
-    def finish(self) -> tuple[GroupEntry, ...]:
-        """Close the last shard; the entries of all groups, in the order written."""
+    def finish(self) -> tuple[DatasetEntry, ...]:
+        """Close the last shard and return the entries of all datasets, in the order written."""
         if self._shard is not None:
             self._close_shard()
-        return tuple(group.entry(self._source, language) for language, group in self._groups.items())
+        return tuple(counts.entry(self._source, language) for language, counts in self._counts.items())
 
     def _close_shard(self) -> None:
         assert self._shard is not None
@@ -89,7 +91,7 @@ class StoreWriter:
 
 
 class _ShardFiles:
-    """The three files of a shard while it is written; the index holds the lengths so far, after room for its header."""
+    """The three files of a shard in writing; the index holds the lengths so far, after room for its header."""
 
     def __init__(self, prefix: Path, dtype: np.dtype[Any]) -> None:
         self.documents = self.bytes = 0
@@ -98,7 +100,7 @@ class _ShardFiles:
         self._bin, self._index, self._crc = (
             Path(f"{prefix}{ending}").open("wb+") for ending in (BIN_ENDING, IDX_ENDING, CRC_ENDING)
         )
-        self._index.write(bytes(INDEX_HEADER.size))
+        self._index.write(bytes(HEADER_BYTES))
         self._bin_hash = hashlib.sha256()
 
     def add(self, ids: npt.NDArray[Any], rows: npt.NDArray[Any]) -> None:
@@ -126,49 +128,48 @@ class _ShardFiles:
         return ShardEntry(self._prefix.name, self.documents, tokens, sizes[0], sizes[1], *hashes)
 
     def _finish_index(self) -> None:
-        """After the lengths: where each document begins, and the numbers of Megatron's documents, one sequence each."""
+        """Write the offsets and the document indices after the lengths, and the header before them."""
         begin = 0
         for first in range(0, self.documents, _LENGTHS_AT_ONCE):
             count = min(_LENGTHS_AT_ONCE, self.documents - first)
-            self._index.seek(INDEX_HEADER.size + 4 * first)
-            lengths = np.frombuffer(self._index.read(4 * count), "<i4").astype(np.int64)
+            self._index.seek(HEADER_BYTES + LENGTH_BYTES * first)
+            lengths = np.frombuffer(self._index.read(LENGTH_BYTES * count), "<i4").astype(np.int64)
             ends = begin + np.cumsum(lengths) * self._dtype.itemsize
-            self._index.seek(INDEX_HEADER.size + 4 * self.documents + 8 * first)
+            self._index.seek(HEADER_BYTES + LENGTH_BYTES * self.documents + OFFSET_BYTES * first)
             self._index.write((ends - lengths * self._dtype.itemsize).astype("<i8").tobytes())
             begin = int(ends[-1])
         for first in range(0, self.documents + 1, _LENGTHS_AT_ONCE):
-            numbers = np.arange(first, min(first + _LENGTHS_AT_ONCE, self.documents + 1), dtype="<i8")
-            self._index.write(numbers.tobytes())
+            indices = np.arange(first, min(first + _LENGTHS_AT_ONCE, self.documents + 1), dtype="<i8")
+            self._index.write(indices.tobytes())
         self._index.seek(0)
-        code = INDEX_DTYPES[self._dtype.name]
-        self._index.write(INDEX_HEADER.pack(INDEX_MAGIC, 1, code, self.documents, self.documents + 1))
+        self._index.write(pack_header(self._dtype.name, self.documents))
 
 
-class _GroupCount:
-    """Running counts of one language, and where its documents lie."""
+class _DatasetCounts:
+    """Running counts of one language, and the extents of its documents."""
 
     def __init__(self) -> None:
         self.documents = self.tokens = self.bytes = self.words = 0
-        self._places: list[Extent] = []
+        self._extents: list[Extent] = []
 
-    def add(self, rows: npt.NDArray[Any], shard: int, at: int) -> None:
+    def add(self, rows: npt.NDArray[Any], shard: int, first_document: int) -> None:
         self.documents += rows.size
         self.tokens += int(rows["tokens"].sum())
         self.bytes += int(rows["bytes"].sum())
         self.words += int(rows["words"].sum())
-        if self._places and self._places[-1].shard == shard:
-            self._places[-1] = self._places[-1]._replace(documents=self._places[-1].documents + rows.size)
+        if self._extents and self._extents[-1].shard == shard:
+            self._extents[-1] = self._extents[-1]._replace(documents=self._extents[-1].documents + rows.size)
         else:
-            self._places.append(Extent(shard, at, rows.size))
+            self._extents.append(Extent(shard, first_document, rows.size))
 
-    def entry(self, source: str, language: str) -> GroupEntry:
-        return GroupEntry(
-            source, language, self.documents, self.tokens, self.bytes, self.words, extents=tuple(self._places)
+    def entry(self, source: str, language: str) -> DatasetEntry:
+        return DatasetEntry(
+            source, language, self.documents, self.tokens, self.bytes, self.words, extents=tuple(self._extents)
         )
 
 
 def _hash(file: BufferedRandom) -> str:
-    """The sha256 of a file open for reading and writing."""
+    """Return the sha256 of a file open for reading and writing."""
     file.flush()
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()

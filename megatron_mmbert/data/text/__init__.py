@@ -1,1 +1,1 @@
-"""Reading raw text: input files, records, documents, exact deduplication, held-out splits, sentence ends."""
+"""Reading raw text: input files, their formats, records, documents, deduplication, held-out splits, sentence ends."""

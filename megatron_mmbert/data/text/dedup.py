@@ -15,30 +15,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.store.encoded_documents import Documents
-
 _START = 1 << 12
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes that are the same for texts that are the same."""
+    """Return 16 bytes that are the same for texts that are the same."""
     return hashlib.blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=16).digest()
 
 
-def piece_digest(digest: bytes, number: int) -> bytes:
-    """16 bytes for the piece behind piece ``number``: the pieces of equal documents are equal, and no others."""
-    return hashlib.blake2b(digest + number.to_bytes(8, "little"), digest_size=16).digest()
+def chunk_digest(digest: bytes, index: int) -> bytes:
+    """Return 16 bytes for the chunk after chunk ``index`` of a document, whose digest is given.
+
+    The chunks of equal documents get equal digests, and no others do.
+    """
+    return hashlib.blake2b(digest + index.to_bytes(8, "little"), digest_size=16).digest()
 
 
-class HashTable:
-    """A set of 128-bit hashes, asked and filled many at a time."""
+class DigestSet:
+    """A set of 128-bit digests; many are added at a time."""
 
     def __init__(self) -> None:
         self._slots: npt.NDArray[np.uint64] = np.zeros((_START, 2), np.uint64)
         self.count = 0
 
     def add(self, digests: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which of ``digests``, 16 bytes each [N], are new, bool [N]; of equal ones among them the first."""
+        """Add ``digests``, 16 bytes each [N], and mark the new ones, bool [N]; of equal ones among them the first."""
         keys = np.frombuffer(digests.tobytes(), np.uint64).reshape(-1, 2).copy()
         keys[:, 1] |= np.uint64(1)  # an empty slot is all zeros, and no key may be
         _, first = np.unique(keys, axis=0, return_index=True)
@@ -57,34 +58,20 @@ class HashTable:
             self._insert(block[block[:, 1] != 0])
 
     def _insert(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Put different ``keys`` [n, 2] in by linear probing; which of them were not there, [n]."""
+        """Put different ``keys`` [n, 2] in by linear probing, and mark those that were not there, bool [n]."""
         new = np.zeros(len(keys), np.bool_)
         mask = len(self._slots) - 1
-        places = (keys[:, 0] & np.uint64(mask)).astype(np.int64)
+        slots = (keys[:, 0] & np.uint64(mask)).astype(np.int64)
         waiting: npt.NDArray[Any] = np.arange(len(keys))
         while waiting.size:
-            held = self._slots[places[waiting]]
+            held = self._slots[slots[waiting]]
             empty = held[:, 1] == 0
             claims = waiting[empty]
-            # Several keys may claim one slot: the last one written has it, the others go on.
-            self._slots[places[claims]] = keys[claims]
-            won = (self._slots[places[claims]] == keys[claims]).all(axis=1)
+            # Several keys may claim one slot: the last one written has it, the others try the next.
+            self._slots[slots[claims]] = keys[claims]
+            won = (self._slots[slots[claims]] == keys[claims]).all(axis=1)
             new[claims[won]] = True
             known = (held == keys[waiting]).all(axis=1)
             waiting = np.concatenate([waiting[~empty & ~known], claims[~won]])
-            places[waiting] = (places[waiting] + 1) & mask
+            slots[waiting] = (slots[waiting] + 1) & mask
         return new
-
-
-class Deduplicator:
-    """Passes on the first of equal documents of one language."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self._seen = HashTable()
-
-    def keep(self, documents: Documents) -> Documents:
-        """The documents, less those whose text came before."""
-        new = self._seen.add(documents.rows["digest"])
-        self.dropped += int(new.size - new.sum())
-        return documents.take(new)

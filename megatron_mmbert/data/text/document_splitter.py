@@ -1,4 +1,4 @@
-"""Cutting long documents at sentence ends: pieces of nearly equal length, none longer than a sample has room for."""
+"""Cutting long documents at sentence ends into chunks of nearly equal length, each short enough for one sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_mmbert.data.text.sentence_splitter import SentenceSplitter, Traine
 Int64s = npt.NDArray[np.int64]
 
 
-class Piece(NamedTuple):
+class DocumentChunk(NamedTuple):
     """A part of a document: its ids from ``start`` to ``stop``, and the bytes and words of its text."""
 
     start: int
@@ -22,48 +22,50 @@ class Piece(NamedTuple):
 
 
 class DocumentSplitter:
-    """Cuts documents of more than ``room`` ids.
+    """Cuts documents of more than ``max_tokens`` ids.
 
-    A piece ends where a sentence does, as near as possible to an even share of what is left; where no sentence ends in
+    A chunk ends where a sentence does, as near as possible to an even share of what is left; where no sentence ends in
     reach, at a line end, then between two words, then between two characters. The ids are those of the whole document.
     """
 
-    def __init__(self, languages: dict[str, TrainedSplitter], room: int, piece_bytes: npt.NDArray[np.int32]) -> None:
+    def __init__(
+        self, languages: dict[str, TrainedSplitter], max_tokens: int, piece_bytes: npt.NDArray[np.int32]
+    ) -> None:
         """``piece_bytes``: int32 [vocabulary], bytes of text that each id stands for."""
         self._languages = languages
         self._splitters: dict[str, SentenceSplitter] = {}
-        self._room = room
+        self._max_tokens = max_tokens
         self._piece_bytes = piece_bytes
 
-    def cut(self, language: str, text: str, ids: npt.NDArray[Any]) -> list[Piece]:
-        """The pieces of one document, in order; it itself if it fits."""
+    def split(self, language: str, text: str, ids: npt.NDArray[Any]) -> list[DocumentChunk]:
+        """Return the chunks of one document, in order; a single one if it fits."""
         character_ends = np.cumsum(_utf8_sizes(text))
         size = int(character_ends[-1])
-        if ids.size <= self._room:
-            return [Piece(0, ids.size, size, len(text.split()))]
+        if ids.size <= self._max_tokens:
+            return [DocumentChunk(0, ids.size, size, len(text.split()))]
         token_ends = np.cumsum(self._piece_bytes[ids], dtype=np.int64)
-        places = [np.zeros(0, np.int64)] * 4
-        if token_ends[-1] - size in (0, 1):  # else the tokenizer changes text, and no place in it is that of a token
+        candidates = [np.zeros(0, np.int64)] * 4
+        if token_ends[-1] - size in (0, 1):  # else the tokenizer changes text, and no token's end is known in it
             token_ends -= token_ends[-1] - size  # a space put before the text
-            places = [
-                _tokens_at(np.array(some, np.int64), character_ends, token_ends)
-                for some in (
+            candidates = [
+                _tokens_before(np.array(offsets, np.int64), character_ends, token_ends)
+                for offsets in (
                     self._splitter(language).ends(text),
-                    _before(text, "\n"),
-                    _before(text, " "),
+                    _offsets_before(text, "\n"),
+                    _offsets_before(text, " "),
                     range(1, len(text)),
                 )
             ]
         else:
             token_ends = token_ends * size // int(token_ends[-1])
-        pieces, start, begin, character = [], 0, 0, 0
-        for stop in [*cut_places(ids.size, self._room, places), ids.size]:
+        chunks, start, begin, character = [], 0, 0, 0
+        for stop in [*cut_positions(ids.size, self._max_tokens, candidates), ids.size]:
             end = int(token_ends[stop - 1])
             next_character = int(np.searchsorted(character_ends, end, side="right"))
             words = len(text[character:next_character].split())
-            pieces.append(Piece(start, stop, end - begin, words))
+            chunks.append(DocumentChunk(start, stop, end - begin, words))
             start, begin, character = stop, end, next_character
-        return pieces
+        return chunks
 
     def _splitter(self, language: str) -> SentenceSplitter:
         if language not in self._splitters:
@@ -71,23 +73,24 @@ class DocumentSplitter:
         return self._splitters[language]
 
 
-def cut_places(length: int, room: int, places: list[Int64s]) -> list[int]:
-    """Where to cut ``length`` ids into pieces of at most ``room``.
+def cut_positions(length: int, max_tokens: int, candidates: list[Int64s]) -> list[int]:
+    """Return the positions that cut ``length`` ids into chunks of at most ``max_tokens``, ascending.
 
-    ``places``: int64 arrays, ascending, of numbers of ids before a good place; the better kinds first.
+    ``candidates``: int64 arrays, ascending, of good positions (ids before them); the better kinds first.
     """
     cuts: list[int] = []
     start = 0
-    while length - start > room:
+    while length - start > max_tokens:
         left = length - start
-        pieces = -(-left // room)
-        target = start + left // pieces
-        least = start + left - (pieces - 1) * room  # or there would be a piece more
+        chunks = -(-left // max_tokens)
+        target = start + left // chunks
+        min_cut = start + left - (chunks - 1) * max_tokens  # an earlier cut needs a chunk more
         half = start + (target - start + 1) // 2
-        # Rather a piece more than a worse place.
-        tries = [(some, first) for some in places for first in (least, half)]
-        for some, first in tries:
-            near = some[np.searchsorted(some, max(first, start + 1)) : np.searchsorted(some, start + room, "right")]
+        # Rather a chunk more than a worse kind of position.
+        tries = [(positions, first) for positions in candidates for first in (min_cut, half)]
+        for positions, first in tries:
+            low = np.searchsorted(positions, max(first, start + 1))
+            near = positions[low : np.searchsorted(positions, start + max_tokens, "right")]
             if near.size:
                 target = int(near[np.abs(near - target).argmin()])
                 break
@@ -96,21 +99,21 @@ def cut_places(length: int, room: int, places: list[Int64s]) -> list[int]:
     return cuts
 
 
-def _tokens_at(characters: Int64s, character_ends: Int64s, token_ends: Int64s) -> Int64s:
-    """Numbers of tokens before the places ``characters``, less the places inside of a token."""
+def _tokens_before(characters: Int64s, character_ends: Int64s, token_ends: Int64s) -> Int64s:
+    """Return the number of tokens before each offset in ``characters``, less the offsets inside of a token."""
     ends = character_ends[characters - 1]
     tokens = np.searchsorted(token_ends, ends) + 1
     return tokens[token_ends[tokens - 1] == ends]
 
 
-def _before(text: str, space: str) -> list[int]:
-    """Places before single ``space`` characters that follow something else."""
+def _offsets_before(text: str, space: str) -> list[int]:
+    """Return the offsets of ``space`` characters that follow something else."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     is_space = codes == ord(space)
     return (np.flatnonzero(is_space[1:] & ~is_space[:-1]) + 1).tolist()
 
 
 def _utf8_sizes(text: str) -> Int64s:
-    """Bytes of each character in UTF-8."""
+    """Return the bytes of each character in UTF-8."""
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     return 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)

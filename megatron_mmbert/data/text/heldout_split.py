@@ -1,8 +1,8 @@
 """Setting held-out text aside, for languages of any size.
 
 A file with enough documents gives whole ones, chosen by a hash of their ids, so that adding documents moves no other.
-A smaller file (hundreds of languages have a single document) gives the last lines of its longest document: better a
-held-out part from a document whose beginning is trained on than none at all, but mind that when comparing languages.
+A smaller file (hundreds of languages have a single document) gives the last lines of its longest document: better
+held-out text from a document whose beginning is trained on than none at all, but mind that when comparing languages.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from megatron_mmbert.data.text.records import Document
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_folder
 
-_ENOUGH_DOCUMENTS = 10
-_LEAST_LINES = 4
+_MIN_DOCUMENTS = 10
+_MIN_LINES = 4
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,32 @@ class Split:
     heldout: list[tuple[str, str]]
 
 
-def split_documents(documents: Sequence[Document], share: float, most_bytes: int) -> Split:
-    """Hold out about ``share`` of the documents' bytes, at most ``most_bytes``."""
-    wanted = min(share * sum(_bytes(document.text) for document in documents), most_bytes)
-    if len(documents) < _ENOUGH_DOCUMENTS:
+def split_documents(documents: Sequence[Document], share: float, max_bytes: int) -> Split:
+    """Hold out about ``share`` of the documents' bytes, at most ``max_bytes``."""
+    wanted = min(share * sum(_bytes(document.text) for document in documents), max_bytes)
+    if len(documents) < _MIN_DOCUMENTS:
         return _split_longest(documents, wanted)
     chosen: set[int] = set()
     taken = 0
-    for number in sorted(range(len(documents)), key=lambda n: _place(documents[n].id)):
+    for index in sorted(range(len(documents)), key=lambda n: _order_key(documents[n].id)):
         if taken >= wanted:
             break
-        chosen.add(number)
-        taken += _bytes(documents[number].text)
-    parts: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
-    for number, document in enumerate(documents):
-        parts[number in chosen].append((document.id, document.text))
-    return Split(*parts)
+        chosen.add(index)
+        taken += _bytes(documents[index].text)
+    sides: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+    for index, document in enumerate(documents):
+        sides[index in chosen].append((document.id, document.text))
+    return Split(*sides)
 
 
 def _split_longest(documents: Sequence[Document], wanted: float) -> Split:
+    """Hold out about ``wanted`` bytes of whole lines at the end of the longest document, at most half of them."""
     longest = max(range(len(documents)), key=lambda n: _bytes(documents[n].text), default=None)
     train = [(document.id, document.text) for document in documents]
     if longest is None:
         return Split(train, [])
     lines = documents[longest].text.split("\n")
-    if len(lines) < _LEAST_LINES:
+    if len(lines) < _MIN_LINES:
         return Split(train, [])
     cut, taken = len(lines), 0
     while cut > len(lines) // 2 and taken < wanted:
@@ -67,8 +68,8 @@ def _split_longest(documents: Sequence[Document], wanted: float) -> Split:
     return Split(train, [(f"{name}#end", "\n".join(lines[cut:]).strip())])
 
 
-def split_files(inputs: Iterable[Path], output: Path, share: float, most_bytes: int, overwrite: bool = False) -> str:
-    """Write ``output``/train and ``output``/heldout with one file per language; returns a sentence on the result.
+def split_files(inputs: Iterable[Path], output: Path, share: float, max_bytes: int, overwrite: bool = False) -> str:
+    """Write ``output``/train and ``output``/heldout with one file per language; return a sentence on the result.
 
     Raises:
         UserError: bad input lines, two files of one language, or an ``output`` that exists.
@@ -83,12 +84,12 @@ def split_files(inputs: Iterable[Path], output: Path, share: float, most_bytes: 
             raise UserError(f"{other} and {file} are of one language; split them one after the other")
     counts = {"train": 0, "heldout": 0}
     without = 0
-    with atomic_folder(output, overwrite) as aside:
+    with atomic_folder(output, overwrite) as staging:
         for language, file in tqdm(by_language.items(), desc="splitting", unit="file", disable=None):
-            split = split_documents(list(read_documents(file, skip_bad=None)), share, most_bytes)
+            split = split_documents(list(read_documents(file, skip_bad=None)), share, max_bytes)
             without += not split.heldout
-            for part in counts:
-                counts[part] += _write(aside / part / f"{language}.jsonl", getattr(split, part))
+            for name in counts:
+                counts[name] += _write(staging / name / f"{language}.jsonl", getattr(split, name))
     note = f"; {without} languages are too small to give held-out text" if without else ""
     return f"wrote {output}: {counts['train']:,} bytes to train on, {counts['heldout']:,} held out{note}"
 
@@ -101,7 +102,7 @@ def _write(path: Path, documents: Sequence[tuple[str, str]]) -> int:
     return sum(_bytes(text) for _, text in documents)
 
 
-def _place(name: str) -> bytes:
+def _order_key(name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 

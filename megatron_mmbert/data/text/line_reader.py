@@ -1,23 +1,36 @@
-"""The lines of a file, plain or compressed, never holding more of one than allowed.
+"""The two formats of lines, ``.jsonl`` and ``.txt``, plain or compressed: reading the lines, and parsing one.
 
-A few kilobytes can unpack to gigabytes without a line end. So a line is read up to a limit; one that goes on is passed
-over in blocks and reported, and memory stays bounded whatever the file claims to be.
+A few kilobytes can unpack to gigabytes without a line end. So a line is read up to a limit; a longer one is passed over
+in blocks and reported, and memory stays bounded whatever the file claims to be.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Record, too_long
+from megatron_mmbert.data.text.records import (
+    SKIP_REMEDY,
+    BadLine,
+    Document,
+    Fields,
+    Record,
+    document_of,
+    not_utf8,
+    short,
+    too_long,
+)
 from megatron_mmbert.utils.errors import UserError
 
-COMPRESSIONS = (".gz", ".zst")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
+"""The ending of a compressed file's name, and the compression's name."""
+
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
 
@@ -25,9 +38,10 @@ _BLOCK = 1 << 20
 class LineReader:
     """The lines of one file as bytes, with the position in the file on disk (for progress, also of compressed ones)."""
 
-    def __init__(self, path: Path, most: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, path: Path, fields: Fields, max_bytes: int) -> None:
+        """``fields``: not asked here, a line is parsed later."""
         self.path = path
-        self._most = most
+        self._max_bytes = max_bytes
         self._raw: BinaryIO | None = None
         self._read = 0
 
@@ -37,20 +51,20 @@ class LineReader:
         return self._read if self._raw is None else self._raw.tell()
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
-        """(line number from 1, line with its end or that it is too long), a byte order mark removed.
+        """Yield (line number from 1, line with its end or the report that it is too long), no byte order mark.
 
         Raises:
             UserError: the file cannot be opened, or its compressed stream is damaged.
         """
         number = 0
-        kind = {".gz": "gzip", ".zst": "zstandard"}.get(self.path.suffix, "file")
+        kind = COMPRESSIONS.get(self.path.suffix, "file")
         try:
             with self.path.open("rb") as self._raw:
                 stream = _unpack(self._raw, self.path)
-                while line := stream.readline(self._most + 1):
+                while line := stream.readline(self._max_bytes + 1):
                     number += 1
-                    if len(line) > self._most and not _ends_here(stream, line):
-                        yield number, too_long(self.path, number, self._most)
+                    if len(line) > self._max_bytes and not _ends_here(stream, line):
+                        yield number, too_long(self.path, number, self._max_bytes)
                     else:
                         yield number, line.removeprefix(_BOM) if number == 1 else line
                 self._read = self._raw.tell()
@@ -65,8 +79,23 @@ class LineReader:
             self._raw = None
 
 
+def parse_jsonl(path: Path, line: int, raw: bytes, fields: Fields) -> Document | BadLine | None:
+    """Return the document of a raw ``.jsonl`` line, a JSON object with the text in one field; None if it is blank."""
+    text = _text_of(path, line, raw)
+    if not isinstance(text, str):
+        return text
+    document = _parse_json(text.strip(), fields, path.name, line)
+    return BadLine(str(path), line, f"{document}; {SKIP_REMEDY}") if isinstance(document, str) else document
+
+
+def parse_text_line(path: Path, line: int, raw: bytes, fields: Fields) -> Document | BadLine | None:
+    """Return the document of a raw ``.txt`` line, which is a document by itself; None if it is blank."""
+    text = _text_of(path, line, raw)
+    return Document(f"{path.name}:{line}", text.rstrip("\r\n"), line) if isinstance(text, str) else text
+
+
 def arrow(path: Path) -> ModuleType:
-    """The package ``pyarrow``, imported late: most corpora need none of it.
+    """Return the package ``pyarrow``, imported late: it is optional, and most corpora need none of it.
 
     Raises:
         UserError: it is not installed.
@@ -79,7 +108,7 @@ def arrow(path: Path) -> ModuleType:
 
 
 def _unpack(raw: BinaryIO, path: Path) -> Any:
-    """A buffered stream of the file's content."""
+    """Return a buffered stream of the file's content."""
     if path.suffix == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BLOCK)  # type: ignore[arg-type]
     if path.suffix == ".zst":
@@ -90,10 +119,32 @@ def _unpack(raw: BinaryIO, path: Path) -> Any:
 
 
 def _ends_here(stream: Any, line: bytes) -> bool:
-    """Whether a line one byte over the limit is over only by its end; if not, pass over the rest of it."""
+    """Tell if a line one byte over the limit is over only by its end; if not, pass over the remainder of it."""
     if line.endswith(b"\n"):
         return True
-    while rest := stream.readline(_BLOCK):
-        if rest.endswith(b"\n"):
+    while block := stream.readline(_BLOCK):
+        if block.endswith(b"\n"):
             break
     return False
+
+
+def _text_of(path: Path, line: int, raw: bytes) -> str | BadLine | None:
+    """Decode a raw line; None if it is nothing but white space."""
+    if not raw.strip():
+        return None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return not_utf8(path, line, raw, error.start)
+    return text if text.strip() else None  # white space that is not ASCII
+
+
+def _parse_json(text: str, fields: Fields, file_name: str, line: int) -> Document | str:
+    """Return the document of a ``.jsonl`` line, or the reason why it holds none."""
+    try:
+        record: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"malformed JSON ({error.msg}, column {error.colno}) in {short(text)}"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        return f"malformed JSON ({error}) in {short(text)}"
+    return document_of(record, fields, file_name, line)

@@ -1,4 +1,4 @@
-"""The rows of a ``.parquet`` file, a few at a time.
+"""The format ``.parquet``: reading the rows of a file, a few at a time, and parsing one.
 
 Only the columns that are needed are read. Rows are decoded in small batches, because a dictionary page can hold one
 long value that thousands of rows refer to: memory is bounded by a batch of the longest value and one page.
@@ -11,30 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.data.text.line_reader import arrow
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Fields, Record, too_long
+from megatron_mmbert.data.text.records import (
+    SKIP_REMEDY,
+    BadLine,
+    Document,
+    Fields,
+    Record,
+    document_of,
+    not_utf8,
+    too_long,
+)
 from megatron_mmbert.utils.errors import UserError, nearest
 
-_ROWS = 32
+_ROWS_AT_ONCE = 32
 _BUFFER = 1 << 20
 
 
 class RowReader:
     """The rows of one file as records, with about the position in the file on disk."""
 
-    def __init__(self, path: Path, fields: Fields, most: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, path: Path, fields: Fields, max_bytes: int) -> None:
         self.path = path
         self._fields = fields
-        self._most = most
+        self._max_bytes = max_bytes
         self.position = 0
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
-        """(row number from 1, row); a file without a column that is needed gives one bad line instead.
+        """Yield (row number from 1, row); a file without a column that is needed gives one bad line instead.
 
         Raises:
             UserError: the file cannot be opened or is damaged.
         """
         pa = arrow(self.path)
-        import pyarrow.parquet as parquet
+        import pyarrow.parquet as parquet  # here, as pyarrow is optional
 
         number = 0
         try:
@@ -48,7 +57,7 @@ class RowReader:
                     return
                 total = max(file.metadata.num_rows, 1)
                 columns = self._columns(file.schema_arrow)
-                for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
                     for record in self._rows(pa, batch):
                         number += 1
                         self.position = size * min(number, total) // total
@@ -60,12 +69,12 @@ class RowReader:
             raise UserError(f"{self.path}: damaged parquet after row {number} ({reason}); copy it again") from None
 
     def _columns(self, schema: Any) -> list[str]:
-        """The columns to read, each once."""
+        """Return the columns to read, each once."""
         wanted = [self._fields.text, self._fields.language or "id", "id"]
         return list(dict.fromkeys(name for name in wanted if name in schema.names))
 
     def _schema_problem(self, schema: Any) -> str | None:
-        """What makes the file as a whole unusable."""
+        """Return the reason why the file as a whole is unusable, or None."""
         for name in filter(None, (self._fields.text, self._fields.language)):
             if schema.names.count(name) != 1:
                 has = ", ".join(map(repr, schema.names))[:60]
@@ -77,7 +86,7 @@ class RowReader:
         return None
 
     def _rows(self, pa: Any, batch: Any) -> Iterator[dict[str, Any]]:
-        """The rows of a batch; text stays bytes, so that bad UTF-8 is one bad row and no exception."""
+        """Yield the rows of a batch; text stays bytes, so that bad UTF-8 is one bad row and no exception."""
         columns: dict[str, list[Any]] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             if pa.types.is_dictionary(column.type):
@@ -90,9 +99,21 @@ class RowReader:
 
     def _checked(self, number: int, record: dict[str, Any]) -> Record:
         text = record[self._fields.text]
-        if text is not None and len(text) > self._most:
-            return too_long(self.path, number, self._most)
+        if text is not None and len(text) > self._max_bytes:
+            return too_long(self.path, number, self._max_bytes)
         if text is None:
             reason = f"field {self._fields.text!r} is null, not a string; {SKIP_REMEDY}"
             return BadLine(str(self.path), number, reason)
         return record
+
+
+def parse_row(path: Path, row: int, record: dict[str, Any], fields: Fields) -> Document | BadLine:
+    """Return the document of a row whose strings are still UTF-8."""
+    values: dict[str, Any] = {}
+    for name, value in record.items():
+        try:
+            values[name] = value.decode("utf-8") if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            return not_utf8(path, row, value, error.start)
+    document = document_of(values, fields, path.name, row)
+    return BadLine(str(path), row, f"{document}; {SKIP_REMEDY}") if isinstance(document, str) else document

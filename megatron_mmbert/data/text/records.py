@@ -1,4 +1,4 @@
-"""What a corpus file is made of: records, the documents in them, and the lines that hold none."""
+"""The records of corpus files: documents, bad lines that hold none, and the sentences that report them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 
 from megatron_mmbert.utils.errors import UserError, nearest
 
-SKIP_REMEDY = "mend the line, or pass --skip-bad to leave such lines out"
+SKIP_REMEDY = "fix the line, or pass --skip-bad to leave such lines out"
 MAX_LINE_BYTES = 64 << 20
 """Longest line read by default. Parsing and tokenizing a line takes many times its size in memory."""
 
@@ -34,11 +34,11 @@ class BadLine(NamedTuple):
 
 
 Record = bytes | dict[str, Any] | BadLine
-"""A raw line; a row of a table, its text still UTF-8; or what is wrong with a line or row too long to be handed on."""
+"""A raw line; a row of a table, its text still UTF-8; or the report on a line or row too long to be handed on."""
 
 
 class Fields(NamedTuple):
-    """Where a record keeps its text, and its language if the file's name does not give it."""
+    """The names of the fields with a record's text, and with its language if the file's name does not give it."""
 
     text: str = "text"
     language: str | None = None
@@ -46,7 +46,7 @@ class Fields(NamedTuple):
 
 @dataclass
 class SkippedLines:
-    """Bad lines left out: their number, the first few, and all of them in ``record`` (one JSON object per line)."""
+    """Bad lines left out: their count, the first few, and all of them in ``record`` (one JSON object per line)."""
 
     record: TextIO | None = None
     count: int = 0
@@ -72,23 +72,23 @@ def report_bad(bad: BadLine, skip_bad: SkippedLines | None) -> None:
     skip_bad.add(bad)
 
 
-def too_long(file: object, line: int, most: int) -> BadLine:
-    """The report on a line that is not read because of its length."""
-    return BadLine(str(file), line, f"longer than {most} bytes; raise --max-line-bytes, or {SKIP_REMEDY}")
+def too_long(file: object, line: int, max_bytes: int) -> BadLine:
+    """Report a line that is not read because of its length."""
+    return BadLine(str(file), line, f"longer than {max_bytes} bytes; raise --max-line-bytes, or {SKIP_REMEDY}")
 
 
-def not_utf8(file: object, line: int, raw: bytes, at: int) -> BadLine:
-    """The report on bytes that are no text."""
-    return BadLine(str(file), line, f"byte {raw[at]:#04x} at column {at + 1} is not UTF-8; {SKIP_REMEDY}")
+def not_utf8(file: object, line: int, raw: bytes, offset: int) -> BadLine:
+    """Report bytes that are no text, the first wrong one at ``offset``."""
+    return BadLine(str(file), line, f"byte {raw[offset]:#04x} at column {offset + 1} is not UTF-8; {SKIP_REMEDY}")
 
 
 def is_language(name: object) -> bool:
-    """Whether ``name`` can name a language: a non-empty string of printable characters without spaces."""
+    """Tell if ``name`` can name a language: a non-empty string of printable characters without spaces."""
     return isinstance(name, str) and name != "" and name.isprintable() and not any(map(str.isspace, name))
 
 
-def document_of(record: Any, fields: Fields, file_name: str, number: int) -> Document | str:
-    """The document that a parsed line or row holds, or what is wrong with it."""
+def document_of(record: Any, fields: Fields, file_name: str, line: int) -> Document | str:
+    """Return the document that a parsed line or row holds, or the reason why it holds none."""
     if not isinstance(record, dict):
         return f"not a JSON object but {short(record)}"
     if fields.text not in record:
@@ -107,10 +107,10 @@ def document_of(record: Any, fields: Fields, file_name: str, number: int) -> Doc
     if fields.language and not is_language(language):
         return f"language field {fields.language!r} is {short(language)}, which names no language"
     name = record.get("id")
-    return Document(str(name) if isinstance(name, str | int) else f"{file_name}:{number}", text, number, language)
+    return Document(str(name) if isinstance(name, str | int) else f"{file_name}:{line}", text, line, language)
 
 
-def short(value: object, quote: bool = True, most: int = 60) -> str:
-    """``value`` for a message, cut to ``most`` characters."""
+def short(value: object, quote: bool = True, max_characters: int = 60) -> str:
+    """Return ``value`` for a message, cut to ``max_characters``."""
     text = repr(value) if quote else str(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= max_characters else text[: max_characters - 3] + "..."

@@ -1,4 +1,4 @@
-"""Where sentences end, by NLTK's Punkt trained on the corpus itself: nothing is downloaded and nothing unpickled.
+"""The ends of sentences, by NLTK's Punkt trained on the corpus itself: nothing is downloaded and nothing unpickled.
 
 Punkt learns from plain text which words with a full stop are abbreviations. Of what it learns, abbreviations,
 collocations and words that often begin sentences are kept; the letter case of every word would be megabytes for each
@@ -23,7 +23,7 @@ _MAYBE = re.compile(r"[.?!]")
 
 @dataclass
 class TrainedSplitter:
-    """What Punkt learned of one language."""
+    """The words of one language that Punkt learned to tell apart; empty: its default rules."""
 
     abbreviations: list[str] = field(default_factory=list)
     collocations: list[list[str]] = field(default_factory=list)
@@ -33,25 +33,26 @@ class TrainedSplitter:
 class SentenceSplitter:
     """Finds the ends of sentences in texts of one language."""
 
-    def __init__(self, learned: TrainedSplitter) -> None:
+    def __init__(self, trained: TrainedSplitter) -> None:
+        # Imported here, as its seconds are for those who cut at sentence ends.
         from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
         parameters = PunktParameters()
-        parameters.abbrev_types = set(learned.abbreviations)
-        parameters.collocations = {(first, second) for first, second in learned.collocations}
-        parameters.sent_starters = set(learned.starters)
+        parameters.abbrev_types = set(trained.abbreviations)
+        parameters.collocations = {(first, second) for first, second in trained.collocations}
+        parameters.sent_starters = set(trained.starters)
         self._punkt: Any = PunktSentenceTokenizer(parameters)
 
     def ends(self, text: str) -> list[int]:
-        """Places behind the last character of sentences, ascending; white space belongs to what follows."""
-        found = {match.end() for match in _SURE.finditer(text)}
+        """Return the offsets after the last characters of sentences, ascending; white space belongs to the next one."""
+        ends = {match.end() for match in _SURE.finditer(text)}
         if _MAYBE.search(text):
-            found.update(stop for _, stop in self._punkt.span_tokenize(text))
-        return sorted(found - {len(text)})
+            ends.update(stop for _, stop in self._punkt.span_tokenize(text))
+        return sorted(ends - {len(text)})
 
 
-def learn(text: str) -> TrainedSplitter:
-    """What Punkt learns from ``text``: the same for the same text, in any process."""
+def train_splitter(text: str) -> TrainedSplitter:
+    """Train Punkt on ``text``: the result is the same for the same text, in any process."""
     from nltk.tokenize.punkt import PunktTrainer
 
     trainer = PunktTrainer()
@@ -65,16 +66,16 @@ def learn(text: str) -> TrainedSplitter:
     )
 
 
-def save(path: Path, languages: dict[str, TrainedSplitter]) -> None:
-    """Write what was learned as JSON."""
-    write_json(path, {language: vars(learned) for language, learned in sorted(languages.items())})
+def save_splitters(path: Path, languages: dict[str, TrainedSplitter]) -> None:
+    """Write the trained splitter of each language as JSON."""
+    write_json(path, {language: vars(trained) for language, trained in sorted(languages.items())})
 
 
-def load(path: Path) -> dict[str, TrainedSplitter]:
-    """Read what :func:`save` wrote.
+def load_splitters(path: Path) -> dict[str, TrainedSplitter]:
+    """Read the file that :func:`save_splitters` wrote.
 
     Raises:
         UserError: missing or damaged.
     """
-    value = read_json(path, "record of sentence ends", "make the part again with the same command and --overwrite")
-    return {language: TrainedSplitter(**learned) for language, learned in value.items()}
+    value = read_json(path, "record of sentence ends", "make the partition again with the same command and --overwrite")
+    return {language: TrainedSplitter(**trained) for language, trained in value.items()}

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.packs import digests
 from support.synthetic_source import IDS, VOCAB, MemorySource, data_phase, small_source
+from support.tokenized import tokenized
 
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.loader import PackLoader
@@ -222,12 +223,12 @@ def test_with_a_real_store(tmp_path: Path) -> None:
 
     writer = writer_module.StoreWriter(tmp_path, "web", "uint16", shard_bytes=60_000)
     memory = MemorySource(
-        {name: SOURCE.document_lengths(*name)[:300] for name in SOURCE.groups if name.source == "web"}
+        {name: SOURCE.document_lengths(*name)[:300] for name in SOURCE.datasets if name.source == "web"}
     )
-    for name in memory.groups:
+    for name in memory.datasets:
         for document, length in enumerate(memory.document_lengths(*name).tolist()):
             ids = memory.tokens(*name, document, 0, length) if length else np.array([], dtype=int)
-            writer.add(encoded(name.language, ids.astype(np.uint16), length, length))
+            writer.add(tokenized(name.language, ids.astype(np.uint16), length, length))
     groups = writer.finish()
     assert len(writer.shards) > 1
     save_manifest(tmp_path, Manifest("uint16", TokenizerEntry("t", "f", VOCAB), groups, tuple(writer.shards)))

@@ -21,7 +21,7 @@ import pytest
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.data.store.index_format import indexed_dataset
 from megatron_mmbert.data.store.reader import Store
-from megatron_mmbert.data.store.verify import verify
+from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.utils.errors import UserError
 
 SECONDS = 60
@@ -119,7 +119,7 @@ def check_input(folder: Path, tokenizer: Path, seed: int) -> str:
             assert "\n" not in str(error) and len(str(error)) < 1000, (seed, error)
             assert [file.name for file in folder.iterdir()] == [job.inputs[0].name], seed
             return "refused"
-    assert list(verify(job.output)) == [], seed
+    assert list(verify_store(job.output)) == [], seed
     return "skipped" if store.manifest.skipped_lines else "made"
 
 
@@ -152,7 +152,7 @@ def test_mutated_stores_are_never_taken_for_whole(tmp_path: Path, corpus: Path, 
         with no_hang():
             try:
                 Store.open(sound)
-                problems = list(verify(sound))
+                problems = list(verify_store(sound))
             except UserError as error:
                 problems = [str(error)]
         assert bool(problems) == (damaged != content), seed
@@ -195,7 +195,7 @@ def test_a_store_of_a_wrong_dtype_is_never_taken_for_whole(tmp_path: Path, corpu
             with no_hang():
                 try:
                     Store.open(store)
-                    problems = list(verify(store))
+                    problems = list(verify_store(store))
                 except UserError as error:
                     problems = [str(error)]
             assert problems, (wrong_manifest, code)

@@ -1,4 +1,4 @@
-"""Parts made by an array of tasks merge into the very store of one command."""
+"""Partitions made by an array of tasks merge into the very store of one command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from megatron_mmbert.data.preprocess.job import input_files, share
-from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_part
+from megatron_mmbert.data.preprocess.job import input_files, partition_files
+from megatron_mmbert.data.preprocess.partition_reader import verify_partition
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_partition
 from megatron_mmbert.data.store.reader import Store
-from megatron_mmbert.data.store.verify import verify
+from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.utils.errors import UserError
 
@@ -57,75 +58,77 @@ def test_merged_is_byte_for_byte_what_one_command_makes(
     for parts in (2, 5):
         paths = [tmp_path / f"{parts}-{number}" for number in range(1, parts + 1)]
         for number, path in enumerate(paths, start=1):
-            preprocess_part(replace(job, output=path, shard=(number, parts), workers=1 + (number == 1)))
+            preprocess_partition(replace(job, output=path, partition=(number, parts), workers=1 + (number == 1)))
         random.Random(parts).shuffle(paths)
         merge(paths, tmp_path / f"merged{parts}")
         assert contents(tmp_path / f"merged{parts}") == contents(job.output), parts
-    assert list(verify(tmp_path / "merged5")) == []
+    assert list(verify_store(tmp_path / "merged5")) == []
 
 
-def test_every_file_is_in_one_share_and_shares_are_balanced(many_files: Path, tokenizer_file: Path) -> None:
+def test_every_file_is_in_one_partition_and_partitions_are_balanced(many_files: Path, tokenizer_file: Path) -> None:
     files = input_files(PreprocessJob((many_files,), tokenizer_file, Path("nowhere")))
     total = sum(file.path.stat().st_size for file in files)
     largest = max(file.path.stat().st_size for file in files)
     for parts in range(1, len(files) + 1):
-        shares = [share(files, (number, parts)) for number in range(1, parts + 1)]
+        shares = [partition_files(files, (number, parts)) for number in range(1, parts + 1)]
         assert [file for some in shares for file in some] == files and all(shares)
         assert max(sum(file.path.stat().st_size for file in some) for some in shares) <= total / parts + largest
     with pytest.raises(UserError, match="only 12 input files"):
-        share(files, (1, 13))
+        partition_files(files, (1, 13))
 
 
 @pytest.fixture
 def parts(many_files: Path, tokenizer_file: Path, tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"part{number}" for number in (1, 2, 3)]
     for number, path in enumerate(paths, start=1):
-        preprocess_part(PreprocessJob((many_files,), tokenizer_file, path, skip_bad=True, shard=(number, 3)))
+        preprocess_partition(PreprocessJob((many_files,), tokenizer_file, path, skip_bad=True, partition=(number, 3)))
     return paths
 
 
-def test_wrong_sets_of_parts_are_refused(
+def test_wrong_sets_of_partitions_are_refused(
     parts: list[Path], many_files: Path, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "store"
-    with pytest.raises(UserError, match="part 2 of 3 is missing"):
+    with pytest.raises(UserError, match="partition 2 of 3 is missing"):
         merge([parts[0], parts[2]], out)
-    with pytest.raises(UserError, match="part 1 of 3 again"):
+    with pytest.raises(UserError, match="partition 1 of 3 again"):
         merge([*parts, parts[0]], out)
-    with pytest.raises(UserError, match="no part of a token store here"):
+    with pytest.raises(UserError, match="no partition of a token store here"):
         merge([*parts, many_files], out)
-    other = PreprocessJob((many_files,), tokenizer_file, tmp_path / "other", skip_bad=True, shard=(2, 3), dedup=True)
-    preprocess_part(other)
+    other = PreprocessJob(
+        (many_files,), tokenizer_file, tmp_path / "other", skip_bad=True, partition=(2, 3), dedup=True
+    )
+    preprocess_partition(other)
     with pytest.raises(UserError, match=r"of another store .*other dedup"):
         merge([parts[0], other.output, parts[2]], out)
-    with pytest.raises(UserError, match="a part of a store; merge"):
+    with pytest.raises(UserError, match="a partition of a store; merge"):
         Store.open(parts[0])
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_damaged_part_makes_no_store(parts: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_partition_makes_no_store(parts: list[Path], tmp_path: Path) -> None:
     damaged = bytearray((parts[1] / "ids.bin").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (parts[1] / "ids.bin").write_bytes(damaged)
     with pytest.raises(UserError, match=rf"{parts[1]}: document \d+ \(\w+\) is damaged"):
         merge(parts, tmp_path / "store")
     assert not (tmp_path / "store").exists() and not list(tmp_path.glob(".*"))
-    assert any("is damaged" in problem for problem in verify(parts[1]))
-    assert list(verify(parts[0])) == []
+    assert any("is damaged" in problem for problem in verify_partition(parts[1]))
+    assert list(verify_partition(parts[0])) == []
 
 
 def test_inputs_that_changed_between_tasks_are_noticed(many_files: Path, tokenizer_file: Path, tmp_path: Path) -> None:
     shutil.copytree(many_files, tmp_path / "in")
-    job = PreprocessJob((tmp_path / "in",), tokenizer_file, tmp_path / "p1", skip_bad=True, shard=(1, 2))
-    preprocess_part(job)
+    job = PreprocessJob((tmp_path / "in",), tokenizer_file, tmp_path / "p1", skip_bad=True, partition=(1, 2))
+    preprocess_partition(job)
     with (tmp_path / "in" / "zul.jsonl").open("w") as file:
         file.write('{"text": "one more"}\n')
-    preprocess_part(replace(job, output=tmp_path / "p2", shard=(2, 2)))
+    preprocess_partition(replace(job, output=tmp_path / "p2", partition=(2, 2)))
     with pytest.raises(UserError, match=r"another store .*other all_inputs"):
         merge([tmp_path / "p1", tmp_path / "p2"], tmp_path / "store")
 
 
-def test_the_tool_makes_parts_and_merges_them(
+def test_the_tool_makes_partitions_and_merges_them(
     run_tool: Tool, corpus: Path, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     def make(*arguments: object) -> CompletedProcess[str]:
@@ -135,12 +138,14 @@ def test_the_tool_makes_parts_and_merges_them(
 
     source = ("--input", corpus, "--tokenizer", tokenizer_file)
     for number in (1, 2):
-        done = make(*source, "--output", tmp_path / f"p{number}", "--shard", f"{number}/2")
-        assert done.returncode == 0 and f"part {number} of 2" in done.stdout
+        done = make(
+            *source, "--output", tmp_path / f"p{number}", "--partition" if number == 1 else "--shard", f"{number}/2"
+        )
+        assert done.returncode == 0 and f"partition {number} of 2" in done.stdout
     assert make("--merge", tmp_path / "p1", tmp_path / "p2", "--output", tmp_path / "merged").returncode == 0
     assert make(*source, "--output", tmp_path / "one").returncode == 0
     assert contents(tmp_path / "merged") == contents(tmp_path / "one")
     assert "nothing to do" in make("--merge", tmp_path / "p2", tmp_path / "p1", "--output", tmp_path / "merged").stdout
-    for wrong in (("--shard", "0/2"), ("--shard", "3/2"), ("--shard", "x"), ("--merge", tmp_path / "p1")):
+    for wrong in (("--partition", "0/2"), ("--partition", "3/2"), ("--shard", "x"), ("--merge", tmp_path / "p1")):
         done = make(*source, "--output", tmp_path / "wrong", *wrong)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

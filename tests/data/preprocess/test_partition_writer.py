@@ -1,4 +1,4 @@
-"""A part that is killed at any place goes on to the same bytes."""
+"""A partition that is killed anywhere resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.encoded import encoded
+from support.tokenized import tokenized
 
 from megatron_mmbert.data.preprocess.partition_reader import Partition
-from megatron_mmbert.data.preprocess.partition_writer import FILES, Input, PartitionWriter
+from megatron_mmbert.data.preprocess.partition_writer import FILES, InputIdentity, PartitionWriter
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
 
 ABOUT = {"dtype": "uint16", "tokenizer": {}}
-INPUTS: list[Input] = [[f"file{n}", None, n, n] for n in range(8)]
+INPUTS: list[InputIdentity] = [[f"file{n}", None, n, n] for n in range(8)]
 FORM = {"source": "web"}
 
 
 def write_file(writer: PartitionWriter, number: int) -> None:
-    """What comes of input ``number``: documents of several languages, new ones in later files; a bad line."""
+    """Write what comes of input ``number``: documents of several languages, new ones in later files; a bad line."""
     pick = random.Random(number)
     for at in range(pick.randrange(0, 12)):
         ids = np.array(pick.choices(range(1000), k=pick.randrange(1, 9)), "uint16")
-        writer.add(encoded(f"l{pick.randrange(number + 2)}", ids, at, number))
+        writer.add(tokenized(f"l{pick.randrange(number + 2)}", ids, at, number))
     writer.skipped.add(BadLine(f"file{number}", 1, "bad"))
     writer.finish_file()
 
 
-def fill(folder: Path, inputs: list[Input] = INPUTS, stop: int | None = None, about: dict[str, str] = FORM) -> int:
-    """Make the part, or its first files; how many were there already."""
+def fill(
+    folder: Path, inputs: list[InputIdentity] = INPUTS, stop: int | None = None, about: dict[str, str] = FORM
+) -> int:
+    """Make the partition, or its first files; return how many were there already."""
     writer = PartitionWriter(folder, about, inputs)
     before = writer.done
     for number in range(before, len(inputs))[:stop]:
@@ -47,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     fill(tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     kept = 0
@@ -70,21 +72,21 @@ def test_killed_anywhere_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert kept > 150
 
 
-def test_a_changed_input_is_done_again_and_all_behind_it(tmp_path: Path) -> None:
+def test_a_changed_input_is_done_again_and_all_after_it(tmp_path: Path) -> None:
     fill(tmp_path / "a", stop=7)
     changed = [*INPUTS[:4], ["file4", None, 44, 44], *INPUTS[5:]]
     assert fill(tmp_path / "a", changed) == 4
     fill(tmp_path / "b", changed)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert fill(tmp_path / "a", changed) == 8
-    assert fill(tmp_path / "a", changed[:6]) == 6, "fewer inputs: what was behind them is cut off"
+    assert fill(tmp_path / "a", changed[:6]) == 6, "fewer inputs: what came after them is cut off"
     assert fill(tmp_path / "a", changed, about={"source": "other"}) == 0
 
 
 def test_languages_come_together_in_their_order(tmp_path: Path) -> None:
     fill(tmp_path)
-    part = Partition(tmp_path)
-    found = {language: list(part.read(language)) for language in part.languages}
+    partition = Partition(tmp_path)
+    found = {language: list(partition.read(language)) for language in partition.languages}
     expected: dict[str, list[int]] = {}
     for number in range(len(INPUTS)):
         pick = random.Random(number)
@@ -92,15 +94,15 @@ def test_languages_come_together_in_their_order(tmp_path: Path) -> None:
             ids = pick.choices(range(1000), k=pick.randrange(1, 9))
             expected.setdefault(f"l{pick.randrange(number + 2)}", []).extend(ids)
     assert {k: np.concatenate([d.ids for d in v]).tolist() for k, v in found.items()} == expected
-    assert list(part.read("none of this")) == []
-    assert part.about["skipped_lines"] == len(INPUTS)
+    assert list(partition.read("none of this")) == []
+    assert partition.about["skipped_lines"] == len(INPUTS)
 
 
 def test_the_number_of_files_does_not_grow_with_the_languages(tmp_path: Path) -> None:
     for languages in (2, 2000):
         writer = PartitionWriter(tmp_path / str(languages), FORM, INPUTS[:1])
         for number in range(languages):
-            writer.add(encoded(f"l{number}", np.arange(3, dtype="uint16"), 1, 1))
+            writer.add(tokenized(f"l{number}", np.arange(3, dtype="uint16"), 1, 1))
         writer.finish_file()
         writer.finish(ABOUT)
     assert {file.name for file in (tmp_path / "2").iterdir()} == {file.name for file in (tmp_path / "2000").iterdir()}
@@ -108,7 +110,7 @@ def test_the_number_of_files_does_not_grow_with_the_languages(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["ids.bin", "rows.bin", "runs.bin", "part.json"])
-def test_a_damaged_part_is_told(name: str, tmp_path: Path) -> None:
+def test_a_damaged_partition_is_told(name: str, tmp_path: Path) -> None:
     fill(tmp_path)
     content = (tmp_path / name).read_bytes()
     value = json.loads((tmp_path / "part.json").read_text())
@@ -118,8 +120,8 @@ def test_a_damaged_part_is_told(name: str, tmp_path: Path) -> None:
         for wrong in (bytes(damaged), content[:at]):
             (tmp_path / name).write_bytes(wrong)
             with pytest.raises(UserError):
-                part = Partition(tmp_path)
-                rows = [documents for language in part.languages for documents in part.read(language)]
+                partition = Partition(tmp_path)
+                rows = [documents for language in partition.languages for documents in partition.read(language)]
                 # What a changed count of bytes or words does is not seen: the store made of it is one of this text.
                 assert name == "rows.bin" and len(wrong) == len(content) and sum(d.rows.size for d in rows)
                 raise UserError("not looked at")

@@ -14,10 +14,11 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
+from support import ROOT
 
 from megatron_mmbert.data.preprocess import tokenize_partition
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
-from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, TokenizeWorker, read_chunks
+from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, TokenizeWorker, read_batches
 from megatron_mmbert.data.store.index_format import indexed_dataset
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.text.documents import Fields, read_documents
@@ -25,7 +26,7 @@ from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError, run_command
 
 Tool = Callable[..., "CompletedProcess[str]"]
-REAL_CORPUS = Path(__file__).resolve().parents[3] / "shared" / "data" / "corpus"
+REAL_CORPUS = ROOT.parent / "shared" / "data" / "corpus"
 
 
 @pytest.fixture
@@ -51,14 +52,14 @@ def test_megatron_reads_exactly_the_tokenizers_ids(job: PreprocessJob, texts: di
     store = preprocess(replace(job, shard_bytes=100_000))
     tokenizer = load_tokenizer(job.tokenizer)
     expected = [tokenizer.encode(text) for language in sorted(texts) for text in texts[language]]
-    assert len(store.manifest.shards) > 3 and len(store.manifest.groups[1].extents) > 3
+    assert len(store.manifest.shards) > 3 and len(store.manifest.datasets[1].extents) > 3
     assert all_documents(job.output) == expected
-    for group in store.groups:
+    for group in store.datasets:
         assert group.documents == len(texts[group.language])
         assert group.bytes == sum(len(text.encode()) for text in texts[group.language])
         first = store.tokens("corpus", group.language, 0, 0, 5).tolist()
         assert first == tokenizer.encode(texts[group.language][0])[:5]
-    words = {g.language: g.words for g in store.manifest.groups}
+    words = {g.language: g.words for g in store.manifest.datasets}
     assert words["eng_Latn"] == sum(len(text.split()) for text in texts["eng_Latn"])
 
 
@@ -76,28 +77,28 @@ def test_real_text(job: PreprocessJob) -> None:
 def test_same_bytes_for_any_number_of_workers(
     job: PreprocessJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With many chunks, the number of chunks on their way is a bound that is reached."""
-    monkeypatch.setattr(tokenize_partition, "read_chunks", lambda files: read_chunks(files, chunk_bytes=10_000))
+    """With many batches, the number of batches on their way is a bound that is reached."""
+    monkeypatch.setattr(tokenize_partition, "read_batches", lambda files: read_batches(files, batch_bytes=10_000))
     made = {}
     for workers in (1, 3):
         output = tmp_path / f"store{workers}"
         preprocess(replace(job, output=output, workers=workers, shard_bytes=300_000))
         made[workers] = contents(output)
     monkeypatch.undo()
-    preprocess(replace(job, output=tmp_path / "large_chunks", shard_bytes=300_000))
-    assert made[1] == made[3] == contents(tmp_path / "large_chunks")
+    preprocess(replace(job, output=tmp_path / "large_batches", shard_bytes=300_000))
+    assert made[1] == made[3] == contents(tmp_path / "large_batches")
 
 
-def test_chunks_hold_every_line_and_byte(corpus: Path) -> None:
+def test_batches_hold_every_line_and_byte(corpus: Path) -> None:
     file = InputFile(corpus / "eng_Latn.jsonl", "eng_Latn")
-    chunks = list(read_chunks([file], chunk_bytes=10_000))
-    assert b"".join(line for chunk in chunks for line in chunk.lines) == file.path.read_bytes()
-    assert sum(chunk.input_bytes for chunk in chunks) == file.path.stat().st_size
-    assert [chunk.ends_file for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    batches = list(read_batches([file], batch_bytes=10_000))
+    assert b"".join(line for batch in batches for line in batch.lines) == file.path.read_bytes()
+    assert sum(batch.input_bytes for batch in batches) == file.path.stat().st_size
+    assert [batch.ends_file for batch in batches] == [False] * (len(batches) - 1) + [True]
     lines = 1
-    for chunk in chunks:
-        assert chunk.first_line == lines or not chunk.lines
-        lines += len(chunk.lines)
+    for batch in batches:
+        assert batch.first_line == lines or not batch.lines
+        lines += len(batch.lines)
 
 
 def test_order_is_language_then_file_then_line(job: PreprocessJob, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_skip_bad_counts_and_lists(job: PreprocessJob, tmp_path: Path, capsys: p
     (folder / "eng.jsonl").write_bytes(b'{"text": "good"}\n{"text": 3}\n\n{"text": "\xff"}\n{"text": "fine"}\n{oops\n')
     (folder / "deu.jsonl").write_bytes(b"")
     store = preprocess(replace(job, inputs=(folder,), skip_bad=True, workers=2))
-    assert [(g.language, g.documents) for g in store.groups] == [("eng", 2)]
+    assert [(g.language, g.documents) for g in store.datasets] == [("eng", 2)]
     assert store.manifest.skipped_lines == 4
     rows = [json.loads(line) for line in (job.output / "skipped.jsonl").read_text().splitlines()]
     assert [(Path(row["file"]).name, row["line"]) for row in rows] == [
@@ -185,10 +186,10 @@ def test_an_id_outside_the_vocabulary_is_refused(job: PreprocessJob) -> None:
         def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
             return [np.array([1, 100]) for _ in texts]
 
-    encoder = TokenizeWorker(Broken(), Fields(), "uint16")
-    chunk = next(iter(read_chunks([InputFile(job.inputs[0] / "ell_Grek.jsonl", "ell_Grek")])))
+    worker = TokenizeWorker(Broken(), Fields(), "uint16")
+    batch = next(iter(read_batches([InputFile(job.inputs[0] / "ell_Grek.jsonl", "ell_Grek")])))
     with pytest.raises(UserError, match=r"ell_Grek\.jsonl:1: .* id 100, outside its vocabulary of 100"):
-        encoder.encode(chunk)
+        worker.tokenize(batch)
 
 
 BAD_FILES = {
@@ -261,14 +262,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def start_slow(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> multiprocessing.Process:
     """The command in a forked process (Megatron is imported already), slowed down to be caught half-way."""
-    encode = TokenizeWorker.encode
+    tokenize = TokenizeWorker.tokenize
 
-    def slow(self: TokenizeWorker, chunk: object) -> object:
+    def slow(self: TokenizeWorker, batch: object) -> object:
         time.sleep(1.0)  # long enough for a busy machine to notice that it has begun
-        return encode(self, chunk)  # type: ignore[arg-type]
+        return tokenize(self, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TokenizeWorker, "encode", slow)
-    monkeypatch.setattr(tokenize_partition, "read_chunks", lambda files: read_chunks(files, chunk_bytes=10_000))
+    monkeypatch.setattr(TokenizeWorker, "tokenize", slow)
+    monkeypatch.setattr(tokenize_partition, "read_batches", lambda files: read_batches(files, batch_bytes=10_000))
     indexed_dataset()
 
     def command() -> None:
@@ -311,7 +312,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_goes_on_to_the_same_bytes(
+def test_interrupted_resumes_to_the_same_bytes(
     number: int, job: PreprocessJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     process = start_slow(replace(job, workers=2), monkeypatch)
@@ -322,20 +323,20 @@ def test_interrupted_goes_on_to_the_same_bytes(
     assert [file.name for file in job.output.parent.iterdir()] == [".store.partial"]
     done = finished_files(job)
     monkeypatch.undo()
-    encoded = []
-    encode = TokenizeWorker.encode
+    tokenized = []
+    tokenize = TokenizeWorker.tokenize
     monkeypatch.setattr(
-        TokenizeWorker, "encode", lambda self, chunk: encoded.append(chunk.file.path) or encode(self, chunk)
+        TokenizeWorker, "tokenize", lambda self, batch: tokenized.append(batch.file.path) or tokenize(self, batch)
     )
     preprocess(job)
-    assert done > 0 and len(set(encoded)) == 3 - done
+    assert done > 0 and len(set(tokenized)) == 3 - done
     preprocess(replace(job, output=tmp_path / "at_once"))
     assert contents(job.output) == contents(tmp_path / "at_once")
     assert not job.output.with_name(".store.partial").exists()
 
 
 def test_a_killed_worker_is_told(job: PreprocessJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TokenizeWorker, "encode", lambda self, chunk: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(TokenizeWorker, "tokenize", lambda self, batch: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match="fewer than --workers 2"):
         preprocess(replace(job, workers=2))
     assert not list(job.output.parent.iterdir())

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
-from megatron_mmbert.data.store.encoded_documents import Documents
 from megatron_mmbert.data.store.reader import Store
+from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.store.writer import StoreWriter
 from megatron_mmbert.data.text.documents import Fields
 
@@ -39,7 +39,7 @@ def test_files_maps_and_open_files(
     open_files: list[int] = []
     add = StoreWriter.add
 
-    def watched(self: StoreWriter, documents: Documents) -> None:
+    def watched(self: StoreWriter, documents: TokenizedDocuments) -> None:
         add(self, documents)
         open_files.append(len(os.listdir("/proc/self/fd")))
 
@@ -48,7 +48,7 @@ def test_files_maps_and_open_files(
     most_with_few = max(open_files)
     open_files.clear()
     many = make(tmp_path / "many", 1833, tokenizer_file, by_field)
-    assert len(many.groups) == 1833 and len(many.manifest.shards) == 1
+    assert len(many.datasets) == 1833 and len(many.manifest.shards) == 1
     assert max(open_files) == most_with_few
     assert sorted(os.listdir(many.path)) == sorted(os.listdir(few.path))
     for store in (few, many):

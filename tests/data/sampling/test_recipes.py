@@ -103,7 +103,7 @@ def test_caps_hold_and_the_others_keep_their_proportions(
     sizes: list[int], tau: float, cap: float, fraction: float, seed: int
 ) -> None:
     source = corpus(sizes, seed)
-    tokens = sum(int(source.document_lengths(*name).sum()) for name in source.groups)
+    tokens = sum(int(source.document_lengths(*name).sum()) for name in source.datasets)
     of = phase(tokens=max(1, int(fraction * cap * tokens)), temperature=tau, max_epochs=cap, block_tokens=T, seed=seed)
     try:
         mixture = Mixture(source, of)

@@ -41,7 +41,7 @@ class Reader:
     """Counts how often every id of every document has been given."""
 
     def __init__(self) -> None:
-        self.times = {tuple(g): [np.zeros(n, dtype=int) for n in SOURCE.document_lengths(*g)] for g in SOURCE.groups}
+        self.times = {tuple(g): [np.zeros(n, dtype=int) for n in SOURCE.document_lengths(*g)] for g in SOURCE.datasets}
 
     def read(self, mixture: Mixture, number: int) -> None:
         block = mixture.block(number)
@@ -186,7 +186,7 @@ def test_data_that_changed_is_noticed() -> None:
     trained = TrainedPhase(phase(), 5, Mixture(SOURCE, phase()).fingerprint())
     assert len(resume_points_after(SOURCE, [trained])) == 5
     said: list[str] = []
-    more = MemorySource({**{tuple(g): SOURCE.document_lengths(*g) for g in SOURCE.groups}, ("web", "eee"): [500]})
+    more = MemorySource({**{tuple(g): SOURCE.document_lengths(*g) for g in SOURCE.datasets}, ("web", "eee"): [500]})
     assert resume_points_after(more, [trained], said.append) == {}
     assert "'p'" in said[0] and "may repeat" in said[0]
     named = phase(languages=LANGUAGES)  # a phase that names its languages is not touched by new ones

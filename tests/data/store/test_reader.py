@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.encoded import encoded
+from support.tokenized import tokenized
 
-from megatron_mmbert.data.store.encoded_documents import Documents, store_dtype
 from megatron_mmbert.data.store.manifest import Manifest, TokenizerEntry, save_manifest
 from megatron_mmbert.data.store.reader import Store
+from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments, store_dtype
 from megatron_mmbert.data.store.writer import StoreWriter
 from megatron_mmbert.utils.errors import UserError
 
 LENGTHS = {"deu": [3, 5, 2], "eng": [10, 1, 7, 30, 4], "fra": [6]}
 
 
-def documents(dtype: str) -> list[Documents]:
+def documents(dtype: str) -> list[TokenizedDocuments]:
     """Documents whose ids count up over the whole store, so that every token is told from every other."""
     made, first = [], 0
     for language, lengths in LENGTHS.items():
         for length in lengths:
-            made.append(encoded(language, np.arange(first, first + length).astype(dtype), 4 * length, length))
+            made.append(tokenized(language, np.arange(first, first + length).astype(dtype), 4 * length, length))
             first += length
     return made
 
@@ -42,7 +42,7 @@ def store_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_groups_and_counts(store_path: Path) -> None:
     store = Store.open(store_path)
     assert store.sources == ["web"] and store.languages("web") == ["deu", "eng", "fra"]
-    assert [(g.language, g.documents, g.tokens, g.bytes) for g in store.groups] == [
+    assert [(g.language, g.documents, g.tokens, g.bytes) for g in store.datasets] == [
         (language, len(lengths), sum(lengths), 4 * sum(lengths)) for language, lengths in LENGTHS.items()
     ]
     assert store.vocab_size == 100 and store.tokenizer_fingerprint == "abc"
@@ -50,7 +50,7 @@ def test_groups_and_counts(store_path: Path) -> None:
 
 def test_every_slice_of_every_document_across_shards(store_path: Path) -> None:
     store = Store.open(store_path)
-    assert len(store.manifest.groups[1].extents) > 1, "eng must span shards for this test to mean anything"
+    assert len(store.manifest.datasets[1].extents) > 1, "eng must span shards for this test to mean anything"
     expected = iter(documents(store.manifest.dtype))
     for language, lengths in LENGTHS.items():
         found = store.document_lengths("web", language)
@@ -136,16 +136,16 @@ def test_opening_touches_no_shard_data(store_path: Path) -> None:
     """The shards are mapped when used: a store whose shard data is all wrong still opens."""
     for file in store_path.glob("*.idx"):
         file.write_bytes(bytes(file.stat().st_size))
-    assert Store.open(store_path).groups[0].documents == 3
+    assert Store.open(store_path).datasets[0].documents == 3
 
 
 def test_scattered_language_is_refused(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path, "web", "uint16")
     ids = np.arange(3, dtype="uint16")
     for language in ("a", "b"):
-        writer.add(encoded(language, ids, 1, 1))
+        writer.add(tokenized(language, ids, 1, 1))
     with pytest.raises(ValueError, match="scattered"):
-        writer.add(encoded("a", ids, 1, 1))
+        writer.add(tokenized("a", ids, 1, 1))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int32"])
@@ -172,7 +172,9 @@ def test_shards_do_not_depend_on_how_documents_arrive(tmp_path: Path) -> None:
         every = documents("uint16")
         for language in LENGTHS:
             of = [document for document in every if document.language == language]
-            together = Documents(language, np.concatenate([d.ids for d in of]), np.concatenate([d.rows for d in of]))
+            together = TokenizedDocuments(
+                language, np.concatenate([d.ids for d in of]), np.concatenate([d.rows for d in of])
+            )
             for some in of if folder is one else [together]:
                 writer.add(some)
         groups = writer.finish()

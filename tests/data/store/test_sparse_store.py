@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_mmbert.data.store.manifest import Extent, GroupEntry, Manifest, ShardEntry, TokenizerEntry, save_manifest
+from megatron_mmbert.data.store.manifest import (
+    DatasetEntry,
+    Extent,
+    Manifest,
+    ShardEntry,
+    TokenizerEntry,
+    save_manifest,
+)
 from megatron_mmbert.data.store.reader import Store
 
 LENGTH = 2_000_000_000  # nearly the largest length an index can hold
@@ -33,7 +40,7 @@ def make_store(folder: Path, dtype: str) -> None:
     pointers = np.arange(DOCUMENTS, dtype="<i8") * LENGTH * width
     ends = np.arange(DOCUMENTS + 1, dtype="<i8")
     (folder / "shard-00000.idx").write_bytes(header + lengths.tobytes() + pointers.tobytes() + ends.tobytes())
-    group = GroupEntry("web", "eng", DOCUMENTS, TOKENS, TOKENS, DOCUMENTS, (Extent(0, 0, DOCUMENTS),))
+    group = DatasetEntry("web", "eng", DOCUMENTS, TOKENS, TOKENS, DOCUMENTS, (Extent(0, 0, DOCUMENTS),))
     sizes = [(folder / f"shard-00000.{ending}").stat().st_size for ending in ("bin", "idx")]
     shard = ShardEntry("shard-00000", DOCUMENTS, TOKENS, *sizes, "", "", "")
     save_manifest(folder, Manifest(dtype, TokenizerEntry("t", "f", 60_000), (group,), (shard,)))
@@ -44,7 +51,7 @@ def test_more_than_40_billion_tokens_in_one_shard(dtype: str, tmp_path: Path) ->
     make_store(tmp_path, dtype)
     store = Store.open(tmp_path)
     lengths = store.document_lengths("web", "eng")
-    assert lengths.dtype == np.int64 and lengths.sum() == store.groups[0].tokens == TOKENS > 40 * 10**9
+    assert lengths.dtype == np.int64 and lengths.sum() == store.datasets[0].tokens == TOKENS > 40 * 10**9
     for document in range(DOCUMENTS):
         last = store.tokens("web", "eng", document, LENGTH - 2, LENGTH)
         assert last.tolist() == [0, 1000 + document]

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import ROOT
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.data.store.manifest import load_manifest, save_manifest
 from megatron_mmbert.data.store.reader import Store
-from megatron_mmbert.data.store.verify import verify
+from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
 
@@ -23,15 +24,15 @@ Tool = Callable[..., "CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def sound(corpus: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def valid_store(corpus: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("verify") / "store"
     preprocess(PreprocessJob((corpus,), tokenizer_file, path, shard_bytes=300_000))
     return path
 
 
 @pytest.fixture
-def store(sound: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sound, tmp_path / "store"))
+def store(valid_store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(valid_store, tmp_path / "store"))
 
 
 def flip(file: Path, byte: int, mask: int = 1) -> None:
@@ -43,45 +44,45 @@ def flip(file: Path, byte: int, mask: int = 1) -> None:
 def last_document(store: Path) -> tuple[int, int, int]:
     """(number in the last shard, byte where it starts, number in its language) of the last English document but 2."""
     opened = Store.open(store)
-    group = next(g for g in opened.manifest.groups if g.language == "eng_Latn")
+    group = next(g for g in opened.manifest.datasets if g.language == "eng_Latn")
     extent = next(e for e in group.extents if e.shard == 1)
     before = sum(e.documents for e in group.extents if e.shard < 1)
     at = extent.first_document + extent.documents - 3
     return at, int(opened._shard(1).pointers[at]), before + extent.documents - 3
 
 
-def test_sound_store(store: Path, tokenizer_file: Path) -> None:
+def test_valid_store(store: Path, tokenizer_file: Path) -> None:
     read: list[int] = []
-    assert list(verify(store, load_tokenizer(tokenizer_file), read.append)) == []
+    assert list(verify_store(store, load_tokenizer(tokenizer_file).fingerprint(), read.append)) == []
     assert sum(read) == sum(file.stat().st_size for file in store.glob("*.bin"))
 
 
 def test_flipped_byte_names_shard_and_document(store: Path) -> None:
     number, byte, of_language = last_document(store)
     flip(store / "shard-00001.bin", byte)  # the low bit of an id: still inside the vocabulary
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     assert len(problems) == 1
-    assert f"shard-00001.bin: document {number} (corpus/eng_Latn number {of_language}) is damaged" in problems[0]
+    assert f"shard-00001.bin: document {number} (corpus/eng_Latn index {of_language}) is damaged" in problems[0]
 
 
 def test_id_outside_the_vocabulary(store: Path) -> None:
     number, byte, _ = last_document(store)
     flip(store / "shard-00001.bin", byte + 2 + 1, 0x80)  # the high byte of its second id
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     assert f"document {number} (" in problems[0] and "at token 1, the vocabulary has 400" in problems[0]
 
 
 def test_truncated_data(store: Path) -> None:
     file = store / "shard-00000.bin"
     file.write_bytes(file.read_bytes()[:-2])
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     assert len(problems) == 1 and str(file) in problems[0] and "bytes where" in problems[0]
 
 
 def test_every_bad_file_is_named(store: Path) -> None:
     for name in ("shard-00000.bin", "shard-00001.idx", "shard-00002.crc32"):
         flip(store / name, 40)
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     for name in ("shard-00000.bin: document 0", "shard-00001.idx: damaged", "shard-00002.crc32: damaged"):
         assert any(name in problem for problem in problems), problems
     assert len(problems) < 8
@@ -95,7 +96,7 @@ def test_index_that_does_not_fit_the_data(store: Path) -> None:
     lengths = np.frombuffer(content, np.int32, offset=34, count=number + 1)
     lengths[number] += 1
     file.write_bytes(content)
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     assert any(f"shard-00001.idx: document {number + 1} starts at byte" in problem for problem in problems), problems
 
 
@@ -104,17 +105,17 @@ def test_any_flipped_byte_of_an_index_is_found_without_a_crash(store: Path) -> N
     size = file.stat().st_size
     for byte in [*range(0, 40), size // 5, size // 2, size - 1]:
         flip(file, byte, 0xFF)
-        assert any("shard-00000.idx" in problem for problem in verify(store)), byte
+        assert any("shard-00000.idx" in problem for problem in verify_store(store)), byte
         flip(file, byte, 0xFF)
-    assert list(verify(store)) == []
+    assert list(verify_store(store)) == []
 
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "documents": (lambda group: group.update(documents=group["documents"] - 1), "documents, its extents"),
     "tokens": (lambda group: group.update(tokens=group["tokens"] - 1), "tokens, the "),
-    "a document lost at the end": (lambda group: resize_end(group, -1), "the groups' extents end at"),
+    "a document lost at the end": (lambda group: resize_end(group, -1), "the datasets' extents end at"),
     "a document too many": (lambda group: resize_end(group, 1), "extents end at"),
-    "shifted": (lambda group: shift(group), "is in no group or in two"),
+    "shifted": (lambda group: shift(group), "is in no dataset or in two"),
 }
 
 
@@ -136,9 +137,9 @@ def test_manifest_that_does_not_fit(change: str, language: str, store: Path) -> 
     group = next(group for group in value["groups"] if group["language"] == language)
     apply(group)
     (store / "manifest.json").write_text(json.dumps(value))
-    problems = list(verify(store))
+    problems = list(verify_store(store))
     if language == "eng_Latn" and change.startswith("a document"):
-        expected = "is in no group or in two"  # Japanese follows in the same shard
+        expected = "is in no dataset or in two"  # Japanese follows in the same shard
     assert any(expected in problem for problem in problems), problems
 
 
@@ -148,27 +149,18 @@ def test_manifest_round_trip(store: Path, tmp_path: Path) -> None:
 
 
 def test_other_tokenizer(store: Path) -> None:
-    class Other:
-        vocab_size = 400
-
-        def fingerprint(self) -> str:
-            return "other"
-
-        def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
-            return []
-
-    problems = list(verify(store, Other()))
+    problems = list(verify_store(store, "other"))
     assert len(problems) == 1 and "not with other" in problems[0]
 
 
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such token store"):
-        list(verify(tmp_path / "nothing"))
+        list(verify_store(tmp_path / "nothing"))
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
     """The tool in this process: importing Megatron once more would take longer than all other tests here."""
-    tool = Path(__file__).resolve().parents[2] / "tools" / "verify_data.py"
+    tool = ROOT / "tools" / "verify_data.py"
     monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(tool), run_name="__main__")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
-from megatron_mmbert.data.text.dedup import HashTable, text_digest
+from megatron_mmbert.data.text.dedup import DigestSet, text_digest
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
@@ -16,7 +16,7 @@ from megatron_mmbert.tokenizer.load import load_tokenizer
 def test_table_agrees_with_a_set() -> None:
     """Ten keys want each slot, so that probing runs into others and the table grows several times."""
     pick = random.Random(0)
-    table, known = HashTable(), set[bytes]()
+    table, known = DigestSet(), set[bytes]()
     for _ in range(60):
         digests = [
             (pick.randrange(4000) * 37).to_bytes(8, "little") + pick.randrange(0, 20, 2).to_bytes(8, "little")
@@ -37,7 +37,7 @@ def test_what_is_the_same_text() -> None:
 
 @pytest.mark.parametrize("by_field", [False, True])
 def test_first_of_equal_texts_stays(by_field: bool, tokenizer_file: Path, tmp_path: Path) -> None:
-    """Over files and chunks of a language, and not between languages."""
+    """Over files and batches of a language, and not between languages."""
     files = {
         "deu.1": ["eins", "zwei", "eins "],
         "deu.2": ["drei", "zwei", "taxi"],
@@ -55,7 +55,7 @@ def test_first_of_equal_texts_stays(by_field: bool, tokenizer_file: Path, tmp_pa
             tokenizer.decode(store.tokens("corpus", group.language, n, 0, int(length)))
             for n, length in enumerate(store.document_lengths("corpus", group.language))
         ]
-        for group in store.groups
+        for group in store.datasets
     }
     assert found == {"deu": ["eins", "zwei", "drei", "taxi"], "fra": ["taxi"]}
     assert store.manifest.duplicates == 3

@@ -109,7 +109,7 @@ def test_damaged_parquet(content: bytes, tmp_path: Path) -> None:
 def test_a_line_is_too_long_by_one_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"12345678\n123456789\n" + b"y" * 3_000_000 + b"\nlast")
-    found = list(open_records(path, Fields(), most=8))
+    found = list(open_records(path, Fields(), max_bytes=8))
     assert [number for number, _ in found] == [1, 2, 3, 4]
     assert found[0][1] == b"12345678\n" and found[3][1] == b"last"
     for _, bad in found[1:3]:
@@ -122,7 +122,7 @@ from pathlib import Path
 from megatron_mmbert.data.text.documents import open_records
 from megatron_mmbert.data.text.records import Fields
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = list(open_records(Path(sys.argv[1]), Fields(), most=1 << 20))
+found = list(open_records(Path(sys.argv[1]), Fields(), max_bytes=1 << 20))
 print(len(found), type(found[0][1]).__name__, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -17,7 +17,7 @@ def documents(count: int) -> list[Document]:
 
 
 def test_whole_documents_of_a_large_file() -> None:
-    split = split_documents(documents(200), share=0.1, most_bytes=10**9)
+    split = split_documents(documents(200), share=0.1, max_bytes=10**9)
     train, held = dict(split.train), dict(split.heldout)
     assert not train.keys() & held.keys()
     assert train | held == {d.id: d.text for d in documents(200)}
@@ -31,7 +31,7 @@ def test_adding_documents_moves_few() -> None:
 
 
 def test_limit_in_bytes() -> None:
-    held = split_documents(documents(200), 0.5, most_bytes=1000).heldout
+    held = split_documents(documents(200), 0.5, max_bytes=1000).heldout
     assert 1000 <= sum(len(text) for _, text in held) < 1000 + 150
 
 

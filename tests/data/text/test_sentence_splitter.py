@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 from support import ROOT
 
-from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_part
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_partition
 from megatron_mmbert.data.text.records import Fields
-from megatron_mmbert.data.text.sentence_splitter import SentenceSplitter, TrainedSplitter, learn, load, save
+from megatron_mmbert.data.text.sentence_splitter import (
+    SentenceSplitter,
+    TrainedSplitter,
+    load_splitters,
+    save_splitters,
+    train_splitter,
+)
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 
@@ -32,10 +38,10 @@ def prose(seed: int, sentences: int) -> str:
 
 
 def test_punkt_learns_abbreviations_from_plain_text() -> None:
-    learned = learn(prose(0, 400))
-    assert "zzgl" in learned.abbreviations
+    trained = train_splitter(prose(0, 400))
+    assert "zzgl" in trained.abbreviations
     text = "Das ist zzgl. einem Wort mehr. Und das hier nicht."
-    assert [text[:end] for end in SentenceSplitter(learned).ends(text)] == ["Das ist zzgl. einem Wort mehr."]
+    assert [text[:end] for end in SentenceSplitter(trained).ends(text)] == ["Das ist zzgl. einem Wort mehr."]
     assert len(SentenceSplitter(TrainedSplitter()).ends(text)) == 2, "without learning the abbreviation ends a sentence"
 
 
@@ -60,15 +66,16 @@ def test_learning_does_not_depend_on_the_process(tmp_path: Path) -> None:
     """Python orders sets by a seed that differs from process to process."""
     (tmp_path / "text").write_text(prose(1, 300))
     code = (
-        "import sys; from pathlib import Path; from megatron_mmbert.data.text.sentence_splitter import learn, save;"
-        "save(Path(sys.argv[2]), {'a': learn(Path(sys.argv[1]).read_text())})"
+        "import sys; from pathlib import Path\n"
+        "from megatron_mmbert.data.text.sentence_splitter import save_splitters, train_splitter\n"
+        "save_splitters(Path(sys.argv[2]), {'a': train_splitter(Path(sys.argv[1]).read_text())})"
     )
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", code, str(tmp_path / "text"), str(tmp_path / seed)]
         subprocess.run(command, check=True, env=environment)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    save(tmp_path / "again", load(tmp_path / "1"))
+    save_splitters(tmp_path / "again", load_splitters(tmp_path / "1"))
     assert (tmp_path / "again").read_bytes() == (tmp_path / "1").read_bytes()
 
 
@@ -85,7 +92,7 @@ def inputs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("by_field", [False, True])
-def test_same_bytes_for_workers_and_parts(
+def test_same_bytes_for_workers_and_partitions(
     by_field: bool, inputs: Path, faithful_tokenizer: Path, tmp_path: Path
 ) -> None:
     """Documents longer than a sample come cut at sentence ends; their ids end to end are those of whole documents."""
@@ -97,20 +104,20 @@ def test_same_bytes_for_workers_and_parts(
     whole = preprocess(replace(job, output=tmp_path / "whole", max_length=None))
     tokenizer = load_tokenizer(faithful_tokenizer)
     assert store.manifest.duplicates > whole.manifest.duplicates > 3
-    assert len(store.groups) > 1 and store.groups[0].documents > 2 * whole.groups[0].documents
-    for group in store.groups:
+    assert len(store.datasets) > 1 and store.datasets[0].documents > 2 * whole.datasets[0].documents
+    for group in store.datasets:
         lengths = store.document_lengths("corpus", group.language).tolist()
-        pieces = [store.tokens("corpus", group.language, n, 0, length) for n, length in enumerate(lengths)]
+        chunks = [store.tokens("corpus", group.language, n, 0, length) for n, length in enumerate(lengths)]
         assert max(lengths) <= 298
         documents = whole.document_lengths("corpus", group.language).tolist()
         expected = [whole.tokens("corpus", group.language, n, 0, length) for n, length in enumerate(documents)]
-        assert np.array_equal(np.concatenate(pieces), np.concatenate(expected))
-        ends = [tokenizer.decode(ids) for ids in pieces]
+        assert np.array_equal(np.concatenate(chunks), np.concatenate(expected))
+        ends = [tokenizer.decode(ids) for ids in chunks]
         assert all(text.endswith((".", "!", "?")) and not text.endswith("zzgl.") for text in ends)
-        assert group.bytes == {g.language: g.bytes for g in whole.groups}[group.language]
+        assert group.bytes == {g.language: g.bytes for g in whole.datasets}[group.language]
     paths = [tmp_path / "p1", tmp_path / "p2", tmp_path / "p3"]
     for number, path in enumerate(paths, start=1):
-        preprocess_part(replace(job, output=path, shard=(number, 3), workers=1 + number % 2))
+        preprocess_partition(replace(job, output=path, partition=(number, 3), workers=1 + number % 2))
     merge(paths, tmp_path / "merged")
     names = sorted(file.name for file in (tmp_path / "one").iterdir())
     assert "sentences.json" in names and names == sorted(file.name for file in (tmp_path / "merged").iterdir())

@@ -164,7 +164,7 @@ def selected_datasets(source: TokenSource, phase: DataPhase) -> list[tuple[str, 
     Raises:
         UserError: a name the store does not have.
     """
-    names = sorted((group.source, group.language) for group in source.groups)
+    names = sorted((group.source, group.language) for group in source.datasets)
     for kind, wanted, has in (
         ("source", phase.sources, {name for name, _ in names}),
         ("source", phase.tempered, {name for name, _ in names}),
