@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.preprocess.job import PreprocessJob, input_identities
 from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.tokenize_worker import (
@@ -19,7 +20,6 @@ from megatron_mmbert.data.preprocess.tokenize_worker import (
     read_batches,
 )
 from megatron_mmbert.data.preprocess.train_sentence_splitter import train_splitters
-from megatron_mmbert.data.sampling.examples import room_for_ids
 from megatron_mmbert.data.store.tokenized_documents import store_dtype
 from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import empty_file
@@ -63,7 +63,8 @@ class PartitionTokenizer:
             languages = _train_splitters(folder, every_file, files, job)
             # What is done holds only as long as what was learned of the inputs is the same.
             settings = settings | {"sentences": hashlib.sha256((folder / SENTENCES_NAME).read_bytes()).hexdigest()}
-            worker = worker._replace(languages=languages, max_tokens=room_for_ids(job.max_length))
+            max_tokens = job.max_length - SPECIAL_TOKENS_PER_SAMPLE
+            worker = worker._replace(languages=languages, max_tokens=max_tokens)
         writer = PartitionWriter(folder, settings, input_identities(files))
         try:
             self.done, self.files = writer.done, len(files)

@@ -32,6 +32,8 @@ class DocumentSplitter:
         self, languages: dict[str, TrainedSplitter], max_tokens: int, piece_bytes: npt.NDArray[np.int32]
     ) -> None:
         """``piece_bytes``: int32 [vocabulary], bytes of text that each id stands for."""
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens {max_tokens}: a chunk holds one token at least")
         self._languages = languages
         self._splitters: dict[str, SentenceSplitter] = {}
         self._max_tokens = max_tokens

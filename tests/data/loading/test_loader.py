@@ -216,8 +216,6 @@ def test_default_block() -> None:
 
 def test_with_a_real_store(tmp_path: Path) -> None:
     writer_module = pytest.importorskip("megatron_mmbert.data.store.writer")
-    from support.encoded import encoded
-
     from megatron_mmbert.data.store.manifest import Manifest, TokenizerEntry, save_manifest
     from megatron_mmbert.data.store.reader import Store
 
