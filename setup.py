@@ -1,4 +1,4 @@
-"""Packaging. `pip install -c constraints.txt -e .` gives the CPU and GPU core; extras add what a GPU machine uses."""
+"""Packaging. README.md says how to install; the extras add what a GPU machine, or a developer, uses."""
 
 from pathlib import Path
 
@@ -13,7 +13,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_mmbert", "megatron_mmbert.*"]),
-    package_data={"megatron_mmbert.config": ["presets/*.yaml"], "megatron_mmbert.tokenizer": ["*.cpp"]},
+    package_data={
+        "megatron_mmbert": ["py.typed"],
+        "megatron_mmbert.config": ["presets/*.yaml"],
+        "megatron_mmbert.tokenizer": ["*.cpp"],
+    },
     # Optional: without a C++ compiler the package installs all the same, and preprocessing is slower.
     ext_modules=[
         Extension(
@@ -57,6 +61,9 @@ setup(
             "ruff",
             "mypy",
             "types-PyYAML",
+            "import-linter",
+            "mkdocs-material",
+            "pre-commit",
         ],
     },
 )

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=$(realpath -m "${1:-runs/quickstart}")
 mkdir -p "$out"
-source tools/setup_venv.sh hf
+source tools/setup_venv.sh user
 export PYTHONWARNINGS=ignore  # Megatron-Core warns of every optional package that a CPU does without
 
 corpus=examples/sample_corpus

@@ -13,8 +13,8 @@ source tools/setup_venv.sh dev
 transformers4=$PWD/.venv/transformers4
 export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
 if [ ! -x "$MMBERT_TRANSFORMERS4_PYTHON" ]; then
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$transformers4" \
-        -r tests/transformers4.txt
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+        --target "$transformers4" -r requirements/transformers4.txt
     printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$transformers4" "$PYTHON" > "$MMBERT_TRANSFORMERS4_PYTHON"
     chmod +x "$MMBERT_TRANSFORMERS4_PYTHON"
 fi

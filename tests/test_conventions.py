@@ -1,4 +1,8 @@
-"""Rules of the house: nothing optional is needed at import, files and functions stay short, all is typed."""
+"""Conventions that ruff cannot check: nothing optional is needed at import, files and functions stay short.
+
+Types of arguments and docstrings of modules are ruff's (``ANN``, ``D100`` in pyproject.toml), the rest of the structure
+is in ``tools/checks``; ``bash tools/checks.sh`` runs all of it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted([*(ROOT / "megatron_mmbert").rglob("*.py"), *(ROOT / "tools").glob("*.py")])
+SOURCES = sorted([*(ROOT / "megatron_mmbert").rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 IMPORT_ALL = """
@@ -46,12 +50,8 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_short_and_typed(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), "a module says what it is for"
     for function in functions(path):
-        where = f"{path.name}:{function.lineno} {function.name}"
-        assert (function.end_lineno or 0) - function.lineno + 1 <= LONGEST_FUNCTION, where
-        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        untyped = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
-        assert not untyped and function.returns is not None, f"{where}: {untyped or 'return'} has no type"
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= LONGEST_FUNCTION, f"{path.name}:{function.lineno} {function.name}"

@@ -1,11 +1,12 @@
-# Sourced by examples/quickstart.sh and tests/run.sh: makes .venv in the project's root and installs the project into it,
-# once; afterwards only when setup.py or constraints.txt has changed. Leaves the interpreter's path in $PYTHON.
-#   source tools/setup_venv.sh EXTRAS      (EXTRAS as in setup.py: hf, dev, ...)
+# Sourced by examples/quickstart.sh, tests/run.sh and others: makes .venv in the project's root and installs the project
+# into it, once; afterwards only when setup.py or the requirements have changed. Leaves the interpreter's path in $PYTHON.
+#   source tools/setup_venv.sh FOR      (user or dev: which of requirements/*.txt)
 
 setup_venv() {
-    local extras=$1 venv=$PWD/.venv base stamp
+    local packages=requirements/$1.txt venv=$PWD/.venv base stamp
+    local pip=(-m pip --quiet --disable-pip-version-check install)
     PYTHON=$venv/bin/python
-    stamp=$(cat setup.py constraints.txt | sha256sum | cut -c1-16)-$extras
+    stamp=$(cat setup.py requirements/torch.txt "$packages" | sha256sum | cut -c1-16)-$1
     if [ -f "$venv/installed-$stamp" ]; then
         return 0
     fi
@@ -19,8 +20,10 @@ setup_venv() {
     fi
     echo "== installing (once; a few minutes, nearly all of it PyTorch)"
     # PyTorch first and alone: asked for by another package, pip may choose another build of it.
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch || return 1
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" || return 1
+    "$PYTHON" "${pip[@]}" -r requirements/torch.txt || return 1
+    # The files list whole sets, so nothing has to be resolved; a package whose hash differs is not installed.
+    "$PYTHON" "${pip[@]}" --no-deps --require-hashes -r "$packages" || return 1
+    "$PYTHON" "${pip[@]}" --no-deps --no-build-isolation -e . || return 1
     touch "$venv/installed-$stamp"
 }
 
