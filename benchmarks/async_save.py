@@ -23,7 +23,7 @@ from results import machine, print_table, save
 
 from megatron_mmbert import parallel
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
-from megatron_mmbert.checkpoint.folder import resolve
+from megatron_mmbert.checkpoint.discovery import resolve
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings

@@ -98,7 +98,7 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
 
 def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None) -> bool:
     from megatron_mmbert import parallel
-    from megatron_mmbert.checkpoint.folder import resolve
+    from megatron_mmbert.checkpoint.discovery import resolve
     from megatron_mmbert.parallel.runtime import any_rank, print_once
     from megatron_mmbert.train.loop import train
     from megatron_mmbert.train.resume import find_starting_point

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.checkpoint.folder import check_output, read_meta, resolve
+from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.phase_transition import explain, extend, write_transition
 from megatron_mmbert.utils.errors import run_command
+from megatron_mmbert.utils.files import check_output
 
 
 def parse() -> argparse.Namespace:

@@ -76,7 +76,8 @@ def _token(text: str, phase: Phase) -> int:
 
 def _show(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, token: int, wanted: argparse.Namespace) -> None:
     # These import torch, which takes seconds: not before the command is known to be good.
-    from megatron_mmbert.checkpoint.folder import read_meta, resolve
+    from megatron_mmbert.checkpoint.discovery import resolve
+    from megatron_mmbert.checkpoint.metadata import read_meta
     from megatron_mmbert.checkpoint.phase_transition import history_of
     from megatron_mmbert.data.loading.inspect import COUNTED_BLOCKS, packs_at
     from megatron_mmbert.data.loading.loader import PackLoader

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.checkpoint.folder import check_output, resolve
+from megatron_mmbert.checkpoint.discovery import resolve
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.utils.errors import UserError, nearest, run_command
+from megatron_mmbert.utils.files import check_output
 
 
 def parse() -> argparse.Namespace:

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, staging_path
+from megatron_mmbert.checkpoint.commit import staging_path
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.save_plan import RankSavePlan, RankShards
 from megatron_mmbert.checkpoint.shard_writer import Cancelled, Written, commit, write_share
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current

@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert import __version__
-from megatron_mmbert.checkpoint.folder import (
-    CHECKSUM_FILE,
-    META_FILE,
-    CheckpointMeta,
-    TrainedSection,
-    committed_checkpoint,
-    read_meta,
-    write_meta,
-)
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, committed_checkpoint
+from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, TrainedSection, read_meta, write_meta
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.sampling.resume import blocks_begun

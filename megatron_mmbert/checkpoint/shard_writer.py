@@ -18,7 +18,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_conf
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_mmbert import compat
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, finalize, write_meta
+from megatron_mmbert.checkpoint.commit import finalize
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, write_meta
 from megatron_mmbert.checkpoint.save_plan import RankShards
 from megatron_mmbert.utils.files import replace_folder
 
@@ -74,7 +75,7 @@ class HashedFile:
             raise self._error
 
     def finish(self) -> dict[str, Any]:
-        """See the bytes on the disk; their checksum as ``folder.finalize`` records it."""
+        """See the bytes on the disk; their checksum as :func:`.commit.finalize` records it."""
         self.check()
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -13,7 +13,8 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from torch import Tensor
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, committed_checkpoint, read_meta, write_meta
+from megatron_mmbert.checkpoint.commit import committed_checkpoint
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta, write_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT

@@ -13,7 +13,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, read_meta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT

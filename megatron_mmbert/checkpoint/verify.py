@@ -8,14 +8,9 @@ from pathlib import Path
 
 import torch
 
-from megatron_mmbert.checkpoint.folder import (
-    CHECKSUM_FILE,
-    META_FILE,
-    CheckpointMeta,
-    checksum_problems,
-    committed_checkpoints,
-    read_meta,
-)
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, read_meta
 from megatron_mmbert.utils.errors import UserError
 
 Progress = Callable[[int], None]

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, check_output, read_meta, resolve
+from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, SpecialIds, config_json
 from megatron_mmbert.convert.hf_writer import DEFAULT_SHARD, parse_size, write_weights
@@ -17,7 +18,7 @@ from megatron_mmbert.convert.name_mapping import hf_name, megatron_name, to_hf
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_folder, write_json
+from megatron_mmbert.utils.files import atomic_folder, check_output, write_json
 
 _BYTES_PER_WEIGHT = 4
 

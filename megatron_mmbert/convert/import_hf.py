@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, check_output
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
@@ -16,7 +16,7 @@ from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.name_mapping import TIED_DECODER, TOKEN_TABLE, from_hf, hf_name, parameter_names
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.utils.errors import UserError, nearest
-from megatron_mmbert.utils.files import atomic_folder
+from megatron_mmbert.utils.files import atomic_folder, check_output
 
 _HEAD = ("head.dense.weight", "head.norm.weight", "decoder.bias")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.values import LinearRamp
 
 _HEADER = """---

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from megatron_mmbert import parallel
 from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, resolve
+from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, load_held_out
 from megatron_mmbert.model.config import encoder_config

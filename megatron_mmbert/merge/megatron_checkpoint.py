@@ -7,7 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_mmbert.checkpoint.folder import META_FILE, finalize, resolve
+from megatron_mmbert.checkpoint.commit import finalize
+from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.checkpoint.phase_transition import history_of
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, RecordedBatch, apply_retention, step_folder
+from megatron_mmbert.checkpoint.discovery import step_folder
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, RecordedBatch
+from megatron_mmbert.checkpoint.retention import apply_retention
 from megatron_mmbert.config.recipe import CheckpointConfig
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.train.callbacks.base import Callback

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 
 
 @dataclass

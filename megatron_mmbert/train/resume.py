@@ -11,8 +11,10 @@ from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, newest_valid, remove_leftovers, resolve
+from megatron_mmbert.checkpoint.discovery import newest_valid, resolve
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.phase_transition import explain, transition
+from megatron_mmbert.checkpoint.retention import remove_leftovers
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.parallel.runtime import broadcast_object, current, print_once
 from megatron_mmbert.train.resume_check import check

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_mmbert.checkpoint.folder import RecordedBatch
+from megatron_mmbert.checkpoint.metadata import RecordedBatch
 from megatron_mmbert.config.constants import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp32_matmul

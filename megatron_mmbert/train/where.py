@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
-from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.utils.errors import UserError, run_command
 
 

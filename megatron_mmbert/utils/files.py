@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,19 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         replace_folder(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Refuse an output folder that exists, or that is or holds an input of the command (``--overwrite`` deletes it).
+
+    Raises:
+        UserError: either of them.
+    """
+    for path in inputs:
+        if output.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"--output {output}: is, or holds, the input {path}; choose another folder")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: already exists; choose another --output or pass --overwrite")
 
 
 def replace_folder(staging: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from megatron_mmbert.builders.data import (
     tokenizer_of,
     trained_resume_points,
 )
-from megatron_mmbert.checkpoint.folder import TrainedSection
+from megatron_mmbert.checkpoint.metadata import TrainedSection
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.sampling.mixture import Mixture
 from megatron_mmbert.data.sampling.resume import nominal_blocks

@@ -17,7 +17,9 @@ from support.run_to_save import META, Run, assert_equal
 
 from megatron_mmbert.checkpoint import save_plan, training_state
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, checksum_problems, newest_valid, remove_leftovers
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
+from megatron_mmbert.checkpoint.discovery import newest_valid
+from megatron_mmbert.checkpoint.retention import remove_leftovers
 from megatron_mmbert.checkpoint.shard_writer import HashedFile
 
 NAME = "step-00000002"

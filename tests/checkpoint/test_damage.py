@@ -12,7 +12,8 @@ import pytest
 from support.run_to_save import META, Run
 
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.folder import checksum_problems, newest_valid, resolve, step_folder
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.discovery import newest_valid, resolve, step_folder
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.utils.errors import UserError
 

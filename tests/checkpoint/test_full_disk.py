@@ -18,7 +18,9 @@ from support import ROOT
 from support.step_metrics import step_metrics
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import checksum_problems, committed_checkpoints, newest_valid, read_meta
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints, newest_valid
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.tiny_checkpoint import random_weights
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names

@@ -12,7 +12,8 @@ import yaml
 from megatron.core import dist_checkpointing
 from support.run_to_save import META, SHAPE, Run, assert_equal
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, checksum_problems, read_meta
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.phase_transition import explain, extend, transition, write_transition
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.utils.errors import UserError

@@ -16,7 +16,7 @@ from support.run_to_save import META, Run
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.folder import finalize
+from megatron_mmbert.checkpoint.commit import finalize
 from megatron_mmbert.checkpoint.safe_unpickle import METADATA_FILE, check_contents
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.parallel import Runtime

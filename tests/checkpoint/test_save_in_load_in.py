@@ -15,7 +15,7 @@ from support import ROOT
 from support.save_in_load_in import LAYOUTS, SMALL, label
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import resolve
+from megatron_mmbert.checkpoint.discovery import resolve
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 
 HALF, STEPS = 5, 10

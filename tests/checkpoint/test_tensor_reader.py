@@ -9,7 +9,8 @@ import pytest
 import torch
 from support.run_to_save import META, MODEL, Run
 
-from megatron_mmbert.checkpoint.folder import META_FILE, checksum_problems, read_meta, write_meta
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.metadata import META_FILE, read_meta, write_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.utils.errors import UserError
 

@@ -10,7 +10,8 @@ import torch
 from megatron.core.dist_checkpointing import load_tensors_metadata
 from support.run_to_save import MODEL, Run, assert_equal
 
-from megatron_mmbert.checkpoint.folder import checksum_problems, read_meta
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.training_state import check_shape
 from megatron_mmbert.utils.errors import UserError
 

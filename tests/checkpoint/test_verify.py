@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, finalize, read_meta
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, finalize
+from megatron_mmbert.checkpoint.metadata import META_FILE, read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.checkpoint.verify import find_checkpoints, size_of, verify
 from megatron_mmbert.utils.errors import UserError

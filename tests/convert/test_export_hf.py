@@ -21,7 +21,7 @@ from support.tiny_checkpoint import (
     tiny_model,
 )
 
-from megatron_mmbert.checkpoint.folder import read_meta
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.convert import parity

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.tiny_checkpoint import make_checkpoint, tiny_model
 
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert.export_hf import export
 from megatron_mmbert.convert.hf_config import SpecialIds, config_json, read_config

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import VOCAB, RunTool, error_line, random_weights, tiny_model
 
-from megatron_mmbert.checkpoint.folder import checksum_problems, read_meta
+from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert import parity
 from megatron_mmbert.convert.export_hf import export

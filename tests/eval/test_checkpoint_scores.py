@@ -15,7 +15,7 @@ from support import ROOT
 
 from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.eval.bits_per_byte import load_held_out

@@ -12,7 +12,7 @@ from gpu_packs import packed, samples_of_pack
 from torch import Tensor
 
 from megatron_mmbert.checkpoint import training_state as checkpoints
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.encoder import Encoder

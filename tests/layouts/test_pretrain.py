@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import committed_checkpoints
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 
 LAYOUT = [
     "parallel.pipeline=2",

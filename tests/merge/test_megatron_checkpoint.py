@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from support.tiny_checkpoint import make_checkpoint
 
-from megatron_mmbert.checkpoint.folder import resolve
+from megatron_mmbert.checkpoint.discovery import resolve
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders

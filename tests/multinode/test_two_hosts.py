@@ -15,7 +15,7 @@ from support import ROOT
 from support.hosts import Hosts, why_not
 from support.tiny_run import make_run
 
-from megatron_mmbert.checkpoint.folder import committed_checkpoints
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 
 pytestmark = pytest.mark.slow  # some four minutes on two cores: eight times torchrun, its imports, and waiting
 

@@ -15,7 +15,7 @@ from support.tiny_run import make_run
 from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Trial
-from megatron_mmbert.checkpoint.folder import committed_checkpoints
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import deterministic
 from megatron_mmbert.utils.errors import UserError

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from support.killed_run import Killer, Run, differences, make_recipe
 
-from megatron_mmbert.checkpoint.folder import CHECKSUM_FILE, META_FILE, committed_checkpoints, finalize
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, finalize
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import META_FILE
 
 KILLS, SEED = int(os.environ.get("SOAK_KILLS", "60")), int(os.environ.get("SOAK_SEED", "1"))
 STEPS_PER_KILL = 8

@@ -20,7 +20,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from megatron_mmbert.checkpoint.folder import committed_checkpoints, newest_valid, read_meta
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints, newest_valid
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert import parallel
-from megatron_mmbert.checkpoint.folder import CheckpointMeta
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.convert.import_hf import tensor_shape

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.multi_store import open_stores

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert import pretrain
-from megatron_mmbert.checkpoint.folder import committed_checkpoints, read_meta
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.utils.errors import UserError
 
 

@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_mmbert.checkpoint.folder import (
-    CHECKSUM_FILE,
-    META_FILE,
-    CheckpointMeta,
-    RecordedBatch,
-    committed_checkpoints,
-    finalize,
-    read_meta,
-    write_meta,
-)
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, finalize
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, RecordedBatch, read_meta, write_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.constants import IGNORED_LABEL

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
-from megatron_mmbert.checkpoint.folder import CheckpointMeta, step_folder, write_meta
+from megatron_mmbert.checkpoint.discovery import step_folder
+from megatron_mmbert.checkpoint.metadata import CheckpointMeta, write_meta
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.train.where import where
 

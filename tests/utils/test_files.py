@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_file, atomic_folder, read_json, write_json
+from megatron_mmbert.utils.files import atomic_file, atomic_folder, check_output, read_json, write_json
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -74,3 +74,14 @@ def test_damaged_json_is_named(damage: bytes, tmp_path: Path) -> None:
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"v\.json: no manifest here; name a store"):
         read_json(tmp_path / "v.json", "manifest", "name a store")
+
+
+def test_check_output(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "step-00000001"
+    path.mkdir(parents=True)
+    check_output(tmp_path / "new", (path,), overwrite=False)
+    with pytest.raises(UserError, match="--overwrite"):
+        check_output(tmp_path, (), overwrite=False)
+    for output in (path, tmp_path / "run", tmp_path):
+        with pytest.raises(UserError, match="is, or holds"):
+            check_output(output, (path,), overwrite=True)

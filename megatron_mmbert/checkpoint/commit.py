@@ -1,0 +1,94 @@
+"""Committing a checkpoint whole or not at all: a staging folder, checksums, and one rename.
+
+A checkpoint is one folder: Megatron-Core's distributed tensors, ``checkpoint.json`` and ``checksums.json``. It is
+written under a dot name and renamed when every rank has written and every byte is on the disk, so a folder called
+``step-…`` is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from megatron_mmbert.checkpoint.metadata import META_FILE
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json, replace_folder, sync_folder, write_json
+
+CHECKSUM_FILE = "checksums.json"
+_READ = (META_FILE, ".metadata", "metadata.json")  # beside tensors, what loading reads; a report may lie there too
+
+
+def staging_path(path: Path) -> Path:
+    """Return the name under which the checkpoint ``path`` is written before the commit."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+@contextmanager
+def committed_checkpoint(path: Path) -> Iterator[Path]:
+    """Yield a staging folder; on success it is checksummed, synced and renamed to ``path``, else it is removed.
+
+    For one process; training, whose ranks write together, has :mod:`.async_saver`.
+    """
+    staging = staging_path(path)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        finalize(staging)
+        replace_folder(staging, path)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def finalize(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    """Write the checksums of all files in ``folder``, and sync the files and the folder to the disk.
+
+    Args:
+        known: checksums, by file name, of files that have been synced already.
+    """
+    write_json(folder / CHECKSUM_FILE, {name: known.get(name) or _checksum(folder / name) for name in _payload(folder)})
+    sync_folder(folder)
+
+
+def checksum_problems(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:
+    """Yield one sentence for each file of a checkpoint that is missing, of other content, or read though not listed.
+
+    Args:
+        progress: called with the bytes of each file after it has been read.
+
+    Raises:
+        UserError: the list of checksums is missing or corrupt.
+    """
+    known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
+    if not isinstance(known, dict):
+        raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
+    for name, expected in known.items():
+        file = path / name
+        if not file.is_file():
+            yield f"{file}: missing; take another checkpoint"
+        elif _checksum(file) != expected:
+            yield f"{file}: content differs from its checksum; take another checkpoint"
+        progress(file.stat().st_size if file.is_file() else 0)
+    for name in _payload(path):
+        if name not in known and (name in _READ or name.endswith((".distcp", ".pt"))):
+            yield f"{path / name}: not in the checkpoint's list of files; take another checkpoint"
+
+
+def _payload(folder: Path) -> list[str]:
+    """Return the names of all files below ``folder``, relative to it."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _checksum(file: Path) -> dict[str, Any]:
+    """Return size and digest as ``checksums.json`` has them, having synced the file."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
+    return {"bytes": file.stat().st_size, "sha256": digest}

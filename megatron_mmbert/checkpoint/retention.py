@@ -1,0 +1,49 @@
+"""Deleting checkpoints: older ones that a recipe does not keep, and what killed processes have left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from megatron_mmbert.checkpoint.commit import staging_path
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints
+from megatron_mmbert.checkpoint.metadata import read_meta
+from megatron_mmbert.utils.errors import UserError
+
+
+def apply_retention(checkpoints: Path, count: int, every_tokens: int | None = None) -> None:
+    """Delete all but the newest ``count`` checkpoints of a phase, and the first after each ``every_tokens`` tokens.
+
+    The first of such a span is found among those that exist: it is never deleted, so it stays the first. A checkpoint
+    whose description cannot be read is neither counted nor deleted.
+
+    Args:
+        count: at least 1.
+        every_tokens: tokens of the phase; None keeps the newest only.
+    """
+    known = [(path, _tokens_of(path)) for path in committed_checkpoints(checkpoints)]
+    passed = 0
+    for path, tokens in [(path, tokens) for path, tokens in known if tokens is not None][:-count]:
+        if every_tokens is not None and tokens // every_tokens > passed:
+            passed = tokens // every_tokens
+            continue
+        # Renamed first: when the process is killed while it deletes, no half of a checkpoint bears the name of a whole.
+        staging = staging_path(path)
+        shutil.rmtree(staging, ignore_errors=True)
+        os.replace(path, staging)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_leftovers(checkpoints: Path) -> None:
+    """Delete the staging folders of processes that were killed while they wrote or deleted a checkpoint."""
+    for path in checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _tokens_of(path: Path) -> int | None:
+    """Return the tokens of the phase so far; None if the description cannot be read."""
+    try:
+        return read_meta(path).phase_tokens
+    except UserError:
+        return None

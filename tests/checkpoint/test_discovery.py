@@ -1,0 +1,47 @@
+"""The newest valid checkpoint is found, corrupt ones are named and skipped. No tensors needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.step_folders import write
+
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE
+from megatron_mmbert.checkpoint.discovery import newest_valid, resolve, step_folder
+from megatron_mmbert.checkpoint.metadata import META_FILE
+from megatron_mmbert.utils.errors import UserError
+
+
+@pytest.mark.parametrize("damage", ["byte", "truncated", "missing", "checksums", "description", "list"])
+def test_newest_valid_skips_and_names(damage: str, tmp_path: Path) -> None:
+    good, bad = write(step_folder(tmp_path, 9)), write(step_folder(tmp_path, 10))
+    data = bad / "data.distcp"
+    if damage == "byte":
+        data.write_bytes(b"tensorz")
+    elif damage == "truncated":
+        data.write_bytes(b"tens")
+    elif damage == "missing":
+        data.unlink()
+    elif damage == "checksums":
+        (bad / CHECKSUM_FILE).unlink()
+    elif damage == "list":
+        (bad / CHECKSUM_FILE).write_text("[]")
+    else:
+        (bad / META_FILE).write_text("{")
+    said: list[str] = []
+    assert newest_valid(tmp_path, said.append) == good
+    assert len(said) == 1 and str(bad) in said[0]
+    assert bad.exists()  # left alone
+    assert resolve(tmp_path) == good
+    with pytest.raises(UserError, match="step-00000010"):
+        resolve(bad)
+
+
+def test_resolve(tmp_path: Path) -> None:
+    newest = [write(step_folder(tmp_path / "phase" / "checkpoints", step)) for step in (99_999_999, 100_000_000)][-1]
+    for given in (newest, tmp_path / "phase", tmp_path / "phase" / "checkpoints"):
+        assert resolve(given) == newest
+    for given in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="no checkpoint here"):
+            resolve(given)

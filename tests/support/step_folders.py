@@ -1,0 +1,17 @@
+"""Checkpoint folders that are valid though no tensors are in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_mmbert.checkpoint.commit import committed_checkpoint
+from megatron_mmbert.checkpoint.metadata import write_meta
+from support.run_to_save import META
+
+
+def write(path: Path, content: bytes = b"tensors", tokens: int = 0) -> Path:
+    """Commit the checkpoint ``path`` with one file of ``content``, after ``tokens`` tokens of its phase."""
+    with committed_checkpoint(path) as folder:
+        (folder / "data.distcp").write_bytes(content)
+        write_meta(folder, META.model_copy(update={"phase_tokens": tokens}))
+    return path
