@@ -21,6 +21,7 @@ from megatron_mmbert import compat
 from megatron_mmbert.checkpoint.commit import finalize
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta, write_meta
 from megatron_mmbert.checkpoint.save_plan import RankShards
+from megatron_mmbert.utils.fault_points import Moment, fault_point
 from megatron_mmbert.utils.files import replace_folder
 
 _CHUNK = 1 << 20  # bytes: what was just hashed is still in the cache when it is written
@@ -61,6 +62,7 @@ class HashedFile:
         return len(view)
 
     def _put(self, part: memoryview) -> None:
+        fault_point(Moment.SHARD_WRITE, self._cancelled)
         if self._cancelled.is_set():
             raise Cancelled
         self._hash.update(part)
@@ -77,6 +79,7 @@ class HashedFile:
     def finish(self) -> dict[str, Any]:
         """See the bytes on the disk; their checksum as :func:`.commit.finalize` records it."""
         self.check()
+        fault_point(Moment.SHARD_SYNC)
         self._file.flush()
         os.fsync(self._file.fileno())
         return {"bytes": self.bytes, "sha256": self._hash.hexdigest()}
@@ -98,6 +101,7 @@ def write_share(folder: Path, rank: int, share: RankShards, cancelled: threading
         return [], {}
     name = f"__{rank}_0.distcp"
     places = []
+    fault_point(Moment.SHARD_BEGIN, folder)
     file = HashedFile(folder / name, cancelled)
     try:
         for item, tensor in share.whole_tensors():
@@ -106,7 +110,9 @@ def write_share(folder: Path, rank: int, share: RankShards, cancelled: threading
             file.check()
             size = file.bytes - start
             places.append(WriteResult(item.index, size, compat.STORAGE_INFO.get()(name, start, size)))
-        return places, {name: file.finish()}
+        checksums = {name: file.finish()}
+        fault_point(Moment.SHARD_END, folder)
+        return places, checksums
     finally:
         file.close()
 
@@ -120,9 +126,11 @@ def commit(staging: Path, path: Path, meta: CheckpointMeta, share: RankShards, w
     Raises:
         OSError: the disk's reason.
     """
+    fault_point(Moment.COMMIT_BEGIN, staging)
     share.write_table([places for places, _ in written])
     torch.save(share.common, staging / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(staging))
     write_meta(staging, meta)
     finalize(staging, {name: checksum for _, checksums in written for name, checksum in checksums.items()})
     replace_folder(staging, path)
+    fault_point(Moment.COMMIT_END, staging)

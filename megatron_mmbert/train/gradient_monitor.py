@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_mmbert.utils.fault_points import Moment, fault_point
+
 
 class GradientMonitor:
     """Looks once a step; what it finds is read later, so that a GPU need not be waited for in between."""
@@ -35,6 +37,7 @@ class GradientMonitor:
         The sum over a buffer is finite if all in it are, and costs one read of it. With overlapped reduction parts are
         summed over ranks already: a fault is then still seen, but may be seen on several ranks.
         """
+        fault_point(Moment.GRADIENTS, chunks)
         self._sums = torch.stack([buffer.grad_data.sum(dtype=torch.float32) for c in chunks for buffer in c.buffers])
         self._ended = time.perf_counter()
         if self._events is not None:

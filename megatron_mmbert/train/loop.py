@@ -19,6 +19,7 @@ from megatron_mmbert.train.metrics import StepMetrics
 from megatron_mmbert.train.step import training_step
 from megatron_mmbert.train.trainer import Trainer
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.fault_points import Moment, fault_point
 
 
 def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable[[], bool] = lambda: False) -> Path:
@@ -48,7 +49,9 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
     if trainer.is_complete:
         everyone.on_phase_end(counters)
     progress_marker.at("the last checkpoint")
-    return trainer.save(everyone, last=True)
+    checkpoint = trainer.save(everyone, last=True)
+    fault_point(Moment.TRAIN_END, trainer)
+    return checkpoint
 
 
 def take_step(trainer: Trainer) -> StepMetrics:
@@ -56,11 +59,14 @@ def take_step(trainer: Trainer) -> StepMetrics:
     phase, loader, schedules, counters = trainer.phase, trainer.loader, trainer.schedules, trainer.counters
     started = time.perf_counter()
     progress_marker.at("the data", counters.step + 1)
+    fault_point(Moment.LOADING, counters.step + 1)
     lr = lr_at(counters.phase_tokens, schedules.lr)
     packs = loader.next_packs(batch_at(counters.phase_tokens, schedules.batch) // current().dp_size)
     waited = time.perf_counter() - started
+    fault_point(Moment.LOADED, packs)
     accept = partial(trainer.guard.accept, step=counters.step + 1, training=trainer.training)
     loss = training_step(trainer.training, packs, lr, phase, schedules.weight_decay, trainer.recipe.seed, accept)
+    fault_point(Moment.STEP_END)
     trainer.checkpoints.pack_to_record = packs[0]
     return StepMetrics(
         phase=phase.name,

@@ -25,6 +25,7 @@ from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.train.gradient_monitor import GradientMonitor
 from megatron_mmbert.utils.counter_rng import key64, string_key
+from megatron_mmbert.utils.fault_points import Moment, fault_point
 
 
 @dataclass
@@ -114,6 +115,7 @@ def training_step(
 
 
 def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+    fault_point(Moment.FORWARD)
     batch = next(packs).to(current().device)
     packed = packed_params(batch, key64(key, batch.pack_number))
     output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
@@ -122,7 +124,9 @@ def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> 
 
 def _loss(loss_sum: Tensor, scored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Megatron's triple: what is differentiated, what the gradient is divided by once summed, what is reported."""
-    return loss_sum, scored.int(), torch.stack([loss_sum.detach(), scored.float()])
+    report = torch.stack([loss_sum.detach(), scored.float()])
+    fault_point(Moment.LOSS, report)
+    return loss_sum, scored.int(), report
 
 
 def _mean_loss(reports: Sequence[Tensor]) -> float:

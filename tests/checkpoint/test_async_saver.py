@@ -21,23 +21,23 @@ from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
 from megatron_mmbert.checkpoint.discovery import newest_valid
 from megatron_mmbert.checkpoint.retention import remove_leftovers
 from megatron_mmbert.checkpoint.shard_writer import HashedFile
+from megatron_mmbert.utils.fault_points import Moment, installed
 
 NAME = "step-00000002"
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def gate() -> Iterator[threading.Event]:
     """Writers wait in the middle of their file until it is set."""
-    event, put = threading.Event(), HashedFile._put
+    event = threading.Event()
 
-    def wait_and_put(self: HashedFile, part: memoryview) -> None:
-        while not (event.wait(0.01) or self._cancelled.is_set()):
+    def wait(cancelled: threading.Event) -> None:
+        while not (event.wait(0.01) or cancelled.is_set()):
             pass
-        put(self, part)
 
-    monkeypatch.setattr(HashedFile, "_put", wait_and_put)
-    yield event
-    event.set()
+    with installed(Moment.SHARD_WRITE, wait):
+        yield event
+        event.set()
 
 
 def begin(saver: AsyncSaver, run: Run, path: Path) -> Outcome | None:

@@ -2,7 +2,7 @@
 
 Importing torch and Megatron-Core takes a rank seconds. Here one process imports them and forks: for each start an
 agent (the one that ``torchrun`` runs), which forks its ranks. Before training each rank calls ``install(order)`` of the
-test's own module, which may wrap functions of the product to watch them or to do them harm.
+test's own module, which may install handlers at the product's fault points, to watch it or to do it harm.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Ranks:
     """The process that forks.
 
     Args:
-        hooks: name of a module beside this file, or in ``folder``, with ``install``.
+        handlers: name of a module beside this file, or in ``folder``, with ``install``.
     """
 
-    def __init__(self, hooks: str, folder: Path = Path(__file__).parent) -> None:
+    def __init__(self, handlers: str, folder: Path = Path(__file__).parent) -> None:
         paths = [str(ROOT), str(folder), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, hooks],
+            [sys.executable, "-W", "ignore", __file__, handlers],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -62,10 +62,10 @@ class Ranks:
         self._process.communicate()
 
 
-def _serve(hooks: str) -> None:
+def _serve(handlers: str) -> None:
     from megatron_mmbert.train import trainer  # noqa: F401  here, so that no rank has to
 
-    module = importlib.import_module(hooks)
+    module = importlib.import_module(handlers)
     for line in sys.stdin:
         order = json.loads(line)
         agent = os.fork()

@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.checkpoint import async_saver, shard_writer
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.train import loop
+from megatron_mmbert.utils import fault_points
+from megatron_mmbert.utils.fault_points import Moment
 
 _IN_DATA = 0.01  # seconds that loading is drawn out on either side, so that a signal can meet it
 _IN_SAVE = 0.03  # and each file of a checkpoint before its last bytes: rank 1's twice as long as rank 0's, and so on
@@ -28,67 +28,59 @@ _IN_SAVE = 0.03  # and each file of a checkpoint before its last bytes: rank 1's
 def install(order: dict[str, Any]) -> None:
     rank, marks = os.environ["RANK"], Path(order["marks"])
     (marks / f"pid-{rank}").write_text(str(os.getpid()))
-    _watch_data(marks / f"data-{rank}", Path(order["records"]) / f"{order['name']}-rank-{rank}.jsonl")
-    _watch_first_step(marks / f"first-{rank}")
+    steps = _Steps(marks, rank, Path(order["records"]) / f"{order['name']}-rank-{rank}.jsonl")
+    fault_points.install(Moment.LOADING, steps.loading)
+    fault_points.install(Moment.LOADED, steps.loaded)
+    fault_points.install(Moment.STEP_END, steps.ended)
     _watch_save(marks, int(rank))
 
 
-def _watch_data(mark: Path, record: Path) -> None:
-    original = PackLoader.next_packs
+class _Steps:
+    """Marks of loading and of the first step, and the record of all packs."""
 
-    def next_packs(self: PackLoader, count: int) -> list[PackedBatch]:
-        mark.touch()
+    def __init__(self, marks: Path, rank: str, record: Path) -> None:
+        self._data, self._first, self._record = marks / f"data-{rank}", marks / f"first-{rank}", record
+        self._is_first = True
+
+    def loading(self, step: int) -> None:
+        self._data.touch()
         time.sleep(_IN_DATA)
-        packs = original(self, count)
-        with record.open("a") as file:
+
+    def loaded(self, packs: list[PackedBatch]) -> None:
+        with self._record.open("a") as file:
             file.write(json.dumps([[pack.pack_number, _digest(pack)] for pack in packs]) + "\n")
         time.sleep(_IN_DATA)
-        mark.unlink()
-        return packs
+        self._data.unlink()
+        if self._is_first:
+            self._first.touch()
 
-    PackLoader.next_packs = next_packs  # type: ignore[method-assign]
-
-
-def _watch_first_step(mark: Path) -> None:
-    original = loop.training_step
-
-    def first_step(*arguments: Any) -> float:
-        mark.touch()
-        loss = original(*arguments)
-        mark.unlink()
-        loop.training_step = original
-        return loss
-
-    loop.training_step = first_step
+    def ended(self) -> None:
+        if self._is_first:
+            self._first.unlink()
+        self._is_first = False
 
 
 def _watch_save(marks: Path, rank: int) -> None:
-    write_share, finish, commit = async_saver.write_share, shard_writer.HashedFile.finish, async_saver.commit
+    def shard_begins(staging: Path) -> None:
+        (marks / f"writing-{_step_of(staging)}-{rank}").touch()
 
-    def slow_finish(self: shard_writer.HashedFile) -> dict[str, Any]:
-        time.sleep(_IN_SAVE * (1 + rank))
-        return finish(self)
+    def shard_ends(staging: Path) -> None:
+        step = _step_of(staging)
+        (marks / f"writing-{step}-{rank}").rename(marks / f"written-{step}-{rank}")
 
-    def marked_share(aside: Path, *arguments: Any) -> shard_writer.Written:
-        mark = marks / f"writing-{_step_of(aside)}-{rank}"
-        mark.touch()
-        written = write_share(aside, *arguments)
-        mark.rename(marks / f"written-{_step_of(aside)}-{rank}")
-        return written
-
-    def marked_commit(aside: Path, *arguments: Any) -> None:
-        mark = marks / f"commit-{_step_of(aside)}"
-        mark.touch()
+    def commit_begins(staging: Path) -> None:
+        (marks / f"commit-{_step_of(staging)}").touch()
         time.sleep(_IN_SAVE / 2)
-        commit(aside, *arguments)
-        mark.unlink()
 
-    shard_writer.HashedFile.finish = slow_finish  # type: ignore[method-assign]
-    async_saver.write_share, async_saver.commit = marked_share, marked_commit
+    fault_points.install(Moment.SHARD_BEGIN, shard_begins)
+    fault_points.install(Moment.SHARD_SYNC, partial(time.sleep, _IN_SAVE * (1 + rank)))
+    fault_points.install(Moment.SHARD_END, shard_ends)
+    fault_points.install(Moment.COMMIT_BEGIN, commit_begins)
+    fault_points.install(Moment.COMMIT_END, lambda staging: (marks / f"commit-{_step_of(staging)}").unlink())
 
 
-def _step_of(aside: Path) -> str:
-    return aside.name.removeprefix(".step-").removesuffix(".tmp")
+def _step_of(staging: Path) -> str:
+    return staging.name.removeprefix(".step-").removesuffix(".tmp")
 
 
 def _digest(pack: PackedBatch) -> str:

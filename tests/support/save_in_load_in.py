@@ -25,7 +25,9 @@ from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.train.callbacks import MetricsFile
 from megatron_mmbert.train.loop import train
-from megatron_mmbert.train.trainer import Trainer, build_trainer
+from megatron_mmbert.train.trainer import build_trainer
+from megatron_mmbert.utils import fault_points
+from megatron_mmbert.utils.fault_points import Moment
 from support.layouts import Layout
 
 ONE = Layout()
@@ -44,21 +46,18 @@ def label(save: Layout, load: Layout) -> str:
 
 
 class PackDigests:
-    """Stands before a loader and writes down what it gives."""
+    """Writes down the packs of each step."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self) -> None:
         self.seen: dict[str, str] = {}
-        self._next = trainer.loader.next_packs
-        trainer.loader.next_packs = self._noted  # type: ignore[method-assign]
+        fault_points.install(Moment.LOADED, self._note)
 
-    def _noted(self, count: int) -> list[PackedBatch]:
-        packs = list(self._next(count))
+    def _note(self, packs: list[PackedBatch]) -> None:
         for pack in packs:
             digest = hashlib.sha256()
             for tensor in (pack.tokens_T, pack.cu_seqlens, pack.masked_index_K, pack.label_K):
                 digest.update(tensor.contiguous().numpy().tobytes())
             self.seen[str(pack.pack_number)] = digest.hexdigest()
-        return packs
 
 
 def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: int, port: int) -> None:
@@ -67,7 +66,7 @@ def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: 
     recipe = load_recipe(recipe_path, layout.overrides())
     runtime = parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
     trainer = build_trainer(recipe, recipe.phases[0], output)
-    packs = PackDigests(trainer)
+    packs = PackDigests()
     callbacks: list[Any] = [MetricsFile(trainer.folder.metrics, trainer.counters.step)] if runtime.is_main else []
     train(trainer, callbacks, lambda: trainer.counters.step == stop_at)
     for callback in callbacks:

@@ -21,8 +21,9 @@ import torch.multiprocessing
 from megatron_mmbert import parallel
 from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
-from megatron_mmbert.checkpoint.shard_writer import HashedFile
 from megatron_mmbert.parallel.runtime import any_rank
+from megatron_mmbert.utils import fault_points
+from megatron_mmbert.utils.fault_points import Moment
 from support.run_to_save import META, Run
 
 
@@ -41,8 +42,14 @@ def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     parallel.start(seed=1)
     run, saver, seen = Run(3, distributed=True), AsyncSaver(asynchronous=True), {}
     run.train(2)
-    gate, finish = threading.Event(), HashedFile.finish
-    HashedFile.finish = lambda self: gate.wait(60) and finish(self)  # type: ignore[method-assign, assignment]
+    gate, is_full = threading.Event(), threading.Event()
+
+    def before_sync() -> None:
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        gate.wait(60)
+
+    fault_points.install(Moment.SHARD_SYNC, before_sync)
 
     whole = folder / "step-00000002"
     gate.set()
@@ -61,11 +68,7 @@ def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     if really_full and number == 0:
         fill(folder)
     elif number == 1 and not really_full:
-
-        def full(self: HashedFile) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        HashedFile.finish = full  # type: ignore[method-assign, assignment]
+        is_full.set()
     outcome = saver.begin(folder / "step-00000005", META, training_state.state_of(run.encoder, run.optimizer))
     while outcome is None:
         outcome = saver.poll()

@@ -13,11 +13,13 @@ import torch
 
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.train import gradient_monitor, loop
+from megatron_mmbert.train.anomaly_guard import AnomalyGuard
 from megatron_mmbert.train.callbacks import Callback, MetricsFile
 from megatron_mmbert.train.loop import train
+from megatron_mmbert.train.step import Training
 from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.fault_points import Moment, installed
 
 Inject = Callable[[int, Trainer], None]
 
@@ -30,26 +32,23 @@ class Events(Callback):
         self.seen.append((kind, text))
 
 
+class AcceptsAll(AnomalyGuard):
+    def accept(self, loss: float, step: int, training: Training) -> bool:
+        return True
+
+
 def run(
     recipe_path: Path,
     output: Path,
-    monkeypatch: pytest.MonkeyPatch,
     overrides: Sequence[str],
     inject: Inject = lambda step, trainer: None,
 ) -> tuple[Trainer, list[tuple[str, str]], list[dict[str, Any]]]:
     """Train phase ``first``; ``inject`` may spoil gradients after the backward pass of a step (from 1)."""
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]", *overrides])
     trainer = build_trainer(recipe, recipe.phase("first"), output)
-    look, steps = gradient_monitor.GradientMonitor.look, itertools.count(trainer.counters.step + 1)
-
-    def spoil(self: Any, chunks: Any) -> None:
-        inject(next(steps), trainer)
-        look(self, chunks)
-
-    monkeypatch.setattr(gradient_monitor.GradientMonitor, "look", spoil)
     events = Events()
-    train(trainer, [MetricsFile(trainer.folder.metrics, trainer.counters.step), events])
-    monkeypatch.undo()
+    with installed(Moment.GRADIENTS, lambda chunks: inject(trainer.counters.step + 1, trainer)):
+        train(trainer, [MetricsFile(trainer.folder.metrics, trainer.counters.step), events])
     rows = [json.loads(line) for line in trainer.folder.metrics.open()]
     return trainer, events.seen, rows
 
@@ -66,9 +65,7 @@ def nan_at(*at: int) -> Inject:
     return inject
 
 
-def test_a_nan_gradient_is_skipped_and_named(
-    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nan_gradient_is_skipped_and_named(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     before: dict[str, torch.Tensor] = {}
 
     def inject(step: int, trainer: Trainer) -> None:
@@ -79,7 +76,7 @@ def test_a_nan_gradient_is_skipped_and_named(
             now = weights(trainer)
             assert all(torch.equal(now[name], before[name]) for name in before), "step 4 changed nothing"
 
-    trainer, events, rows = run(recipe_path, tmp_path, monkeypatch, [], inject)
+    trainer, events, rows = run(recipe_path, tmp_path, [], inject)
     assert [kind for kind, _ in events] == ["non-finite"]
     assert "step 4: loss is " in events[0][1]
     assert "the gradient of head.dense.weight is not finite on rank 0; skip" in events[0][1]
@@ -88,41 +85,29 @@ def test_a_nan_gradient_is_skipped_and_named(
     assert trainer.counters.phase_tokens >= trainer.phase.tokens
 
 
-def test_without_the_guard_it_would_spoil_the_weights(
-    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("megatron_mmbert.train.anomaly_guard.AnomalyGuard.accept", lambda *_, **__: True)
+def test_without_the_guard_it_would_spoil_the_weights(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
     trainer = build_trainer(recipe, recipe.phase("first"), tmp_path)
-    look = gradient_monitor.GradientMonitor.look
-
-    def spoil(self: Any, chunks: Any) -> None:
-        nan_at(1)(1, trainer)
-        look(self, chunks)
-
-    monkeypatch.setattr(gradient_monitor.GradientMonitor, "look", spoil)
-    train(trainer, [])
+    trainer.guard = AcceptsAll(recipe.numbers)
+    with installed(Moment.GRADIENTS, lambda chunks: nan_at(1)(1, trainer)):
+        train(trainer, [])
     assert not all(torch.isfinite(p).all() for p in weights(trainer).values())
 
 
-def test_many_in_a_row_end_the_run_with_the_place(
-    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_in_a_row_end_the_run_with_the_place(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"step 5: .* 3 bad steps in a row; its samples: .*--phase first --at-token \d+"
     ):
-        run(recipe_path, tmp_path, monkeypatch, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
+        run(recipe_path, tmp_path, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
 
 
-def test_stop_ends_at_the_first(
-    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_ends_at_the_first(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step 3: .*head\.dense\.weight"):
-        run(recipe_path, tmp_path, monkeypatch, ["numbers.on_non_finite=stop"], nan_at(3))
+        run(recipe_path, tmp_path, ["numbers.on_non_finite=stop"], nan_at(3))
 
 
 def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
-    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, runtime: Runtime, tmp_path: Path
 ) -> None:
     kept: dict[int, dict[str, torch.Tensor]] = {}
     places: dict[int, int] = {}
@@ -132,7 +117,7 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
         nan_at(9)(step, trainer)
 
     overrides = ["numbers.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
-    trainer, events, rows = run(recipe_path, tmp_path, monkeypatch, overrides, inject)
+    trainer, events, rows = run(recipe_path, tmp_path, overrides, inject)
     assert events[0][0] == "non-finite" and "rewind" in events[0][1]
     saved = next(
         step
@@ -149,20 +134,16 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
 
 
 @pytest.mark.parametrize("action", ["report", "skip"])
-def test_a_spike(
-    action: str, recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step_function = loop.training_step
-    count = itertools.count(1)
+def test_a_spike(action: str, recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    steps: list[int] = []
 
-    def high(*arguments: Any) -> float:
-        *rest, accept = arguments
-        number = next(count)
-        return step_function(*rest, (lambda loss: accept(loss + 100)) if number == 20 else accept)
+    def raise_loss(report: torch.Tensor) -> None:
+        if steps[-1] == 20:
+            report[0] += 100 * report[1]
 
-    monkeypatch.setattr(loop, "training_step", high)
     overrides = ["phases.first.tokens=14000", f"numbers.on_spike={action}", "numbers.spike_window=16"]
-    _, events, rows = run(recipe_path, tmp_path, monkeypatch, overrides)
+    with installed(Moment.LOADING, steps.append), installed(Moment.LOSS, raise_loss):
+        _, events, rows = run(recipe_path, tmp_path, overrides)
     assert [kind for kind, _ in events] == ["spike"]
     assert "step 20: loss 1" in events[0][1] and "spreads above" in events[0][1]
     assert [row["step"] for row in rows if row["skipped"]] == ([] if action == "report" else [20])

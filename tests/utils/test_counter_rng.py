@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.statistics import chi_square
+from support.chi_square import chi_square
 
 from megatron_mmbert.utils.counter_rng import (
     hash64,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.statistics import chi_square
+from support.chi_square import chi_square
 
 from megatron_mmbert.data.sampling.epoch_order.feistel import MAX_PERMUTED, permute, sides
 from megatron_mmbert.utils.counter_rng import hash64
