@@ -12,6 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    entry_points={"console_scripts": ["mmbert = megatron_mmbert.cli:main"]},
     packages=find_packages(include=["megatron_mmbert", "megatron_mmbert.*"]),
     package_data={
         "megatron_mmbert": ["py.typed"],

@@ -1,84 +1,10 @@
-"""Train a tokenizer on text files, one or more per language, and write it with its Hugging Face twin.
+"""The command `mmbert train-tokenizer`, also from a checkout that is not installed."""
 
-::
-
-    python tools/train_tokenizer.py --input corpus/ --vocab-size 32000 --output tokenizer/
-
-The language of a file is the first part of its name (``eng_Latn.jsonl``, ``eng_Latn.001.jsonl.gz``).
-"""
-
-from __future__ import annotations
-
-import argparse
+import sys
 from pathlib import Path
 
-from megatron_mmbert.config.values import parse_count
-from megatron_mmbert.tokenizer.settings import Settings
-from megatron_mmbert.tokenizer.train import SKIPPED_FILE, train_tokenizer
-from megatron_mmbert.utils.errors import run_command
-
-
-def count(text: str) -> int:
-    """An argument that is a whole number, also written 32k or 1G."""
-    try:
-        return int(parse_count(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--input", type=Path, nargs="+", required=True, metavar="PATH", help="text files, or folders of them")
-    add("--vocab-size", type=count, required=True, metavar="N", help="exact number of ids; Gemma 2 has 256000")
-    add("--output", type=Path, required=True, metavar="DIR", help="folder to write")
-    add("--temperature", type=float, default=0.3, help="share of a language ~ bytes^tau; small helps the small (0.3)")
-    add(
-        "--prefix-space",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="put a space before the text, so that a first word is spelled like any other (no, as Gemma 2)",
-    )
-    add("--character-coverage", type=float, metavar="C", help="share of the text whose characters get a piece (0.9995)")
-    add(
-        "--max-bytes",
-        type=count,
-        default=10**9,
-        metavar="N",
-        help="bytes of text to train on (1G); training needs about 15 times as much memory",
-    )
-    add("--max-copies", type=float, default=10.0, metavar="N", help="most repeats of a small language's text (10)")
-    add("--seed", type=int, default=0, help="which part of the large languages is taken (0)")
-    add("--text-field", default="text", metavar="NAME", help="field of a .jsonl line that holds the text (text)")
-    add("--overwrite", action="store_true", help="replace the tokenizer in DIR")
-    add(
-        "--skip-bad",
-        action="store_true",
-        help=f"leave out lines without text, count them and list them in {SKIPPED_FILE}",
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    settings = Settings(
-        vocab_size=arguments.vocab_size,
-        temperature=arguments.temperature,
-        prefix_space=arguments.prefix_space,
-        character_coverage=arguments.character_coverage,
-        max_bytes=arguments.max_bytes,
-        max_copies=arguments.max_copies,
-        seed=arguments.seed,
-        text_field=arguments.text_field,
-    )
-    tokenizer, skipped = train_tokenizer(
-        arguments.input, arguments.output, settings, arguments.overwrite, arguments.skip_bad
-    )
-    if skipped.count:
-        print(f"left out {skipped.count} bad lines, all of them in {arguments.output / SKIPPED_FILE}; the first:")
-        print("".join(f"  {bad}\n" for bad in skipped.first), end="")
-    print(f"wrote {arguments.output}: {tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint()[:12]}")
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from megatron_mmbert.cli import run_as
 
 if __name__ == "__main__":
-    run_command(main)
+    run_as("train-tokenizer")

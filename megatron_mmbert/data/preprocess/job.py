@@ -14,14 +14,17 @@ from megatron_mmbert.data.preprocess.partition_writer import InputIdentity
 from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.store.writer import SHARD_BYTES
 from megatron_mmbert.data.text.documents import empty_file, find_inputs, language_of
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, is_language
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
+
+MIN_MAX_LENGTH = 16
+"""Shorter samples would be cut within words."""
 
 
 @dataclass(frozen=True)
 class PreprocessJob:
-    """One preprocessing command.
+    """One preprocessing command; raises UserError for a value out of its range.
 
     Attributes:
         language: the language of all documents; None: of each file's name, or of each line's ``fields.language``.
@@ -49,6 +52,20 @@ class PreprocessJob:
     dedup: bool = False
     max_length: int | None = None
     partition: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "shard_bytes", "max_line_bytes"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if self.max_length is not None and self.max_length < MIN_MAX_LENGTH:
+            raise UserError(f"--max-length {self.max_length}: must be at least {MIN_MAX_LENGTH}")
+        for name in ("source", "language"):
+            value = getattr(self, name)
+            if value is not None and not is_language(value):
+                raise UserError(f"--{name} {value!r}: give a name of printable characters without spaces")
+        if self.language and self.fields.language:
+            raise UserError("--language and --language-field exclude each other; give one of them")
 
 
 def input_files(job: PreprocessJob) -> list[InputFile]:

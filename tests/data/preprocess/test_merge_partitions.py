@@ -146,6 +146,6 @@ def test_the_tool_makes_partitions_and_merges_them(
     assert make(*source, "--output", tmp_path / "one").returncode == 0
     assert contents(tmp_path / "merged") == contents(tmp_path / "one")
     assert "nothing to do" in make("--merge", tmp_path / "p2", tmp_path / "p1", "--output", tmp_path / "merged").stdout
-    for wrong in (("--partition", "0/2"), ("--partition", "3/2"), ("--shard", "x"), ("--merge", tmp_path / "p1")):
+    for wrong in (("--partition", "0/2"), ("--partition", "3/2"), ("--partition", "x"), ("--merge", tmp_path / "p1")):
         done = make(*source, "--output", tmp_path / "wrong", *wrong)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

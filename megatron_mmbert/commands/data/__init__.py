@@ -1,0 +1,1 @@
+"""Commands that read or make text, tokenizers and token stores."""

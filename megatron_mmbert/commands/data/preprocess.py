@@ -1,0 +1,113 @@
+"""Turn text files into a token store, a folder of Megatron's .bin and .idx files and a manifest.
+
+Killed and started again, it resumes after the last input file that it finished; run again when all is done, it finds
+that there is nothing to do. Many machines share the work as an array of tasks, each making one partition of the input
+files, and one command merges the partitions into the very same store (see the examples).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_mmbert.commands.arguments import add_output, add_renamed
+from megatron_mmbert.data.text.formats import ENDINGS
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields
+from megatron_mmbert.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_mmbert.data.preprocess.job import PreprocessJob
+
+EXAMPLES = """
+mmbert preprocess --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+mmbert preprocess --input corpus/ --tokenizer tokenizer/ --output parts/$I --partition $I/100
+mmbert preprocess --merge parts/* --output store/
+"""
+DEFAULT_MAX_LENGTH = 8192
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    add = parser.add_argument
+    add("--input", nargs="+", type=Path, metavar="PATH", help=f"files ({', '.join(ENDINGS)}) or folders")
+    add("--tokenizer", type=Path, metavar="DIR_OR_FILE")
+    add_output(parser, "STORE")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="processes; changes nothing in the store")
+    add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
+    add("--language", metavar="CODE", help="language of all documents (default: FILE's name before its first dot)")
+    add("--language-field", metavar="FIELD", help="field of each line that names its language")
+    add("--text-field", default="text", metavar="FIELD", help="field of each line with the text (default: %(default)s)")
+    add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
+    add("--shard-bytes", type=int, metavar="N", help="size of a shard (default: 2 GiB)")
+    add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
+    add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
+    add("--split-sentences", action="store_true", help="cut long documents at sentence ends, learned here")
+    add("--max-length", type=int, metavar="N", help="cut those of more tokens than a sample of N holds (default: 8192)")
+    help_partition = "make only partition I (from 1) of N, of whole input files"
+    add_renamed(parser, "--shard", "--partition", metavar="I/N", help=help_partition)
+    add("--merge", nargs="+", type=Path, metavar="PARTITION", help="make the store of all partitions instead")
+
+
+def partition_of(text: str) -> tuple[int, int]:
+    """Return ``I/N`` as two numbers.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UserError(f"--partition {text!r}: give I/N with I from 1 to N, such as 1/8")
+    return int(number), int(count)
+
+
+def job_of(arguments: argparse.Namespace) -> PreprocessJob:
+    """Return the job that the command line asks for.
+
+    Raises:
+        UserError: an argument is out of its range, or does not go with another.
+    """
+    from megatron_mmbert.data.preprocess.job import PreprocessJob
+    from megatron_mmbert.data.store.writer import SHARD_BYTES
+
+    if not (arguments.input and arguments.tokenizer):
+        raise UserError("give --input and --tokenizer, or --merge with the partitions of a store")
+    if arguments.max_length is not None and not arguments.split_sentences:
+        raise UserError(f"--max-length {arguments.max_length}: needs --split-sentences")
+    max_length = DEFAULT_MAX_LENGTH if arguments.max_length is None else arguments.max_length
+    return PreprocessJob(
+        inputs=tuple(arguments.input),
+        tokenizer=arguments.tokenizer,
+        output=arguments.output,
+        source=arguments.source,
+        language=arguments.language,
+        fields=Fields(arguments.text_field, arguments.language_field),
+        skip_bad=arguments.skip_bad,
+        overwrite=arguments.overwrite,
+        workers=arguments.workers,
+        shard_bytes=SHARD_BYTES if arguments.shard_bytes is None else arguments.shard_bytes,
+        dedup=arguments.dedup,
+        max_line_bytes=arguments.max_line_bytes,
+        max_length=max_length if arguments.split_sentences else None,
+        partition=partition_of(arguments.partition) if arguments.partition else None,
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make a store or a partition of one, or merge partitions into a store."""
+    from megatron_mmbert.data.preprocess.run import merge, preprocess, preprocess_partition
+
+    # A cluster's scheduler ends a job with SIGTERM: clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.partition):
+        raise UserError("--merge takes finished partitions and only --output and --overwrite beside them")
+    try:
+        if arguments.merge:
+            merge(arguments.merge, arguments.output, arguments.overwrite)
+        else:
+            job = job_of(arguments)
+            preprocess_partition(job) if job.partition else preprocess(job)
+    except OSError as error:
+        raise UserError(f"{error.filename or arguments.output}: {error.strerror or error}; check the disk") from error

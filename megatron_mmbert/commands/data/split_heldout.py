@@ -1,0 +1,32 @@
+"""Set held-out text aside, per language, before anything is trained.
+
+Writes DIR/train and DIR/heldout, to be preprocessed into two stores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from megatron_mmbert.commands.arguments import add_output, add_renamed, count
+
+EXAMPLES = """
+mmbert split-heldout --input corpus/ --output split/ --share 0.05
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    parser.add_argument("--input", nargs="+", type=Path, required=True, metavar="PATH", help="files or folders")
+    add_output(parser)
+    parser.add_argument("--share", type=float, default=0.05, help="of each language's bytes (default: %(default)s)")
+    add_renamed(
+        parser, "--most-bytes", "--max-bytes", type=count, default=200_000, metavar="N", help="per language (200k)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Split, and say how much text went where."""
+    from megatron_mmbert.data.text.heldout_split import split_files
+
+    print(split_files(arguments.input, arguments.output, arguments.share, arguments.max_bytes, arguments.overwrite))
