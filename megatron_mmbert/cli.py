@@ -34,9 +34,12 @@ COMMANDS = {
     "preprocess": Command("data.preprocess", "turn text files into a token store"),
     "transition": Command("model.transition", "make the checkpoint that the next phase starts from"),
     "extend-context": Command("model.extend_context", "make a checkpoint ready for longer samples"),
+    "bits-per-byte": Command("model.bits_per_byte", "measure held-out bits per byte by language of any checkpoint"),
     "merge": Command("model.merge", "merge checkpoints: TIES, linear, SLERP, task arithmetic, EMA"),
     "convert-to-hf": Command("model.convert_to_hf", "write a checkpoint as a Hugging Face ModernBERT folder"),
     "convert-from-hf": Command("model.convert_from_hf", "make a checkpoint of a Hugging Face ModernBERT folder"),
+    "fill-mask": Command("model.fill_mask", "show what an exported model fills into masks"),
+    "encode": Command("model.encode", "write embeddings or MLM scores of a corpus with an exported model"),
 }
 _HEADINGS = {
     "data": "text, tokenizers and stores",

@@ -11,10 +11,11 @@ from megatron_mmbert.attention import AUTO
 from megatron_mmbert.convert.hf_config import read_config
 from megatron_mmbert.convert.import_hf import read_tensors
 from megatron_mmbert.inference.network import Network
+from megatron_mmbert.inference.options import DTYPE_NAMES
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
 
 
 @dataclass(frozen=True)

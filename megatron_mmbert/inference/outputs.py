@@ -13,7 +13,6 @@ from torch import Tensor
 
 from megatron_mmbert.utils.files import atomic_folder, write_json
 
-FORMATS = ("npy", "safetensors", "jsonl")
 INDEX = "index.json"
 
 

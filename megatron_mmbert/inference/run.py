@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 from megatron_mmbert.attention import SequenceLayout
 from megatron_mmbert.inference.model import Model
 from megatron_mmbert.inference.network import Network
+from megatron_mmbert.inference.options import PACK_TOKENS, Pooling
 
-Pooling = Literal["mean", "cls"]
-PACK_TOKENS = 4096
 WINDOW_TOKENS = 1 << 20
 PASSES = 7
 """MLM scores mask every seventh token in each of seven passes: about 15 %, as in training, each token once."""

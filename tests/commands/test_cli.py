@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_help_says_what_a_command_reads_and_writes(name: str) -> None:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_examples_parse(name: str) -> None:
     for line in cli.module_of(name).EXAMPLES.strip().splitlines():
-        words = line.split("#")[0].split()
+        words = shlex.split(line, comments=True)
         parser_of(name).parse_intermixed_args(words[words.index(name) + 1 :])
 
 

@@ -1,0 +1,79 @@
+"""Write embeddings or MLM scores of a corpus with an exported model.
+
+--input takes what preprocess takes (.jsonl, .txt, .gz, .zst, .parquet, folders of them). Row n of the output belongs to
+the n-th text, files in the order that index.json lists. Scores are two numbers a text: the sum of
+log p(token | the rest of the text) in nats, each token masked once, and the number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.commands.arguments import add_output, check_min
+from megatron_mmbert.inference.options import DTYPE_NAMES, FORMATS, PACK_TOKENS, POOLINGS
+from megatron_mmbert.utils.errors import UserError
+
+EXAMPLES = """
+mmbert encode runs/mine/hf --input my_corpus --output embeddings
+mmbert encode runs/mine/hf --input texts.jsonl --what scores --format jsonl --output scores
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to ``parser``."""
+    add = parser.add_argument
+    add("model", type=Path, metavar="HF_DIR", help="a folder that convert-to-hf wrote")
+    add("--input", type=Path, nargs="+", required=True, metavar="PATH", help="text files or folders")
+    add_output(parser)
+    add("--what", choices=("embeddings", "scores"), default="embeddings", help="what to write (%(default)s)")
+    add("--pooling", choices=POOLINGS, default="mean", help="of a text's tokens (%(default)s)")
+    add("--format", choices=FORMATS, default="npy", help="of the files written (%(default)s)")
+    add("--max-length", type=int, metavar="N", help="tokens a text is cut to (the model's limit)")
+    add("--pack-tokens", type=int, default=PACK_TOKENS, metavar="N", help="tokens computed at once (%(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (%(default)s)")
+    add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the computation (%(default)s)")
+    add("--attention-engine", default="auto", metavar="NAME", help="`mmbert doctor` lists them (%(default)s)")
+    add("--text-field", default="text", metavar="NAME", help="field of a .jsonl line that holds the text (text)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the model over all texts, and say what was written."""
+    from megatron_mmbert.data.text.documents import find_inputs
+
+    if arguments.output.exists() and not arguments.overwrite:
+        raise UserError(f"{arguments.output}: already exists; choose another --output or pass --overwrite")
+    check_min(arguments, 1, "pack_tokens")
+    files = find_inputs(arguments.input)
+    from tqdm import tqdm  # here, as all that computes: torch takes seconds
+
+    from megatron_mmbert.inference.model import load_model
+    from megatron_mmbert.inference.outputs import write_shards
+    from megatron_mmbert.inference.run import encode_windows, score_windows
+    from megatron_mmbert.kernels import fp32_matmul
+
+    fp32_matmul.use_fastest()
+    model = load_model(
+        arguments.model, arguments.device, arguments.dtype, arguments.max_length, arguments.attention_engine
+    )
+    with tqdm(desc=arguments.what, unit="text", mininterval=1.0) as bar:
+        start, texts = time.perf_counter(), _texts(files, arguments.text_field)
+        if arguments.what == "scores":
+            parts = score_windows(model, texts, arguments.pack_tokens, bar.update)
+        else:
+            parts = encode_windows(model, texts, arguments.pooling, arguments.pack_tokens, bar.update)
+        about: dict[str, Any] = {"model": str(arguments.model), "what": arguments.what, "files": list(map(str, files))}
+        if arguments.what == "embeddings":
+            about["pooling"] = arguments.pooling
+        rows = write_shards(arguments.output, parts, arguments.format, about, arguments.overwrite)
+    print(f"wrote {arguments.output}: {arguments.what} of {rows:,} texts in {time.perf_counter() - start:.1f} s")
+
+
+def _texts(files: list[Path], field: str) -> Iterator[str]:
+    from megatron_mmbert.data.text.documents import read_documents
+
+    for file in files:
+        yield from (document.text for document in read_documents(file, field))
