@@ -17,11 +17,15 @@ run_check() {
         structure) "$PYTHON" tools/checks/structure.py ;;
         links)     "$PYTHON" tools/checks/links.py ;;
         commands)  "$PYTHON" tools/checks/commands.py ;;
+        reference) "$PYTHON" tools/make_reference.py --check ;;
+        site)      NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --quiet --site-dir "$scratch/site" ;;
         *)         echo "no check is called $1; choose from: ${checks[*]}"; return 1 ;;
     esac
 }
 
-checks=(lint format imports structure links types commands)
+checks=(lint format imports structure links types commands reference site)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 failed=()
 [ $# -gt 0 ] || set -- "${checks[@]}"
 for name in "$@"; do

@@ -23,7 +23,7 @@ PATH = re.compile(
     r"(?<![\w./-])((?:docs|tools|tests|benchmarks|slurm|examples|megatron_mmbert)/[\w./-]+\.(?:py|md|sh|yaml|json|tsv))"
 )
 INLINE_PATH = re.compile(r"[\w.-]+(?:/[\w.*-]+)+/?")
-PLACEHOLDER = re.compile(r"\b(?!README|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)[A-Z]{2,}\b")
+PLACEHOLDER = re.compile(r"(?<![A-Za-z])(?!README|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)[A-Z]{2,}(?![A-Za-z])")
 """Stands for a name that the reader chooses, as in ``train_step-SHAPE.json``."""
 FENCE = re.compile(r"^ *(```|~~~)")
 
