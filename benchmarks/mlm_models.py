@@ -13,7 +13,7 @@ from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
-from megatron_mmbert.convert.name_mapping import from_hf, hf_name
+from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences
@@ -86,8 +86,10 @@ def load_ours(shape: str, folder: Path, recompute: Recompute = "none", dtype: Dt
     layout, precision = ParallelConfig(recompute=recompute), PrecisionConfig(dtype=dtype)
     encoder = Encoder(encoder_config(model, THETA, THETA, layout, precision), model.vocab_size)
     with safe_open(folder / "model.safetensors", framework="pt") as file, torch.no_grad():
+        theirs = hf_names(model.num_layers)
         for name, parameter in encoder.named_parameters():
-            parameter.copy_(from_hf(name, file.get_tensor(hf_name(name)), model.num_attention_heads))
+            stored = file.get_tensor(theirs[name])
+            parameter.copy_(reorder_rows_for_megatron(name, stored, model.num_attention_heads))
     return encoder.train()
 
 
@@ -150,8 +152,9 @@ def deviations(shape: str, folder: Path, batch: Sequence[Sample], dtype: Dtype =
     peer = load_peer(folder, "sdpa", sparse=True, dtype=dtype)
     their_loss = peer_pass(peer, batch)
     our_loss, own = _loss_and_gradients(load_ours(shape, folder, dtype=dtype), batch)
-    parameters, heads = dict(peer.named_parameters()), SHAPES[shape].num_attention_heads
-    theirs = {name: from_hf(name, parameters[hf_name(name)].grad, heads) for name in own}
+    parameters, model = dict(peer.named_parameters()), SHAPES[shape]
+    names, heads = hf_names(model.num_layers), model.num_attention_heads
+    theirs = {name: reorder_rows_for_megatron(name, parameters[names[name]].grad, heads) for name in own}
     found = {"loss": our_loss, "loss_difference": abs(our_loss - their_loss)}
     found["worst_gradient_difference"] = _worst(own, theirs)
     if dtype != "fp32":

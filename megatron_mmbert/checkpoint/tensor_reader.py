@@ -18,7 +18,7 @@ from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta, write
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, key_of
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
-from megatron_mmbert.convert.name_mapping import parameter_names
+from megatron_mmbert.model.parameter_names import parameter_names
 from megatron_mmbert.utils.errors import UserError
 
 

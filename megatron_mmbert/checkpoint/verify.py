@@ -11,6 +11,7 @@ import torch
 from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
 from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, read_meta
+from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.utils.errors import UserError
 
 Progress = Callable[[int], None]
@@ -99,12 +100,9 @@ def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
 
 def _tensors(path: Path, progress: Progress) -> Iterator[str]:
     from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
-    from megatron_mmbert.convert.import_hf import tensor_shape
-    from megatron_mmbert.convert.name_mapping import hf_name
 
     tensors = CheckpointTensors(path)
-    for name in tensors.names():
-        expected = tensor_shape(hf_name(name), tensors.meta.model)
+    for name, expected in parameter_shapes(tensors.meta.model).items():
         if tensors.shape(name) != expected:
             yield (
                 f"{path}: tensor {name!r} has shape {list(tensors.shape(name))}, and checkpoint.json asks for "

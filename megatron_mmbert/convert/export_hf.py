@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import yaml
+from torch import Tensor
 from tqdm import tqdm
 
 from megatron_mmbert.checkpoint.discovery import resolve
@@ -14,7 +16,7 @@ from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, SpecialIds, config_json
 from megatron_mmbert.convert.hf_writer import DEFAULT_SHARD, parse_size, write_weights
 from megatron_mmbert.convert.model_card import model_card
-from megatron_mmbert.convert.name_mapping import hf_name, megatron_name, to_hf
+from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_hf
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
@@ -23,7 +25,7 @@ from megatron_mmbert.utils.files import atomic_folder, check_output, write_json
 _BYTES_PER_WEIGHT = 4
 
 
-def export(
+def export_checkpoint(
     checkpoint: Path,
     tokenizer_path: Path,
     output: Path,
@@ -85,17 +87,16 @@ def check_vocabulary(meta: CheckpointMeta, tokenizer: Tokenizer, checkpoint: Pat
 def _write_tensors(folder: Path, tensors: CheckpointTensors, limit: int) -> list[Path]:
     """Weights under Hugging Face's names. The tied ``decoder.weight`` is not written twice: both generations of
     transformers tie it to the token table when they load the folder, and save folders without it too."""
-    names = [hf_name(name) for name in tensors.names()]
-    sizes = {hf: _BYTES_PER_WEIGHT * _numel(tensors.shape(megatron_name(hf))) for hf in names}
-    heads = tensors.meta.model.num_attention_heads
-    with tqdm(total=len(names), desc="converting", unit="tensor") as bar:
-        return write_weights(
-            folder,
-            sizes,
-            lambda hf: to_hf(megatron_name(hf), tensors.load(megatron_name(hf)), heads),
-            limit,
-            bar.update,
-        )
+    model = tensors.meta.model
+    ours_of = {theirs: ours for ours, theirs in hf_names(model.num_layers).items()}
+    sizes = {theirs: _BYTES_PER_WEIGHT * math.prod(tensors.shape(ours)) for theirs, ours in ours_of.items()}
+
+    def load(theirs: str) -> Tensor:
+        ours = ours_of[theirs]
+        return reorder_rows_for_hf(ours, tensors.load(ours), model.num_attention_heads)
+
+    with tqdm(total=len(sizes), desc="converting", unit="tensor") as bar:
+        return write_weights(folder, sizes, load, limit, bar.update)
 
 
 def _write_descriptions(folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer) -> None:
@@ -110,10 +111,3 @@ def _write_descriptions(folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer
         (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     pieces = {role: tokenizer.piece(getattr(ids, role)) for role in ("mask", "bos", "eos")}
     (folder / "README.md").write_text(model_card(meta, pieces), encoding="utf-8")
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

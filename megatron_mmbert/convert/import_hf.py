@@ -13,8 +13,9 @@ from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_te
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
 from megatron_mmbert.convert.hf_reader import HFTensors
-from megatron_mmbert.convert.name_mapping import TIED_DECODER, TOKEN_TABLE, from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING, hf_names, reorder_rows_for_megatron
 from megatron_mmbert.convert.parity import check_parity
+from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.utils.errors import UserError, nearest
 from megatron_mmbert.utils.files import atomic_folder, check_output
 
@@ -68,18 +69,17 @@ def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
         UserError: a tensor is missing, unknown, of another shape, or the decoder is not tied to the token table.
     """
     stored = HFTensors(source)
-    shapes = {hf_name(name): tensor_shape(hf_name(name), model) for name in parameter_names(model.num_layers)}
-    check_names(stored, shapes)
-    table = stored.load(TOKEN_TABLE)
-    if TIED_DECODER in stored.names() and not torch.equal(stored.load(TIED_DECODER), table):
+    names, shapes = hf_names(model.num_layers), parameter_shapes(model)
+    check_names(stored, {theirs: shapes[ours] for ours, theirs in names.items()})
+    embedding = stored.load(HF_WORD_EMBEDDING)
+    if HF_TIED_DECODER in stored.names() and not torch.equal(stored.load(HF_TIED_DECODER), embedding):
         raise UserError(
-            f"{stored.where(TIED_DECODER)}: {TIED_DECODER} differs from {TOKEN_TABLE}, and this encoder ties the two; "
-            "name a model with tied weights"
+            f"{stored.where(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {HF_WORD_EMBEDDING}, and this encoder "
+            "ties the two; name a model with tied weights"
         )
-    names = parameter_names(model.num_layers)
     return {
-        name: from_hf(name, stored.load(hf_name(name)), model.num_attention_heads)
-        for name in tqdm(names, desc="converting", unit="tensor")
+        ours: reorder_rows_for_megatron(ours, stored.load(theirs), model.num_attention_heads)
+        for ours, theirs in tqdm(names.items(), desc="converting", unit="tensor")
     }
 
 
@@ -99,7 +99,7 @@ def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
         if name not in names:
             hint = nearest(name, names - set(shapes))
             raise UserError(f"{stored.folder}: tensor {name} of shape {list(shapes[name])} is missing{hint}")
-    known = shapes | {TIED_DECODER: shapes[TOKEN_TABLE]}
+    known = shapes | {HF_TIED_DECODER: shapes[HF_WORD_EMBEDDING]}
     for name in stored.names():
         if name not in known:
             raise UserError(
@@ -111,19 +111,3 @@ def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
                 f"{stored.where(name)}: tensor {name} has shape {list(stored.shape(name))}, and config.json asks for "
                 f"{list(known[name])}; copy both files from one model"
             )
-
-
-def tensor_shape(name: str, model: ModelConfig) -> tuple[int, ...]:
-    """Shape of a tensor by its Hugging Face name."""
-    width, ffn = model.hidden_size, model.ffn_hidden_size
-    by_ending = {
-        "tok_embeddings.weight": (model.vocab_size, width),
-        "decoder.bias": (model.vocab_size,),
-        "norm.weight": (width,),
-        "attn.Wqkv.weight": (3 * width, width),
-        "attn.Wo.weight": (width, width),
-        "mlp.Wi.weight": (2 * ffn, width),
-        "mlp.Wo.weight": (width, ffn),
-        "dense.weight": (width, width),
-    }
-    return next(shape for ending, shape in by_ending.items() if name.endswith(ending))

@@ -1,78 +1,56 @@
-"""Names and layouts of one tensor in both worlds. Every mapping only renames or permutes rows: bits never change.
+"""Names and row orders of the same tensors in Megatron-Core and in Hugging Face's ModernBERT.
 
-Two matrices differ in layout. The fused QKV of Megatron-Core is grouped per head, rows ``[head][q, k, v][width]``;
-Hugging Face stacks ``[q, k, v][head][width]``. The gated fc1 agrees: the first half is activated in both.
+Every mapping only renames or permutes rows: bits never change. Two matrices differ in row order. The fused QKV of
+Megatron-Core is grouped per head, rows ``[head][q, k, v][width]``; Hugging Face stacks ``[q, k, v][head][width]``. The
+gated fc1 agrees: the first half is activated in both.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 from torch import Tensor
 
+from megatron_mmbert.model import parameter_names as megatron
+
 _OUTSIDE = {
-    "embedding.word_embeddings.weight": "model.embeddings.tok_embeddings.weight",
-    "embedding.norm.weight": "model.embeddings.norm.weight",
-    "encoder.final_layernorm.weight": "model.final_norm.weight",
-    "head.dense.weight": "head.dense.weight",
-    "head.norm.weight": "head.norm.weight",
-    "output_layer.bias": "decoder.bias",
+    megatron.WORD_EMBEDDING: "model.embeddings.tok_embeddings.weight",
+    megatron.EMBEDDING_NORM: "model.embeddings.norm.weight",
+    megatron.FINAL_NORM: "model.final_norm.weight",
+    megatron.HEAD_DENSE: "head.dense.weight",
+    megatron.HEAD_NORM: "head.norm.weight",
+    megatron.DECODER_BIAS: "decoder.bias",
 }
 _IN_LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "self_attention.linear_qkv.weight": "attn.Wqkv.weight",
-    "self_attention.linear_proj.weight": "attn.Wo.weight",
-    "pre_mlp_layernorm.weight": "mlp_norm.weight",
-    "mlp.linear_fc1.weight": "mlp.Wi.weight",
-    "mlp.linear_fc2.weight": "mlp.Wo.weight",
+    megatron.ATTENTION_NORM: "attn_norm.weight",
+    megatron.QKV: "attn.Wqkv.weight",
+    megatron.ATTENTION_OUTPUT: "attn.Wo.weight",
+    megatron.MLP_NORM: "mlp_norm.weight",
+    megatron.FC1: "mlp.Wi.weight",
+    megatron.FC2: "mlp.Wo.weight",
 }
-TIED_DECODER = "decoder.weight"
-TOKEN_TABLE = _OUTSIDE["embedding.word_embeddings.weight"]
-_MEGATRON_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
-_HF_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+HF_WORD_EMBEDDING = _OUTSIDE[megatron.WORD_EMBEDDING]
+HF_TIED_DECODER = "decoder.weight"
+"""A second name of the word embedding, in folders that store it twice."""
 
 
-def hf_name(name: str) -> str:
-    """Hugging Face's name of a Megatron parameter (layers counted over all stages); KeyError for a stranger."""
-    match = _MEGATRON_LAYER.fullmatch(name)
-    return f"model.layers.{match[1]}.{_IN_LAYER[match[2]]}" if match else _OUTSIDE[name]
-
-
-def megatron_name(name: str) -> str:
-    """The inverse of :func:`hf_name`; the tied decoder weight is the token table."""
-    if name == TIED_DECODER:
-        name = TOKEN_TABLE
-    match = _HF_LAYER.fullmatch(name)
-    if match:
-        return f"encoder.layers.{match[1]}.{_inverse(_IN_LAYER)[match[2]]}"
-    return _inverse(_OUTSIDE)[name]
-
-
-def _inverse(names: dict[str, str]) -> dict[str, str]:
-    return {theirs: ours for ours, theirs in names.items()}
-
-
-def parameter_names(num_layers: int) -> list[str]:
-    """Every Megatron parameter of an encoder with that many layers; layer 0 has no attention norm."""
-    layers: Iterable[str] = (
-        f"encoder.layers.{layer}.{part}"
+def hf_names(num_layers: int) -> dict[str, str]:
+    """Return Hugging Face's name of every Megatron parameter, in the order of ``parameter_names``."""
+    in_layers = {
+        megatron.layer_parameter(layer, part): f"model.layers.{layer}.{_IN_LAYER[part]}"
         for layer in range(num_layers)
-        for part in _IN_LAYER
-        if layer or part != "input_layernorm.weight"
-    )
-    return [*_OUTSIDE, *layers]
+        for part in megatron.layer_parts(layer)
+    }
+    return _OUTSIDE | in_layers
 
 
-def to_hf(name: str, tensor: Tensor, heads: int) -> Tensor:
-    """A whole Megatron tensor in Hugging Face's row order."""
-    if not name.endswith("linear_qkv.weight"):
+def reorder_rows_for_hf(name: str, tensor: Tensor, heads: int) -> Tensor:
+    """Return the whole Megatron tensor ``name`` in Hugging Face's row order."""
+    if not name.endswith(megatron.QKV):
         return tensor
     return tensor.view(heads, 3, -1, tensor.shape[1]).transpose(0, 1).reshape(tensor.shape)
 
 
-def from_hf(name: str, tensor: Tensor, heads: int) -> Tensor:
-    """A Hugging Face tensor in the row order of the Megatron parameter ``name``."""
-    if not name.endswith("linear_qkv.weight"):
+def reorder_rows_for_megatron(name: str, tensor: Tensor, heads: int) -> Tensor:
+    """Return a Hugging Face tensor in the row order of the Megatron parameter ``name``."""
+    if not name.endswith(megatron.QKV):
         return tensor
     return tensor.view(3, heads, -1, tensor.shape[1]).transpose(0, 1).reshape(tensor.shape)

@@ -16,6 +16,22 @@ from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import rope
 from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.parameter_names import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT,
+    DECODER_BIAS,
+    EMBEDDING_NORM,
+    FC1,
+    FC2,
+    FINAL_NORM,
+    HEAD_DENSE,
+    HEAD_NORM,
+    MLP_NORM,
+    QKV,
+    WORD_EMBEDDING,
+    layer_parameter,
+    layer_parts,
+)
 
 # What works row by row does so on a CPU in pieces that its caches hold; on other devices all rows at once.
 ROWS_AT_A_TIME = {"cpu": 2048}
@@ -54,42 +70,42 @@ class Network:
         position_T = torch.arange(len(tokens_T), device=self.device) - starts_T
         theta, theta_local = self.thetas
         tables = {base: rope.cos_sin(position_T, base, self.model.head_dim) for base in {theta, theta_local}}
-        x_TD = self._norm(F.embedding(tokens_T, self._tensors["embedding.word_embeddings.weight"]), "embedding.norm")
+        x_TD = self._norm(F.embedding(tokens_T, self._tensors[WORD_EMBEDDING]), EMBEDDING_NORM)
         qkv_TP = x_TD.new_empty(len(x_TD), 3 * self.model.hidden_size)
         for layer in range(self.model.num_layers):
             is_global = self.model.is_global(layer)
             self._layer(x_TD, qkv_TP, layer, tables[theta if is_global else theta_local], layout)
-        return self._norm(x_TD, "encoder.final_layernorm")
+        return self._norm(x_TD, FINAL_NORM)
 
     def _layer(
         self, x_TD: Tensor, qkv_TP: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: SequenceLayout
     ) -> None:
         """Turns a layer's input into its output, in place; ``qkv_TP`` is scratch."""
-        name = f"encoder.layers.{layer}."
+        names = {part: layer_parameter(layer, part) for part in layer_parts(layer)}
         window = None if self.model.is_global(layer) else self.model.window_each_side
         rows = ROWS_AT_A_TIME.get(x_TD.device.type, len(x_TD))
         for x, qkv in zip(x_TD.split(rows), qkv_TP.split(rows), strict=True):
-            normed = self._norm(x, f"{name}input_layernorm") if layer else x
-            torch.mm(normed, self._tensors[f"{name}self_attention.linear_qkv.weight"].t(), out=qkv)
+            normed = self._norm(x, names[ATTENTION_NORM]) if layer else x
+            torch.mm(normed, self._tensors[names[QKV]].t(), out=qkv)
         qkv_TH3D = qkv_TP.view(len(x_TD), self.model.num_attention_heads, 3, self.model.head_dim)
         out_TD = _attend(self._engines[window], qkv_TH3D, tables, layout, window)
         for x, out in zip(x_TD.split(rows), out_TD.split(rows), strict=True):
-            x.add_(self._linear(out, f"{name}self_attention.linear_proj"))
-            inner = geglu(self._linear(self._norm(x, f"{name}pre_mlp_layernorm"), f"{name}mlp.linear_fc1"))
-            x.add_(self._linear(inner, f"{name}mlp.linear_fc2"))
+            x.add_(self._linear(out, names[ATTENTION_OUTPUT]))
+            inner = geglu(self._linear(self._norm(x, names[MLP_NORM]), names[FC1]))
+            x.add_(self._linear(inner, names[FC2]))
 
     @fp32_matmul.fastest()
     def log_probabilities(self, hidden_KD: Tensor, label_K: Tensor) -> Tensor:
         """Natural log-probability, fp32 [K], that the MLM head gives each row's label."""
-        x_KD = self._norm(F.gelu(self._linear(hidden_KD, "head.dense")), "head.norm")
-        table, bias = (self._tensors[name] for name in ("embedding.word_embeddings.weight", "output_layer.bias"))
+        x_KD = self._norm(F.gelu(self._linear(hidden_KD, HEAD_DENSE)), HEAD_NORM)
+        table, bias = (self._tensors[name] for name in (WORD_EMBEDDING, DECODER_BIAS))
         return -chunked_cross_entropy(x_KD, table, bias, label_K)[1]
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._tensors[f"{name}.weight"])
+        return F.linear(x, self._tensors[name])
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        weight = self._tensors[f"{name}.weight"]
+        weight = self._tensors[name]
         return F.layer_norm(x, weight.shape, weight, None, self.model.norm_eps)
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from megatron_mmbert.model.config import EncoderConfig, output_init_std
 from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.parameter_names import ATTENTION_OUTPUT, DECODER, DECODER_BIAS, FC2, WORD_EMBEDDING
 from megatron_mmbert.parallel import current
 from megatron_mmbert.parallel.shards import local_shard
 
 _LAYER = re.compile(r"(encoder\.layers\.)(\d+)(\..*)")
-TIED_TABLE = "embedding.word_embeddings.weight"
 
 
 def logical_name(name: str, config: EncoderConfig, vp_stage: int | None = None) -> str:
@@ -29,8 +29,8 @@ def logical_name(name: str, config: EncoderConfig, vp_stage: int | None = None) 
     Args:
         vp_stage: which of the pipeline rank's chunks the parameter is in, under interleaving.
     """
-    if name == "output_layer.weight":
-        return TIED_TABLE
+    if name == DECODER:
+        return WORD_EMBEDDING
     match = _LAYER.fullmatch(name)
     if not match:
         return name
@@ -49,7 +49,7 @@ def initialize(model: Encoder, seed: int) -> None:
     for name, parameter in logical_parameters(model):
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
-        elif name == "output_layer.bias":
+        elif name == DECODER_BIAS:
             parameter.zero_()
         else:
             parameter.copy_(_draw(name, parameter, model.config, seed))
@@ -57,7 +57,7 @@ def initialize(model: Encoder, seed: int) -> None:
 
 def _draw(name: str, parameter: Tensor, config: EncoderConfig, seed: int) -> Tensor:
     """This rank's shard of the logical tensor, which every rank draws whole from the name's own generator."""
-    sigma = output_init_std(config) if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else None
+    sigma = output_init_std(config) if name.endswith((ATTENTION_OUTPUT, FC2)) else None
     sigma = config.init_method_std if sigma is None else sigma
     parallel = getattr(parameter, "tensor_model_parallel", False)
     dim = parameter.partition_dim if parallel else -1  # type: ignore[attr-defined]

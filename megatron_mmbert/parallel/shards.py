@@ -1,8 +1,7 @@
-"""How Megatron-Core cuts a logical tensor over tensor-parallel ranks, and how it is put together again."""
+"""How Megatron-Core cuts a logical tensor over tensor-parallel ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,14 +20,6 @@ def local_shard(full: Tensor, dim: int, stride: int, rank: int, size: int) -> Te
     if dim < 0 or size == 1:
         return full
     return torch.cat([part.chunk(size, dim)[rank] for part in full.chunk(stride, dim)], dim)
-
-
-def join_shards(shards: Sequence[Tensor], dim: int, stride: int) -> Tensor:
-    """The inverse of :func:`local_shard` over all ranks, in rank order."""
-    if dim < 0 or len(shards) == 1:
-        return shards[0]
-    parts = [shard.chunk(stride, dim) for shard in shards]
-    return torch.cat([part[number] for number in range(stride) for part in parts], dim)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from support.tiny_checkpoint import random_weights
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.parallel import Runtime
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,8 @@ def checkpoint(folder: Path, layers: int, width: int, seed: int) -> Path:
     )  # fmt: skip
     meta = CheckpointMeta(model=model, rope_theta=1e4, rope_theta_local=1e4, max_length=512)
     weights = random_weights(model, seed)
-    names = parameter_names(layers)
-    write_tensors(folder, meta, {name: from_hf(name, weights[hf_name(name)], 4) for name in names})
+    names = hf_names(layers).items()
+    write_tensors(folder, meta, {ours: reorder_rows_for_megatron(ours, weights[theirs], 4) for ours, theirs in names})
     return folder
 
 

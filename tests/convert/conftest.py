@@ -14,7 +14,7 @@ from support import ROOT
 from support.tiny_checkpoint import VOCAB, RunTool, make_checkpoint, make_tokenizer
 
 from megatron_mmbert import parallel
-from megatron_mmbert.convert.export_hf import export
+from megatron_mmbert.convert.export_hf import export_checkpoint
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +38,7 @@ def exported(checkpoint: Path, tokenizer_dir: Path, tmp_path_factory: pytest.Tem
     """The Hugging Face folder of ``checkpoint``."""
     parallel.start()
     output = tmp_path_factory.mktemp("hf") / "model"
-    export(checkpoint, tokenizer_dir, output)
+    export_checkpoint(checkpoint, tokenizer_dir, output)
     return output
 
 

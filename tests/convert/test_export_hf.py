@@ -25,7 +25,7 @@ from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.convert import parity
-from megatron_mmbert.convert.export_hf import export
+from megatron_mmbert.convert.export_hf import export_checkpoint
 from megatron_mmbert.convert.hf_logits import Answer
 from megatron_mmbert.convert.hf_writer import parse_size, plan_shards
 from megatron_mmbert.convert.model_card import model_card
@@ -68,7 +68,7 @@ def test_folder_through_the_tool(
 def test_shards_load_as_one(checkpoint: Path, tokenizer_dir: Path, exported: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForMaskedLM
 
-    export(checkpoint, tokenizer_dir, tmp_path / "hf", max_shard_size="30KB")
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", max_shard_size="30KB")
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
     files = set(index["weight_map"].values())
     assert len(files) > 2 and not (tmp_path / "hf" / "model.safetensors").exists()
@@ -99,7 +99,7 @@ def test_recipe_and_card(tokenizer_dir: Path, tmp_path: Path) -> None:
         total_tokens=1777,
         tokenizer_fingerprint=fingerprint,
     )
-    export(path, tokenizer_dir, tmp_path / "hf")
+    export_checkpoint(path, tokenizer_dir, tmp_path / "hf")
     assert yaml.safe_load((tmp_path / "hf" / "recipe.yaml").read_text()) == RECIPE
     card = (tmp_path / "hf" / "README.md").read_text()
     for piece in ("# isles", "1,777 real tokens", "777 of them (12 steps)", "not complete", "fao_Latn, isl_Latn"):
@@ -120,7 +120,7 @@ def test_saved_recipe_loads_again(tokenizer_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     recipe = load_recipe(tmp_path / "recipe.yaml")
     path = make_checkpoint(tmp_path / "checkpoint", recipe=recipe.to_dict(), phase="pretrain")
-    export(path, tokenizer_dir, tmp_path / "hf")
+    export_checkpoint(path, tokenizer_dir, tmp_path / "hf")
     assert load_recipe(tmp_path / "hf" / "recipe.yaml") == recipe
 
 
@@ -136,7 +136,7 @@ def test_other_vocabulary_is_refused(run_tool: RunTool, checkpoint: Path, tmp_pa
 def test_other_tokenizer_of_the_same_size_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "checkpoint", tokenizer_fingerprint="f" * 64)
     with pytest.raises(UserError, match="not the tokenizer that"):
-        export(path, tokenizer_dir, tmp_path / "hf")
+        export_checkpoint(path, tokenizer_dir, tmp_path / "hf")
 
 
 def zeros_for(tokenizer_dir: Path) -> Callable[..., Answer]:
@@ -171,7 +171,7 @@ def test_other_token_ids_fail_the_check(
 
     monkeypatch.setattr(parity, "ask_transformers", shifted)
     with pytest.raises(UserError, match="AutoTokenizer gives"):
-        export(checkpoint, tokenizer_dir, tmp_path / "hf", check=True)
+        export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", check=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,11 +200,11 @@ def test_existing_output_and_inputs_are_spared(
     (tmp_path / "hf" / "mine.txt").write_text("keep")
     status, _, err = run_tool("convert_to_hf", checkpoint, "--tokenizer", tokenizer_dir, "--output", tmp_path / "hf")
     assert status == 2 and "--overwrite" in error_line(err) and (tmp_path / "hf" / "mine.txt").exists()
-    export(checkpoint, tokenizer_dir, tmp_path / "hf", overwrite=True)
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", overwrite=True)
     assert (tmp_path / "hf" / "config.json").exists() and not (tmp_path / "hf" / "mine.txt").exists()
     for output in (checkpoint, checkpoint.parent, tokenizer_dir):
         with pytest.raises(UserError, match="is, or holds, the input"):
-            export(checkpoint, tokenizer_dir, output, overwrite=True)
+            export_checkpoint(checkpoint, tokenizer_dir, output, overwrite=True)
 
 
 def test_damaged_checkpoint_is_named(tokenizer_dir: Path, tmp_path: Path, run_tool: RunTool) -> None:

@@ -15,7 +15,7 @@ from support.tiny_checkpoint import make_checkpoint, tiny_model
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
-from megatron_mmbert.convert.export_hf import export
+from megatron_mmbert.convert.export_hf import export_checkpoint
 from megatron_mmbert.convert.hf_config import SpecialIds, config_json, read_config
 from megatron_mmbert.convert.import_hf import import_folder, read_tensors
 from megatron_mmbert.convert.parity import TOLERANCE, our_logits, random_samples
@@ -227,7 +227,7 @@ def test_the_138_names(tokenizer_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForMaskedLM
 
     model = tiny_model(num_layers=22, hidden_size=8, ffn_hidden_size=8)
-    export(make_checkpoint(tmp_path / "checkpoint", model), tokenizer_dir, tmp_path / "hf")
+    export_checkpoint(make_checkpoint(tmp_path / "checkpoint", model), tokenizer_dir, tmp_path / "hf")
     names = set(AutoModelForMaskedLM.from_pretrained(tmp_path / "hf").state_dict())
     parts = ["attn_norm", "attn.Wqkv", "attn.Wo", "mlp_norm", "mlp.Wi", "mlp.Wo"]
     expected = {f"model.layers.{layer}.{part}.weight" for layer in range(22) for part in parts}

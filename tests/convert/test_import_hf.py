@@ -18,7 +18,7 @@ from megatron_mmbert.checkpoint.commit import checksum_problems
 from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert import parity
-from megatron_mmbert.convert.export_hf import export
+from megatron_mmbert.convert.export_hf import export_checkpoint
 from megatron_mmbert.convert.hf_logits import Answer
 from megatron_mmbert.convert.import_hf import import_folder
 from megatron_mmbert.utils.errors import UserError
@@ -55,7 +55,7 @@ def test_round_trip_is_bit_identical(
     assert (meta.rope_theta, meta.rope_theta_local, meta.max_length) == (160_000, 20_000, 512)
     assert not meta.has_optimizer and meta.step == 0 and meta.origin == str(source)
     assert list(checksum_problems(tmp_path / "back")) == []
-    export(tmp_path / "back", tokenizer_dir, tmp_path / "hf")
+    export_checkpoint(tmp_path / "back", tokenizer_dir, tmp_path / "hf")
     first, second = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -109,7 +109,7 @@ def test_strange_pickles_are_refused(kind: str, source: Path, tmp_path: Path) ->
 
 
 def test_sharded_folder(checkpoint: Path, tokenizer_dir: Path, tmp_path: Path) -> None:
-    export(checkpoint, tokenizer_dir, tmp_path / "hf", max_shard_size="30KB")
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", max_shard_size="30KB")
     import_folder(tmp_path / "hf", tmp_path / "back")
     before, after = CheckpointTensors(checkpoint), CheckpointTensors(tmp_path / "back")
     assert all(torch.equal(before.load(name), after.load(name)) for name in before.names())

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.model.parameter_names import parameter_names
 
 LENGTHS = [1, 2, 63, 64, 65, 66, 127, 129, 130, 1000]
 TOLERANCE = 1e-4
@@ -59,9 +60,10 @@ def theirs(encoder: Encoder, attention: str) -> ModernBertForMaskedLM:
 def copy_weights(encoder: Encoder, model: ModernBertForMaskedLM) -> None:
     weights: dict[str, Any] = model.state_dict()
     assert {name for name, _ in encoder.named_parameters()} == set(parameter_names(encoder.config.num_layers))
+    theirs, heads = hf_names(encoder.config.num_layers), encoder.config.num_attention_heads
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
-            parameter.copy_(from_hf(name, weights[hf_name(name)], encoder.config.num_attention_heads))
+            parameter.copy_(reorder_rows_for_megatron(name, weights[theirs[name]], heads))
 
 
 def documents_of(lengths: list[int], vocab: int) -> list[Tensor]:
@@ -124,9 +126,9 @@ def test_gradients_equal_transformers(build: Callable[..., Encoder], pack: Pack)
     torch.nn.functional.cross_entropy(model(document[None]).logits[0][scored], label, reduction="sum").backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, parameter in encoder.named_parameters():
-        expected = gradients[hf_name(name)]
+        expected = gradients[hf_names(encoder.config.num_layers)[name]]
         assert parameter.grad is not None and expected is not None
-        expected = from_hf(name, expected, 4)
+        expected = reorder_rows_for_megatron(name, expected, 4)
         error = ((parameter.grad - expected).norm() / expected.norm()).item()
         assert error < 1e-4, f"{name}: {error}"
 

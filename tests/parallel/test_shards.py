@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.joined_shards import join_shards
 
-from megatron_mmbert.parallel.shards import Cut, boxes, join_shards, local_shard
+from megatron_mmbert.parallel.shards import Cut, boxes, local_shard
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

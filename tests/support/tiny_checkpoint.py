@@ -15,8 +15,8 @@ from megatron_mmbert import parallel
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.convert.import_hf import tensor_shape
-from megatron_mmbert.convert.name_mapping import from_hf, hf_name, parameter_names
+from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
+from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 VOCAB = 400
@@ -56,8 +56,9 @@ def random_weights(model: ModelConfig, seed: int = 1) -> dict[str, Tensor]:
     """Weights large enough that theta, window and GELU each show in the logits, under Hugging Face's names."""
     draw = torch.Generator().manual_seed(seed)
     weights = {}
-    for name in map(hf_name, parameter_names(model.num_layers)):
-        shape = tensor_shape(name, model)
+    names = hf_names(model.num_layers)
+    for ours, shape in parameter_shapes(model).items():
+        name = names[ours]
         drawn = torch.randn(shape, generator=draw)
         weights[name] = 1 + 0.3 * drawn if name.endswith("norm.weight") else 0.25 * drawn
     return weights
@@ -68,7 +69,8 @@ def make_checkpoint(path: Path, model: ModelConfig | None = None, **meta: Any) -
     model = model or tiny_model()
     weights = random_weights(model)
     heads = model.num_attention_heads
-    tensors = {name: from_hf(name, weights[hf_name(name)], heads) for name in parameter_names(model.num_layers)}
+    names = hf_names(model.num_layers).items()
+    tensors = {ours: reorder_rows_for_megatron(ours, weights[theirs], heads) for ours, theirs in names}
     values: dict[str, Any] = {"rope_theta": 160_000.0, "rope_theta_local": 20_000.0, "max_length": model.max_length}
     parallel.start()  # a session fixture may run before the module's world
     write_tensors(path, CheckpointMeta(model=model, **{**values, **meta}), tensors)

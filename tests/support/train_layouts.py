@@ -29,12 +29,13 @@ from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.model.init import TIED_TABLE, logical_parameters
+from megatron_mmbert.model.init import logical_parameters
+from megatron_mmbert.model.parameter_names import WORD_EMBEDDING
 from megatron_mmbert.optim.logical_rms import LogicalRms
 from megatron_mmbert.optim.schedule import lr_at
-from megatron_mmbert.parallel.shards import join_shards
 from megatron_mmbert.train.resume import fresh_meta
 from megatron_mmbert.train.step import Training, build_training, training_step
+from support.joined_shards import join_shards
 from support.layouts import Layout, Result
 
 
@@ -168,7 +169,7 @@ def _together(parts: list[dict[str, Any]], layout: Layout) -> Result:
     whole = {name: join_shards([held[rank] for rank in sorted(held)], *cuts[name]) for name, held in shards.items()}
     if layout.pp > 1:
         copies = [name for part in parts for name, _, _, shared in part["parameters"] if shared]
-        assert copies == [TIED_TABLE] * (layout.tp * layout.dp), "the last stage holds a copy of the table"
+        assert copies == [WORD_EMBEDDING] * (layout.tp * layout.dp), "the last stage holds a copy of the table"
     first = parts[0]
     rms = [max(values) for values in zip(*(part["rms"] for part in parts), strict=True)]
     return Result(first["losses"], first["grad_norms"], rms, whole, [part["digest"] for part in parts], agree)

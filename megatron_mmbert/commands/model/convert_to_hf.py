@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Export, and say what was compared."""
     from megatron_mmbert import parallel
-    from megatron_mmbert.convert.export_hf import export
+    from megatron_mmbert.convert.export_hf import export_checkpoint
 
     parallel.start()
     try:
-        lines = export(
+        lines = export_checkpoint(
             arguments.checkpoint,
             arguments.tokenizer,
             arguments.output,
