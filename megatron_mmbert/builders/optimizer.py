@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
@@ -11,12 +10,12 @@ from megatron_mmbert.builders.schedules import weight_decay_of
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import logical_parameters
-from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer
+from megatron_mmbert.optim.optimizer import Optimizer, OptimizerSettings, build_optimizer
 
 
 def build_phase_optimizer(
     recipe: Recipe, phase: Phase, encoders: Sequence[Encoder], wrapped: Sequence[nn.Module]
-) -> Any:
+) -> Optimizer:
     """Return the optimizer of this rank's chunks, laid over ranks as the recipe says; a collective.
 
     Args:

@@ -8,12 +8,12 @@ counter is one number. Every rank writes what it holds, as rectangles of the log
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from torch import Tensor
 
+from megatron_mmbert.optim.optimizer import Optimizer
 from megatron_mmbert.parallel.optimizer_shards import OptimizerShard
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.parallel.shards import boxes
@@ -28,11 +28,11 @@ def key_of(kind: str, name: str) -> str:
     return f"optimizer.state.{kind}.{name}"
 
 
-def state_to_save(optimizer: Any) -> dict[str, ShardedTensor]:
+def state_to_save(optimizer: Optimizer) -> dict[str, ShardedTensor]:
     """This rank's share of the optimizer's state.
 
     Args:
-        optimizer: what :func:`megatron_mmbert.optim.groups.build_optimizer` made.
+        optimizer: what :func:`megatron_mmbert.optim.optimizer.build_optimizer` made.
     """
     found = _step(optimizer)
     for shard in optimizer.shards:
@@ -42,7 +42,7 @@ def state_to_save(optimizer: Any) -> dict[str, ShardedTensor]:
     return found
 
 
-def state_to_load(optimizer: Any, stored: Container[str]) -> dict[str, ShardedTensor]:
+def state_to_load(optimizer: Optimizer, stored: Container[str]) -> dict[str, ShardedTensor]:
     """What this rank needs, in tensors that :func:`take` knows.
 
     Args:
@@ -57,10 +57,10 @@ def state_to_load(optimizer: Any, stored: Container[str]) -> dict[str, ShardedTe
     return found
 
 
-def take(optimizer: Any, loaded: dict[str, Tensor]) -> None:
+def take(optimizer: Optimizer, loaded: dict[str, Tensor]) -> None:
     """Put what was loaded for :func:`state_to_load` in its place."""
     steps = int(loaded[STEP_KEY].item())
-    for group in optimizer.optimizer.param_groups:
+    for group in optimizer.stable_adamw.param_groups:
         group["step"] = steps
     for shard in optimizer.shards:
         for kind, held in _tensors(optimizer, shard):
@@ -69,9 +69,9 @@ def take(optimizer: Any, loaded: dict[str, Tensor]) -> None:
                 held[box.start - shard.start : box.stop - shard.start].copy_(value.view(-1))
 
 
-def _tensors(optimizer: Any, shard: OptimizerShard) -> Iterator[tuple[str, Tensor]]:
+def _tensors(optimizer: Optimizer, shard: OptimizerShard) -> Iterator[tuple[str, Tensor]]:
     """(kind, flat tensor of the shard's elements), sharing memory with the optimizer's own."""
-    inner = optimizer.optimizer
+    inner = optimizer.stable_adamw
     inner.initialize_state(shard.tensor)
     for kind in MOMENTS:
         yield kind, inner.state[shard.tensor][kind].view(-1)
@@ -101,6 +101,6 @@ def _piece_name(key: str, start: int) -> str:
     return f"{key}@{start}"
 
 
-def _step(optimizer: Any) -> dict[str, ShardedTensor]:
-    value = torch.tensor([optimizer.optimizer.param_groups[0]["step"]])
+def _step(optimizer: Optimizer) -> dict[str, ShardedTensor]:
+    value = torch.tensor([optimizer.stable_adamw.param_groups[0]["step"]])
     return {STEP_KEY: ShardedTensor.from_rank_offsets(STEP_KEY, value, replica_id=current().rank)}

@@ -19,6 +19,7 @@ from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
 from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.optim.optimizer import Optimizer
 from megatron_mmbert.utils.errors import UserError
 
 _EXTRA_STATE = "_extra_state"
@@ -35,12 +36,12 @@ SHAPE_FIELDS = (
 """What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
 
 
-def state_of(model: Encoder | Sequence[Encoder], optimizer: Any | None) -> dict[str, Any]:
+def state_of(model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> dict[str, Any]:
     """What a checkpoint holds of this rank, sharing memory with it.
 
     Args:
         model: the bare encoder of this rank (not wrapped for data parallelism), or its chunks under interleaving.
-        optimizer: what :func:`megatron_mmbert.optim.groups.build_optimizer` made, or None for weights only.
+        optimizer: None for weights only.
     """
     state: dict[str, Any] = {"model": [_model_state(chunk) for chunk in _chunks(model)]}
     if optimizer is not None:
@@ -48,7 +49,7 @@ def state_of(model: Encoder | Sequence[Encoder], optimizer: Any | None) -> dict[
     return state
 
 
-def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> None:
     """Write a checkpoint on all ranks together and commit it by one rename; see :func:`state_of`.
 
     Raises:
@@ -59,7 +60,7 @@ def save(path: Path, meta: CheckpointMeta, model: Encoder | Sequence[Encoder], o
         raise UserError(outcome.problem)
 
 
-def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> None:
     """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
 
     Raises:
@@ -70,7 +71,7 @@ def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) 
         _load(path, model, optimizer)
 
 
-def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Any | None) -> None:
+def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> None:
     stored = dist_checkpointing.load_tensors_metadata(str(path))
     if optimizer is not None and STEP_KEY not in stored:
         raise UserError(f"{path}: its optimizer state is not of this version; set the phase's optimizer_state to reset")

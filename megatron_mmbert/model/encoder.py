@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core import parallel_state
 from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding
@@ -30,6 +29,7 @@ from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad, look_up
+from megatron_mmbert.parallel import process_groups
 
 
 class WordEmbedding(VocabParallelEmbedding):
@@ -102,7 +102,7 @@ class Decoder(ColumnParallelLinear):
     def forward(  # type: ignore[override]
         self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None = None
     ) -> tuple[Tensor, Tensor]:
-        group = parallel_state.get_tensor_model_parallel_group() if self.config.tensor_model_parallel_size > 1 else None
+        group = process_groups.tensor_parallel() if self.config.tensor_model_parallel_size > 1 else None
         return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group, carried)
 
 

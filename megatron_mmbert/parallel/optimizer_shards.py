@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from megatron_mmbert import compat
+from megatron_mmbert.parallel import process_groups
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.parallel.shards import Cut
 
@@ -41,7 +43,9 @@ class OptimizerShard:
     written: tuple[int, int]
 
 
-def optimizer_shards(optimizer: Any, named_parameters: Iterable[tuple[str, Tensor]]) -> list[OptimizerShard]:
+def optimizer_shards(
+    optimizer: MegatronOptimizer, named_parameters: Iterable[tuple[str, Tensor]]
+) -> list[OptimizerShard]:
     """The shards of a Megatron-Core optimizer around StableAdamW, in the order of the parameters.
 
     Args:
@@ -54,7 +58,7 @@ def optimizer_shards(optimizer: Any, named_parameters: Iterable[tuple[str, Tenso
     ]
 
 
-def _shard(optimizer: Any, name: str, param: Tensor) -> OptimizerShard | None:
+def _shard(optimizer: MegatronOptimizer, name: str, param: Tensor) -> OptimizerShard | None:
     """None where the distributed optimizer gave every element to other ranks."""
     here = current()
     split = here.tp_size > 1 and getattr(param, "tensor_model_parallel", False)
@@ -87,10 +91,7 @@ def _shard(optimizer: Any, name: str, param: Tensor) -> OptimizerShard | None:
 
 def names_of_all_stages(names: Iterable[str]) -> list[str]:
     """The names that the ranks of one copy of the model have between them, in the same order on every rank."""
-    from megatron.core import parallel_state
-
-    mine = sorted(set(names))
-    group = parallel_state.get_model_parallel_group()
+    mine, group = sorted(set(names)), process_groups.model_parallel()
     gathered: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, mine, group=group)
     return sorted({name for each in gathered for name in each})

@@ -21,6 +21,7 @@ from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.optim.groups import set_hyperparameters
+from megatron_mmbert.optim.optimizer import Optimizer
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.train.gradient_monitor import GradientMonitor
@@ -41,7 +42,7 @@ class Training:
     config: EncoderConfig
     encoders: list[Encoder]
     wrapped: list[DistributedDataParallel]
-    optimizer: Any
+    optimizer: Optimizer
     linear_layers: str = "torch"
     gradients: GradientMonitor = field(default_factory=GradientMonitor)
 

@@ -15,7 +15,7 @@ from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.optim.groups import OptimizerSettings, build_optimizer
+from megatron_mmbert.optim.optimizer import OptimizerSettings, build_optimizer
 
 SHAPE = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 2, "vocab_size": 300}
 MODEL = ModelConfig(**{**SHAPE, "max_length": 256, "attention_output_dropout": 0.0})
@@ -68,7 +68,7 @@ class Run:
     def state(self) -> dict[str, torch.Tensor]:
         """Every weight, master and moment, by logical name and flattened, whichever optimizer holds them."""
         found = {name: value.detach().flatten().clone() for name, value in self.encoder.named_parameters()}
-        inner = self.optimizer.optimizer
+        inner = self.optimizer.stable_adamw
         for number, group in enumerate(inner.param_groups):
             found[f"group {number} step"] = torch.tensor(group["step"])
         for shard in self.optimizer.shards:

@@ -88,7 +88,7 @@ def _steps(
         decay = recipe.optimizer.weight_decay
         recorded["losses"].append(training_step(training, packs, lr, phase, decay, recipe.seed))
         recorded["grad_norms"].append(_grad_norm(training))
-        rms_P = training.optimizer.optimizer.last_rms_P
+        rms_P = training.optimizer.stable_adamw.last_rms_P
         recorded["rms"].append(rms_P.max().item() if len(rms_P) else 0.0)
 
 
@@ -147,7 +147,7 @@ def _held(training: Training) -> dict[str, Any]:
         cut = (value.partition_dim, getattr(value, "partition_stride", 1)) if split else (-1, 1)  # type: ignore[attr-defined]
         parameters.append((name, value.detach().float(), cut, getattr(value, "shared", False)))
     digest = hashlib.sha256()
-    inner = training.optimizer.optimizer
+    inner = training.optimizer.stable_adamw
     for shard in training.optimizer.shards:
         for tensor in (shard.tensor, inner.state[shard.tensor]["exp_avg"], inner.state[shard.tensor]["exp_avg_sq"]):
             digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())

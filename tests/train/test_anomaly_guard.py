@@ -129,7 +129,7 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
         assert torch.equal(value, kept[saved + 1][name]), f"{name} is that of the checkpoint behind step {saved}"
     assert places[10] > places[9], "the samples in between are not seen again"
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    state = next(iter(trainer.training.optimizer.optimizer.state.values()))
+    state = next(iter(trainer.training.optimizer.stable_adamw.state.values()))
     assert all(torch.isfinite(value).all() for value in state.values() if isinstance(value, torch.Tensor))
 
 

@@ -37,7 +37,7 @@ def run(
     stop: Callable[[], bool] = (lambda: next(counter) >= steps) if steps is not None else (lambda: False)
     train(trainer, with_scores(trainer, [MetricsFile(trainer.folder.metrics, trainer.counters.step)]), stop)
     state = {name: parameter.detach().clone() for name, parameter in trainer.training.encoders[0].named_parameters()}
-    inner = trainer.training.optimizer.optimizer
+    inner = trainer.training.optimizer.stable_adamw
     for number, group in enumerate(inner.param_groups):
         for index, parameter in enumerate(group["params"]):
             for key, value in inner.state[parameter].items():
@@ -114,7 +114,7 @@ def test_next_phase_starts_from_the_one_before(
     trainer = build_trainer(recipe, recipe.phase("second"), tmp_path)
     for name, parameter in trainer.training.encoders[0].named_parameters():
         assert torch.equal(parameter, whole[1][name]), name
-    assert trainer.training.optimizer.optimizer.param_groups[0]["step"] == len(losses(whole[0], "first"))
+    assert trainer.training.optimizer.stable_adamw.param_groups[0]["step"] == len(losses(whole[0], "first"))
     assert trainer.counters.phase_tokens == 0 and trainer.counters.tokens_before >= 6000
     thetas = {layer.self_attention.core_attention.rope_theta for layer in trainer.training.encoders[0].encoder.layers}
     assert thetas == {160_000}
