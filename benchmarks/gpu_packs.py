@@ -83,7 +83,7 @@ def packed(samples: list[Sample], number: int, scored: int) -> PackedBatch:
         max_seqlen=max(map(len, samples)),
         masked_index_K=torch.from_numpy(filled),
         label_K=torch.from_numpy(label_K),
-        group_S=torch.zeros(len(samples), dtype=torch.int32),
+        dataset_S=torch.zeros(len(samples), dtype=torch.int32),
         real_tokens=int(bounds[-1]),
-        pack_number=number,
+        pack_index=number,
     )

@@ -62,9 +62,9 @@ def pack(vocabulary: int, tokens: int) -> PackedBatch:
     tokens_T = torch.randint(0, vocabulary, (tokens,))
     boundaries = torch.arange(0, tokens + 1, min(SAMPLE, tokens), dtype=torch.int32)
     position_T = torch.arange(tokens) % min(SAMPLE, tokens)
-    group_S = torch.zeros(len(boundaries) - 1, dtype=torch.int32)
+    dataset_S = torch.zeros(len(boundaries) - 1, dtype=torch.int32)
     label_K = tokens_T[scored]
-    return PackedBatch(tokens_T, position_T, boundaries, min(SAMPLE, tokens), scored, label_K, group_S, tokens, 0)
+    return PackedBatch(tokens_T, position_T, boundaries, min(SAMPLE, tokens), scored, label_K, dataset_S, tokens, 0)
 
 
 def train(recipe: Recipe, tokens: int, steps: int) -> None:

@@ -6,9 +6,9 @@ The table has a row per language with its token count in ``--column`` (the row `
 The phase draws 10^9 samples of at most 1,024 tokens from them, at temperature 0.5 and with one that falls from 0.7 to
 0.3. It takes about three minutes.
 
-*A sample* is all that the loader needs of it: group, document, start, stop and key, in shuffled order. *Ready* is from
-the document lengths to the first block that can be asked for, the reading of all lengths included. *Any sample at
-once*: blocks are asked for at random places, and no state is kept between them. Times are of one core, and of the
+*A sample* is all that the loader needs of it: dataset, document, start, stop and key, in shuffled order. *Ready* is
+from the document lengths to the first block that can be asked for, the reading of all lengths included. *Any sample at
+once*: blocks are asked for at random indices, and no state is kept between them. Times are of one core, and of the
 processor's clock, as other work on the machine shall not count; those of the wall stand beside them. Every
 measurement runs in a process of its own, so that its memory is its own.
 
@@ -16,7 +16,7 @@ The corpus is synthetic: lengths are log-normal, and all counts are divided by o
 ``--documents`` documents (shares depend on the ratios of the counts alone; the phase makes more epochs instead).
 Memory grows by about 5.5 bytes per document, time per sample does not.
 
-*Shares* compares the tokens that each language gives in windows of 2^30 tokens at random places with p_i, for all
+*Shares* compares the tokens that each language gives in windows of 2^30 tokens at random points with p_i, for all
 languages that give 1,000 samples or more there: *expected*, samples times the language's mean length, from the table's
 own counts; and *drawn*, with the actual length of every sample, from the synthetic corpus.
 
@@ -117,15 +117,15 @@ def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) ->
     assert mixture is not None
     blocks = mixture.phase.tokens // mixture.block_tokens
     wall, cpu, drawn = [], [], 0
-    for number in np.random.default_rng(1).integers(0, blocks, MEASURED_BLOCKS).tolist():
+    for index in np.random.default_rng(1).integers(0, blocks, MEASURED_BLOCKS).tolist():
         started, started_cpu = time.perf_counter(), time.process_time()
-        drawn += len(mixture.block(number).group)
+        drawn += len(mixture.block(index).dataset)
         wall.append(time.perf_counter() - started)
         cpu.append(time.process_time() - started_cpu)
     return {
         "languages": len(mixture.names),
         "documents": int(sum(len(source.document_lengths(*name)) for name in mixture.names)),
-        "pieces": int(mixture.pieces.sum()),
+        "pieces": int(mixture.examples.sum()),
         "counts_divided_by": round(factor, 1),
         "samples_of_phase": round(sum(plan.samples for plan in mixture.expected())),
         "samples_per_block": round(drawn / MEASURED_BLOCKS),
@@ -136,7 +136,7 @@ def measure_mixture(counts: dict[str, int], documents: int, temperature: Any) ->
         "random_block_milliseconds": round(float(np.median(cpu)) * 1e3, 2),
         "random_block_milliseconds_slowest": round(max(cpu) * 1e3, 2),
         "memory_megabytes": round(peak_megabytes() - before, 1),
-        "blocks_measured": f"{MEASURED_BLOCKS} at random places of {blocks}",
+        "blocks_measured": f"{MEASURED_BLOCKS} at random indices of {blocks}",
     }
 
 
@@ -170,8 +170,8 @@ def _expected(mixture: MixtureTotals, first: int, blocks: int) -> tuple[npt.NDAr
 def _drawn(mixture: Mixture, first: int, blocks: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     samples, tokens = np.zeros(len(mixture.names)), np.zeros(len(mixture.names))
     for block in map(mixture.block, range(first, first + blocks)):
-        samples += np.bincount(block.group, minlength=len(samples))
-        tokens += np.bincount(block.group, weights=block.lengths, minlength=len(samples))
+        samples += np.bincount(block.dataset, minlength=len(samples))
+        tokens += np.bincount(block.dataset, weights=block.lengths, minlength=len(samples))
     return samples, tokens
 
 
@@ -181,8 +181,8 @@ def _deviation(
     power = mixture.tokens.astype(np.longdouble) ** np.longdouble(tau)
     wanted = (power / power.sum()).astype(np.float64)
     often = samples >= OFTEN
-    found: npt.NDArray[np.float64] = np.abs(tokens / tokens.sum() / wanted - 1)[often]
-    return found
+    deviation: npt.NDArray[np.float64] = np.abs(tokens / tokens.sum() / wanted - 1)[often]
+    return deviation
 
 
 def measure_megatron(counts: dict[str, int], seconds: float) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def data_phase(
     phase: Phase,
     stores: TokenSource,
     warn: Callable[[str], None] = print,
-    places: Mapping[tuple[str, str], ResumePoint] | None = None,
+    points: Mapping[tuple[str, str], ResumePoint] | None = None,
 ) -> DataPhase:
-    """The loader's settings for a phase; ``places``: where it goes on in the data, None from the start.
+    """Return the loader's settings for a phase; ``points``: where it resumes in the data, None from the start.
 
     Raises:
         UserError: a language or source that the stores lack.
@@ -89,7 +89,7 @@ def data_phase(
         mask_policy=recipe.data.masking,
         mask_unit=recipe.data.masking_unit,
         max_epochs=phase.max_epochs,
-        places=places or {},
+        resume_points=points or {},
         seed=recipe.seed,
     )
 

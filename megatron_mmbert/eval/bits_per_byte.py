@@ -66,44 +66,46 @@ class HeldOut:
         settings: EvaluationConfig,
         max_length: int,
     ) -> None:
-        self._names = sorted({(group.source, group.language) for group in stores.datasets})
+        self._names = sorted({(dataset.source, dataset.language) for dataset in stores.datasets})
         self._piece_bytes = piece_bytes
         self._batches = [
             batch
-            for number in range(settings.rounds)
-            for batch in _masked_packs(stores, self._names, ids, settings, max_length, number)
+            for round_index in range(settings.rounds)
+            for batch in _masked_packs(stores, self._names, ids, settings, max_length, round_index)
         ]
 
     @torch.no_grad()
     def score(self, model: Encoder | Sequence[Encoder]) -> dict[str, Score]:
-        """Score of every language that has scored tokens; on every rank, of any layout.
+        """Return the score of every language that has scored tokens; on every rank, of any layout.
 
         Args:
             model: the encoder, or this rank's chunks of it.
         """
         chunks = [model] if isinstance(model, Encoder) else model
         languages = sorted({language for _, language in self._names})
-        row = {language: number for number, language in enumerate(languages)}
-        row_of_group = np.array([row[language] for _, language in self._names])
+        row = {language: index for index, language in enumerate(languages)}
+        row_of_dataset = np.array([row[language] for _, language in self._names])
         sums = np.zeros((3, len(languages)))
         with evaluation_mode(chunks):
             for batch in self._batches:
                 progress_marker.at("held-out text")
-                self._add(chunks, batch, row_of_group, sums)
+                self._add(chunks, batch, row_of_dataset, sums)
         return {
             language: Score(float(nats), int(size), int(tokens))
             for language, nats, size, tokens in zip(languages, *sums, strict=True)
             if size
         }
 
-    def _add(self, chunks: Sequence[Encoder], batch: PackedBatch, row_of_group: npt.NDArray, sums: npt.NDArray) -> None:
+    def _add(
+        self, chunks: Sequence[Encoder], batch: PackedBatch, row_of_dataset: npt.NDArray, sums: npt.NDArray
+    ) -> None:
         placed = batch.to(current().device)
         packed = PackedSequences.of(placed.cu_seqlens, placed.max_seqlen, placed.position_T)
         loss_K = masked_losses(chunks, placed.tokens_T, packed, placed.masked_index_K, placed.label_K)
         label_K, index_K = batch.label_K.numpy(), batch.masked_index_K.numpy()
         scored_K = label_K != IGNORED_LABEL
-        segment_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1
-        rows = row_of_group[batch.group_S.numpy()[segment_K]]
+        sequence_K = np.searchsorted(batch.cu_seqlens.numpy(), index_K[scored_K], side="right") - 1
+        rows = row_of_dataset[batch.dataset_S.numpy()[sequence_K]]
         values = (loss_K.double().cpu().numpy()[scored_K], self._piece_bytes[label_K[scored_K]], np.ones(len(rows)))
         for total, value in zip(sums, values, strict=True):
             np.add.at(total, rows, value)
@@ -116,8 +118,8 @@ def load_held_out(recipe: Recipe, tokenizer: Tokenizer) -> HeldOut:
         UserError: a store that cannot be read, or was made with another tokenizer.
     """
     stores = stores_of(recipe.evaluation.stores, tokenizer)
-    longest = min(phase.max_length for phase in recipe.phases)
-    return HeldOut(stores, token_ids(tokenizer), tokenizer.piece_bytes, recipe.evaluation, longest)
+    max_length = min(phase.max_length for phase in recipe.phases)
+    return HeldOut(stores, token_ids(tokenizer), tokenizer.piece_bytes, recipe.evaluation, max_length)
 
 
 def _masked_packs(
@@ -126,12 +128,13 @@ def _masked_packs(
     ids: TokenizerIds,
     settings: EvaluationConfig,
     max_length: int,
-    number: int,
+    round_index: int,
 ) -> Iterator[PackedBatch]:
-    block = _pieces(stores, names, settings.tokens_per_language, max_length, number)
+    """Yield the packs of one round of masks."""
+    block = _first_examples(stores, names, settings.tokens_per_language, max_length, round_index)
     capacity = max(_PACK_TOKENS, max_length)
     phase = DataPhase(name="held-out", tokens=1, max_length=max_length, pack_tokens=capacity)
-    masker = Masker(ids, "ours", key64(_MASK_SEED, number))
+    masker = Masker(ids, "ours", key64(_MASK_SEED, round_index))
     assembler = Assembler(stores, list(names), ids, phase, masker)
     for pack in pack_block(block.lengths, capacity, _MASK_SEED):
         scored = max(1, round(settings.mask_ratio * int(block.lengths[pack].sum())))
@@ -143,17 +146,17 @@ def _masked_packs(
         yield replace(batch, tokens_T=tokens_T)
 
 
-def _pieces(
-    stores: ConcatenatedStores, names: Sequence[tuple[str, str]], most_tokens: int, max_length: int, number: int
+def _first_examples(
+    stores: ConcatenatedStores, names: Sequence[tuple[str, str]], max_tokens: int, max_length: int, round_index: int
 ) -> Block:
-    """The first pieces of each group, up to ``most_tokens`` of them."""
+    """Return the first examples of each dataset, as many as hold at most ``max_tokens``, but one at least."""
     rows: list[tuple[npt.NDArray, ...]] = []
-    for group, name in enumerate(names):
+    for dataset, name in enumerate(names):
         table = ExampleTable(stores.document_lengths(*name), max_length)
-        document, start, stop = table.locate(np.arange(min(table.pieces, most_tokens), dtype=np.int64))
-        count = min(len(document), max(1, int((np.cumsum(stop - start) <= most_tokens).sum())))
-        key = hash64(key64(string_key("/".join(name)), number), np.arange(count, dtype=np.uint64))
+        document, start, stop = table.locate(np.arange(min(table.examples, max_tokens), dtype=np.int64))
+        count = min(len(document), max(1, int((np.cumsum(stop - start) <= max_tokens).sum())))
+        key = hash64(key64(string_key("/".join(name)), round_index), np.arange(count, dtype=np.uint64))
         rows.append(
-            (np.full(len(document[:count]), group, np.int32), document[:count], start[:count], stop[:count], key)
+            (np.full(len(document[:count]), dataset, np.int32), document[:count], start[:count], stop[:count], key)
         )
     return Block(*(np.concatenate(column) for column in zip(*rows, strict=True)))

@@ -28,13 +28,13 @@ _SECONDS_BEFORE_BAR = 3.0
 
 
 def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
-    """Score of every held-out language, in this process alone.
+    """Return the score of every held-out language, in this process alone.
 
     Args:
-        path: a checkpoint folder, or a phase's folder (then its newest sound checkpoint).
+        path: a checkpoint folder, or a phase's folder (then its newest valid checkpoint).
 
     Raises:
-        UserError: no sound checkpoint, one of another shape or tokenizer, or no held-out stores in the recipe.
+        UserError: no valid checkpoint, one of another shape or tokenizer, or no held-out stores in the recipe.
     """
     if not recipe.evaluation.stores:
         raise UserError(
@@ -61,7 +61,7 @@ def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
 
 
 def load_encoder(path: Path, meta: CheckpointMeta, recipe: Recipe) -> Encoder:
-    """The checkpoint's encoder, whole, on this process's device."""
+    """Return the checkpoint's encoder, whole, on this process's device."""
     config = encoder_config(
         recipe.model, meta.rope_theta, meta.rope_theta_local, precision=recipe.precision.for_scoring
     )
@@ -72,7 +72,7 @@ def load_encoder(path: Path, meta: CheckpointMeta, recipe: Recipe) -> Encoder:
 
 
 def score_with_progress(text: HeldOut, encoder: Encoder) -> dict[str, Score]:
-    """``text.score(encoder)`` with a bar of packs on stderr when it takes longer than some seconds."""
+    """Return ``text.score(encoder)``, with a bar of packs on stderr when it takes longer than some seconds."""
     stream = sys.stderr
     slowly = {} if stream.isatty() else {"mininterval": 10.0}  # a log gets a line now and then
     bar: Any = tqdm(desc="held-out", unit=" packs", delay=_SECONDS_BEFORE_BAR, file=stream, **slowly)

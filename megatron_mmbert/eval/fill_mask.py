@@ -1,13 +1,13 @@
-"""What a published model fills into ``<mask>``.
+"""The tokens that a published model fills into ``<mask>``.
 
-How spaces around the mask behave. The tokenizer has no prefix space: a word inside a text is one token together with
+Spaces around the mask: the tokenizer has no prefix space: a word inside a text is one token together with
 the space before it (``▁cat``), so in "The cat sat" the tokens are ``The``, ``▁cat``, ``▁sat``. A mask stands for a
 whole token, the space included: what the model has to see is "The<mask> sat", although people write "The <mask> sat".
 One single space before the mask is therefore taken away; with it, the model would see a lone space token and have to
-go on behind it, which hardly occurs in training. The space behind belongs to the next word and stays. Scripts that
-write no spaces need nothing: "私は<mask>を食べる" is used as it is. A fill that does not go with the place is shown
-with a sign: ``+ing`` where a space was taken away and the token has none (it continues the word before), ``␣the`` the
-other way round.
+continue after it, which hardly occurs in training. The space after the mask belongs to the next word and stays.
+Scripts that write no spaces need nothing: "私は<mask>を食べる" is used as it is. A fill that does not fit there is
+shown with a sign: ``+ing`` where a space was taken away and the token has none (it continues the word before),
+``␣the`` the other way round.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MaskFiller:
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self._model: Any = transformers.AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a damaged folder: each library raises its own, some of them bare Exception
+        except Exception as error:  # a corrupt folder: each library raises its own, some of them bare Exception
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise UserError(f"{folder}: cannot be loaded ({reason}); export the model again") from None
         if self._tokenizer.mask_token_id is None:
@@ -77,7 +77,7 @@ class MaskFiller:
         self._joins_spaces = any(piece.startswith(_SPACE) for piece in self._tokenizer.get_vocab())
 
     def fill(self, prompt: Prompt, top: int) -> Filled:
-        """The ``top`` likeliest tokens for the prompt's mask; special tokens are no fills.
+        """Return the ``top`` likeliest tokens for the prompt's mask; special tokens are no fills.
 
         Raises:
             UserError: not exactly one mask in the text, too much text, or more fills than there are tokens.
@@ -90,12 +90,14 @@ class MaskFiller:
             )
         text, took_space = take_space(prompt.text)
         ids = self._tokenizer(text.replace(MASK, self._tokenizer.mask_token), return_tensors="pt")["input_ids"]
-        most = getattr(self._model.config, "max_position_embeddings", None)
-        if most is not None and ids.shape[1] > most:
-            raise UserError(f"{prompt.where}: {ids.shape[1]} tokens, and the model takes {most}; shorten the text")
-        place = int((ids[0] == self._tokenizer.mask_token_id).nonzero()[0])
+        max_tokens = getattr(self._model.config, "max_position_embeddings", None)
+        if max_tokens is not None and ids.shape[1] > max_tokens:
+            raise UserError(
+                f"{prompt.where}: {ids.shape[1]} tokens, and the model takes {max_tokens}; shorten the text"
+            )
+        position = int((ids[0] == self._tokenizer.mask_token_id).nonzero()[0])
         with torch.no_grad():
-            logits_V = self._model(input_ids=ids).logits[0, place].float()
+            logits_V = self._model(input_ids=ids).logits[0, position].float()
         probability_V = logits_V.softmax(0)
         probability_V[self._tokenizer.all_special_ids] = 0.0
         if top > len(probability_V):
@@ -130,14 +132,14 @@ class MaskFiller:
 
 
 def take_space(text: str) -> tuple[str, bool]:
-    """The text without the single space before its mask, and whether there was one."""
+    """Return the text without the single space before its mask, and whether there was one."""
     before, _, after = text.partition(MASK)
     single = before.endswith(" ") and not before.endswith("  ")
     return (before[:-1] if single else before) + MASK + after, single
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a TSV file with the columns language, text and, if wanted, expected.
+    """Return the prompts of a TSV file with the columns language, text and, if wanted, expected.
 
     Raises:
         UserError: no such file, another header, or a line without text.

@@ -201,7 +201,7 @@ def _with_sources_there_are(settings: DataPhase, text: TokenSource, warn: Warn) 
 
 
 def _uses(mixture: MixtureTotals, before: dict[tuple[str, str], float]) -> Iterable[DatasetUse]:
-    available = (mixture.mean_lengths * mixture.pieces).tolist()
+    available = (mixture.mean_lengths * mixture.examples).tolist()
     for group, text_tokens, one_pass in zip(mixture.expected(), mixture.tokens.tolist(), available, strict=True):
         name = (group.source, group.language)
         run_epochs = group.epochs + before.get(name, 0.0)

@@ -118,7 +118,7 @@ def training_step(
 def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
     fault_point(Moment.FORWARD)
     batch = next(packs).to(current().device)
-    packed = packed_params(batch, key64(key, batch.pack_number))
+    packed = packed_params(batch, key64(key, batch.pack_index))
     output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
     return output, partial(_loss, scored=(batch.label_K != IGNORED_LABEL).sum())
 

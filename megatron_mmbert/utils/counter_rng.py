@@ -23,19 +23,19 @@ _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
 
 
 def mix64(x: U64) -> U64:
-    """The finalizer of splitmix64, a bijection of 64-bit words: uint64 [...] -> uint64 [...]."""
+    """Apply the finalizer of splitmix64, a bijection of 64-bit words: uint64 [...] -> uint64 [...]."""
     x = (x ^ (x >> _SHIFT_1)) * _FACTOR_1
     x = (x ^ (x >> _SHIFT_2)) * _FACTOR_2
     return x ^ (x >> np.uint64(31))
 
 
 def _words(part: Integers) -> U64:
-    """Integers modulo 2^64, uint64 [...]."""
+    """Return integers modulo 2^64, uint64 [...]."""
     return np.asarray(part & _MASK_64 if isinstance(part, int) else part).astype(np.uint64)
 
 
 def hash64(*parts: Integers) -> U64:
-    """Hash of a tuple of integers (taken modulo 2^64), order matters; arrays broadcast. Returns uint64 [...].
+    """Return the hash of a tuple of integers (taken modulo 2^64, in order); arrays broadcast to uint64 [...].
 
     All parts but the last being equal, different last parts never collide (each round is a bijection).
     """
@@ -47,41 +47,43 @@ def hash64(*parts: Integers) -> U64:
 
 
 def key64(*parts: int) -> int:
-    """``hash64`` of plain integers as a plain integer."""
+    """Return ``hash64`` of plain integers as a plain integer."""
     return int(hash64(*parts))
 
 
 def string_key(text: str) -> int:
-    """A stable 64-bit key of ``text`` (BLAKE2b of its UTF-8; Python's own ``hash`` differs in every process)."""
+    """Return a stable 64-bit key of ``text``: BLAKE2b of its UTF-8, as Python's ``hash`` differs in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def stream64(key: U64, counter: Integers) -> U64:
-    """Element ``counter`` of the splitmix64 stream seeded with ``key`` (both broadcast): one multiply and one mix."""
+    """Return element ``counter`` of the splitmix64 stream that ``key`` seeds, uint64 [...] (both broadcast)."""
     with np.errstate(over="ignore"):
         return mix64(key + (_words(counter) + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
 def to_unit(words: U64) -> npt.NDArray[np.float64]:
-    """Uniform float64 in [0, 1) from the top 53 bits of each word."""
+    """Return uniform float64 in [0, 1) from the top 53 bits of each word."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def to_below(words: U64, bound: int) -> npt.NDArray[np.int64]:
-    """Uniform int64 in [0, bound) from the top 32 bits of each word; ``bound`` up to 2^31 (bias at most bound/2^32)."""
+    """Return uniform int64 in [0, bound) from the top 32 bits of each word.
+
+    ``bound`` is up to 2^31, and the bias at most bound / 2^32."""
     return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
 
 
 def hash_on(state: U64, part: Integers) -> U64:
-    """``hash64(*parts, part)`` from ``state = hash64(*parts)``, so that what many hashes share is computed once."""
+    """Return ``hash64(*parts, part)`` from ``state = hash64(*parts)``, so that a common beginning is hashed once."""
     with np.errstate(over="ignore"):
         return mix64((state + np.uint64(_GOLDEN)) ^ _words(part))
 
 
 def keyed_order(key: U64) -> npt.NDArray[np.int64]:
-    """The positions 0 ... N - 1 in the order of their keys, uint64 [N] -> int64 [N].
+    """Return the positions 0 ... N - 1 in the order of their keys, uint64 [N] -> int64 [N].
 
-    The position takes the place of the key's lowest bits: sorting plain words is three times faster than an argsort
+    The position replaces the key's lowest bits: sorting plain words is three times faster than an argsort
     (seven times than a stable one), and no two are equal, so every sorting algorithm gives the same order."""
     low = np.uint64((1 << max(len(key) - 1, 1).bit_length()) - 1)
     return (np.sort((key & ~low) | np.arange(len(key), dtype=np.uint64)) & low).astype(np.int64)

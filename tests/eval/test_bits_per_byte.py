@@ -30,7 +30,7 @@ MODEL = ModelConfig(
     vocab_size=VOCAB,
     max_length=64,
     window_each_side=8,
-    init_std=0.3,  # far from uniform predictions, so that a wrong place would show
+    init_std=0.3,  # far from uniform predictions, so that a wrong position would show
     attention_output_dropout=0.5,  # would show too, if scoring left it on
 )
 
@@ -48,7 +48,7 @@ class MemoryStore:
     def __init__(self, lengths: Mapping[tuple[str, str], Sequence[int]]) -> None:
         draw = np.random.default_rng(0)
         self.documents = {
-            Name(*name): [draw.integers(5, VOCAB, length) for length in found] for name, found in lengths.items()
+            Name(*name): [draw.integers(5, VOCAB, length) for length in each] for name, each in lengths.items()
         }
         self.datasets = list(self.documents)
 
@@ -76,22 +76,22 @@ def held_out() -> HeldOut:
 
 
 def encoder(seed: int) -> Encoder:
-    found = Encoder(encoder_config(MODEL, 10_000.0, 10_000.0), VOCAB)
-    initialize(found, seed)
-    return found
+    made = Encoder(encoder_config(MODEL, 10_000.0, 10_000.0), VOCAB)
+    initialize(made, seed)
+    return made
 
 
 def samples(text: HeldOut) -> list[tuple[int, np.ndarray, dict[int, int]]]:
-    """(group, ids with masks, {position: label}) of every sample, taken out of its pack."""
-    found = []
+    """Return (dataset, ids with masks, {position: label}) of every sample, taken out of its pack."""
+    taken = []
     for batch in text._batches:
         ends = batch.cu_seqlens.tolist()
         label_of = dict(zip(batch.masked_index_K.tolist(), batch.label_K.tolist(), strict=True))
-        for group, start, stop in zip(batch.group_S.tolist(), ends[:-1], ends[1:], strict=True):
-            if group >= 0:
+        for dataset, start, stop in zip(batch.dataset_S.tolist(), ends[:-1], ends[1:], strict=True):
+            if dataset >= 0:
                 labels = {at - start: label_of[at] for at in range(start, stop) if label_of.get(at, -100) >= 0}
-                found.append((group, batch.tokens_T[start:stop].numpy(), labels))
-    return found
+                taken.append((dataset, batch.tokens_T[start:stop].numpy(), labels))
+    return taken
 
 
 def test_the_scored_text_is_the_stores_text() -> None:
@@ -100,15 +100,15 @@ def test_the_scored_text_is_the_stores_text() -> None:
     names = sorted(source.documents)
     restored: dict[str, list[tuple[int, ...]]] = {}
     scored = total = 0
-    for group, ids, labels in samples(text):
+    for dataset, ids, labels in samples(text):
         assert ids[0] == IDS.bos and ids[-1] == IDS.eos and len(ids) <= MAX_LENGTH
         assert sorted(labels) == np.flatnonzero(ids == IDS.mask).tolist(), "masked and scored positions are the same"
         whole = ids.copy()
         whole[list(labels)] = list(labels.values())
-        restored.setdefault(f"{names[group]}", []).append(tuple(whole[1:-1].tolist()))
+        restored.setdefault(f"{names[dataset]}", []).append(tuple(whole[1:-1].tolist()))
         scored, total = scored + len(labels), total + len(ids)
     for name in names:
-        ids = [token for piece in sorted(restored[f"{name}"]) for token in piece]
+        ids = [token for example in sorted(restored[f"{name}"]) for token in example]
         documents = [int(token) for document in source.documents[name] for token in document]
         budget = SETTINGS.tokens_per_language
         if len(documents) <= budget:
@@ -127,9 +127,9 @@ def test_a_language_without_text_changes_nothing_for_the_others() -> None:
 
 
 def test_rounds_mask_other_positions() -> None:
-    found = samples(held_out())
+    masked = samples(held_out())
     by_text: dict[tuple[int, ...], list[list[int]]] = {}
-    for _, ids, labels in found:
+    for _, ids, labels in masked:
         whole = ids.copy()
         whole[list(labels)] = list(labels.values())
         by_text.setdefault(tuple(whole.tolist()), []).append(sorted(labels))
@@ -147,20 +147,20 @@ def test_scores_equal_a_slow_reference(runtime: object) -> None:
     values: list[float] = []
     model.eval()
     with torch.no_grad():
-        for group, ids, labels in samples(text):
+        for dataset, ids, labels in samples(text):
             alone = PackedSequences.of(torch.tensor([0, len(ids)], dtype=torch.int32), len(ids))
             logits_TV = model.logits(model(torch.from_numpy(ids), alone)).double().numpy()
             for position, label in labels.items():
                 row = logits_TV[position]
                 values.append(float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[label]))
-                nats[languages[group]] += values[-1]
-                size[languages[group]] += int(PIECE_BYTES[label])
-                tokens[languages[group]] += 1
+                nats[languages[dataset]] += values[-1]
+                size[languages[dataset]] += int(PIECE_BYTES[label])
+                tokens[languages[dataset]] += 1
     assert set(scores) == {"deu", "eng", "smo"}
     for language, score in scores.items():
         assert (score.bytes, score.tokens) == (size[language], tokens[language])
         assert score.bits_per_byte == pytest.approx(nats[language] / math.log(2) / size[language], rel=1e-6)
-    assert np.std(values) > 0.2, "predictions differ enough from one another for a wrong place to show"
+    assert np.std(values) > 0.2, "predictions differ enough from one another for a wrong position to show"
 
 
 def test_two_models_are_asked_the_same(runtime: object) -> None:

@@ -42,11 +42,11 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").mkdir()
     documents = {name: [words[cut:] + words * 3 for cut in range(12)] for name, words in TEXTS.items()}
-    for name, found in documents.items():
-        lines = [json.dumps({"text": text}) for text in found]
+    for name, texts in documents.items():
+        lines = [json.dumps({"text": text}) for text in texts]
         (folder / "text" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text for found in documents.values() for text in found]),
+        sentence_iterator=iter([text for texts in documents.values() for text in texts]),
         model_prefix=str(folder / "tokenizer"),
         vocab_size=400,
         hard_vocab_limit=False,
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_tokenizer(checkpoint: Path, recipe: Recipe, tmp
         score_checkpoint(tmp_path / "other", recipe)
 
 
-def test_no_checkpoint_and_a_damaged_one(checkpoint: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_no_checkpoint_and_a_corrupt_one(checkpoint: Path, recipe: Recipe, tmp_path: Path) -> None:
     import shutil
 
     with pytest.raises(UserError, match="no checkpoint here"):

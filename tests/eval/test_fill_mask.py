@@ -30,12 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import tokenizers
     import torch
 
-    twin = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -(len(piece) ** -1.0)) for piece in PIECES], 3))
-    twin.normalizer = tokenizers.normalizers.Replace(" ", "▁")
-    twin.decoder = tokenizers.decoders.Replace("▁", " ")
+    exported = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -(len(piece) ** -1.0)) for piece in PIECES], 3))
+    exported.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    exported.decoder = tokenizers.decoders.Replace("▁", " ")
     names = {f"{name[1:-1]}_token": name for name in SPECIALS}
     path = tmp_path_factory.mktemp("hf")
-    transformers.PreTrainedTokenizerFast(tokenizer_object=twin, **names).save_pretrained(path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=exported, **names).save_pretrained(path)
     torch.manual_seed(0)
     config = transformers.ModernBertConfig(
         vocab_size=len(PIECES),
@@ -56,10 +56,10 @@ def filler(folder: Path) -> Callable[[str], MaskFiller]:
     import torch
 
     def make(favourite: str) -> MaskFiller:
-        found = MaskFiller(folder)
+        made = MaskFiller(folder)
         with torch.no_grad():
-            found._model.decoder.bias[PIECES.index(favourite)] = 50.0
-        return found
+            made._model.decoder.bias[PIECES.index(favourite)] = 50.0
+        return made
 
     return make
 
@@ -73,10 +73,10 @@ def test_the_single_space_before_the_mask_is_taken() -> None:
 
 
 def test_the_model_sees_the_mask_in_the_place_of_word_and_space(filler: Callable[[str], MaskFiller]) -> None:
-    found = filler("▁cat")
+    says_cat = filler("▁cat")
     seen: list[Any] = []
-    found._model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs["input_ids"]), with_kwargs=True)
-    found.fill(Prompt("The <mask> sat"), 1)
+    says_cat._model.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs["input_ids"]), with_kwargs=True)
+    says_cat.fill(Prompt("The <mask> sat"), 1)
     assert [PIECES[index] for index in seen[0][0].tolist()] == ["The", "<mask>", "▁sat"]
 
 
@@ -125,7 +125,7 @@ def test_more_fills_than_tokens(filler: Callable[[str], MaskFiller]) -> None:
         filler("cat").fill(Prompt("The <mask>"), len(PIECES) + 1)
 
 
-def test_a_damaged_model_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_a_corrupt_model_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "hf")
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])

@@ -48,9 +48,9 @@ def pack() -> PackedBatch:
     tokens_T = torch.randint(0, MODEL["vocab_size"], (TOKENS,))
     scored_K = torch.arange(SCORED_ROWS) * (TOKENS // SCORED_ROWS)
     bounds = torch.arange(0, TOKENS + 1, SAMPLE, dtype=torch.int32)
-    group_S = torch.zeros(len(bounds) - 1, dtype=torch.int32)
+    dataset_S = torch.zeros(len(bounds) - 1, dtype=torch.int32)
     position_T = torch.arange(TOKENS) % SAMPLE
-    return PackedBatch(tokens_T, position_T, bounds, SAMPLE, scored_K, tokens_T[scored_K], group_S, TOKENS, 0)
+    return PackedBatch(tokens_T, position_T, bounds, SAMPLE, scored_K, tokens_T[scored_K], dataset_S, TOKENS, 0)
 
 
 class Counter:

@@ -14,7 +14,7 @@ TEXT = np.array(sorted(set(range(VOCAB)) - IDS.specials))
 
 
 def pack(samples: int = 40, length: int = 100, pad: int = 96, first: int = 0) -> tuple[np.ndarray, ...]:
-    """(tokens, sample key, position), each [T], of samples <bos> ... <eos> and a pad tail."""
+    """Return (tokens, sample key, position), each [T], of samples <bos> ... <eos> and a pad tail."""
     rng = np.random.default_rng(first)
     rows = TEXT[rng.integers(0, len(TEXT), (samples, length))]
     rows[:, 0], rows[:, -1] = IDS.bos, IDS.eos
@@ -25,15 +25,15 @@ def pack(samples: int = 40, length: int = 100, pad: int = 96, first: int = 0) ->
 
 
 def within(count: int, trials: int, probability: float) -> bool:
-    """Within five standard deviations of the binomial distribution."""
+    """Return whether ``count`` is within five standard deviations of the binomial distribution."""
     return abs(count - trials * probability) <= 5 * np.sqrt(trials * probability * (1 - probability))
 
 
 def digest(batch: PackedBatch) -> str:
-    """All of a batch."""
-    parts = (batch.tokens_T, batch.position_T, batch.cu_seqlens, batch.masked_index_K, batch.label_K, batch.group_S)
+    """Return the digest of all that a batch holds."""
+    parts = (batch.tokens_T, batch.position_T, batch.cu_seqlens, batch.masked_index_K, batch.label_K, batch.dataset_S)
     content = b"".join(part.numpy().tobytes() for part in parts)
-    return hashlib.sha256(content + repr((batch.max_seqlen, batch.real_tokens, batch.pack_number)).encode()).hexdigest()
+    return hashlib.sha256(content + repr((batch.max_seqlen, batch.real_tokens, batch.pack_index)).encode()).hexdigest()
 
 
 def digests(batches: list[PackedBatch]) -> list[str]:

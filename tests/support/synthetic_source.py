@@ -34,7 +34,7 @@ class MemorySource:
     vocab_size = VOCAB
 
     def __init__(self, lengths: Mapping[tuple[str, str], Sequence[int] | npt.NDArray[np.int64]]) -> None:
-        self._lengths = {Name(*name): np.asarray(found, dtype=np.int64) for name, found in lengths.items()}
+        self._lengths = {Name(*name): np.asarray(each, dtype=np.int64) for name, each in lengths.items()}
         self.datasets = list(self._lengths)
 
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]:
@@ -42,18 +42,18 @@ class MemorySource:
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[np.int64]:
         assert 0 <= start < stop <= self._lengths[Name(source, language)][document]
-        number = self.datasets.index(Name(source, language))
-        return 6 + (np.arange(start, stop) * 31 + document * 17 + number * 101) % 993
+        dataset = self.datasets.index(Name(source, language))
+        return 6 + (np.arange(start, stop) * 31 + document * 17 + dataset * 101) % 993
 
 
 def lognormal_lengths(documents: int, median: float, sigma: float = 1.1, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Lengths as web documents have them."""
+    """Return lengths as web documents have them, int64 [documents]."""
     drawn = np.random.default_rng(seed).lognormal(np.log(median), sigma, documents)
     return np.maximum(1, drawn).astype(np.int64)
 
 
 def small_source() -> MemorySource:
-    """Two sources, five groups of very different size."""
+    """Return two sources, five datasets of very different size."""
     return MemorySource(
         {
             ("web", "eng"): lognormal_lengths(4000, 150, seed=1),

@@ -134,9 +134,9 @@ def test_the_beginning_of_a_pack() -> None:
         max_seqlen=400,
         masked_index_K=torch.tensor([3, 200, 300, 0]),
         label_K=torch.tensor([30, 31, 32, IGNORED_LABEL]),
-        group_S=torch.zeros(3, dtype=torch.int32),
+        dataset_S=torch.zeros(3, dtype=torch.int32),
         real_tokens=600,
-        pack_number=0,
+        pack_index=0,
     )
     found = resume_check._beginning(pack)
     assert found == RecordedBatch(

@@ -18,22 +18,22 @@ Int64s = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """S segments laid end to end in T tokens, K of them scored.
+    """S sequences laid end to end in T tokens, K of them scored.
 
     T is fixed by the phase, and K too where its mask ratio is a constant (a ratio on a schedule changes K from pack to
-    pack); S varies. Padding, if any, fills the end as segments of its own of at most ``max_length`` tokens each, so no
-    segment is longer than a sample may be and attention over padding costs no more than over text.
+    pack); S varies. Padding, if any, fills the end as sequences of its own of at most ``max_length`` tokens each, so no
+    sequence is longer than a sample may be and attention over padding costs no more than over text.
 
     Attributes:
         tokens_T: int64 [T], ids after masking.
-        position_T: int64 [T], position in the segment.
-        cu_seqlens: int32 [S + 1], segment s is cu_seqlens[s] : cu_seqlens[s + 1]; the last entry is T.
-        max_seqlen: longest segment, at most the phase's ``max_length``.
+        position_T: int64 [T], position in the sequence.
+        cu_seqlens: int32 [S + 1], sequence s is cu_seqlens[s] : cu_seqlens[s + 1]; the last entry is T.
+        max_seqlen: tokens of the longest sequence, at most the phase's ``max_length``.
         masked_index_K: int64 [K], scored positions, ascending; 0 where fewer than K positions were eligible.
-        label_K: int64 [K], original ids; -100 there.
-        group_S: int32 [S], position in ``PackLoader.names`` of each segment; -1 for padding.
+        label_K: int64 [K], original ids; ``IGNORED_LABEL`` where fewer than K positions were eligible.
+        dataset_S: int32 [S], index in ``PackLoader.names`` of each sequence's dataset; -1 for padding.
         real_tokens: tokens that are no padding.
-        pack_number: place in the phase's global order of packs.
+        pack_index: index in the phase's global order of packs.
     """
 
     tokens_T: torch.Tensor
@@ -42,17 +42,17 @@ class PackedBatch:
     max_seqlen: int
     masked_index_K: torch.Tensor
     label_K: torch.Tensor
-    group_S: torch.Tensor
+    dataset_S: torch.Tensor
     real_tokens: int
-    pack_number: int
+    pack_index: int
 
     def pin_memory(self) -> PackedBatch:
-        """A copy in page-locked memory (needs CUDA), from which ``to`` does not block."""
+        """Return a copy in page-locked memory (needs CUDA), from which ``to`` does not block."""
         pinned: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in self._tensors().items()}
         return replace(self, **pinned)
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """A copy on ``device``."""
+        """Return a copy on ``device``."""
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
         return replace(self, **moved)
 
@@ -62,7 +62,7 @@ class PackedBatch:
 
 
 class Assembler:
-    """Fetches the ids of a pack's samples and makes the batch."""
+    """The maker of batches: fetches the ids of a pack's samples, lays them end to end and masks them."""
 
     def __init__(
         self, source: TokenSource, names: list[tuple[str, str]], ids: TokenizerIds, phase: DataPhase, masker: Masker
@@ -73,44 +73,50 @@ class Assembler:
         self._phase = phase
         self._masker = masker
 
-    def assemble(self, block: Block, pack: Int64s, pack_number: int, scored: int) -> PackedBatch:
-        """The batch of the samples ``pack`` (int64, positions in ``block``) with ``scored`` (K) scored positions."""
+    def assemble(self, block: Block, pack: Int64s, pack_index: int, scored: int) -> PackedBatch:
+        """Return the batch of a pack.
+
+        Args:
+            pack: int64 [samples], indices in ``block``.
+            pack_index: index in the phase's global order of packs.
+            scored: K, scored positions.
+        """
         total = self._phase.pack_tokens
         lengths = block.lengths[pack]
         real = int(lengths.sum())
-        segments = np.concatenate([lengths, pad_segments(total - real, self._phase.max_length)])
-        ends = np.cumsum(segments)
-        position = np.arange(total) - np.repeat(ends - segments, segments)
+        sequences = np.concatenate([lengths, pad_sequences(total - real, self._phase.max_length)])
+        ends = np.cumsum(sequences)
+        position = np.arange(total) - np.repeat(ends - sequences, sequences)
         key = np.zeros(total, dtype=np.uint64)
         key[:real] = np.repeat(self._masker.stream_keys(block.sample_key[pack]), lengths)
         masked = self._masker.mask(self._fetch(block, pack, ends), key, position, scored)
-        group = np.full(len(segments), -1, dtype=np.int32)
-        group[: len(pack)] = block.group[pack]
+        dataset = np.full(len(sequences), -1, dtype=np.int32)
+        dataset[: len(pack)] = block.dataset[pack]
         return PackedBatch(
             tokens_T=torch.from_numpy(masked.tokens_T),
             position_T=torch.from_numpy(position),
             cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
-            max_seqlen=int(segments.max()),
+            max_seqlen=int(sequences.max()),
             masked_index_K=torch.from_numpy(masked.masked_index_K),
             label_K=torch.from_numpy(masked.label_K),
-            group_S=torch.from_numpy(group),
+            dataset_S=torch.from_numpy(dataset),
             real_tokens=real,
-            pack_number=pack_number,
+            pack_index=pack_index,
         )
 
     def _fetch(self, block: Block, pack: Int64s, ends: Int64s) -> Int64s:
-        """int64 [T]: ``<bos>`` ids ``<eos>`` of every sample, then padding."""
+        """Return int64 [T]: ``<bos>`` ids ``<eos>`` of every sample, then padding."""
         tokens = np.full(self._phase.pack_tokens, self._ids.pad, dtype=np.int64)
-        columns = (block.group[pack], block.document[pack], block.start[pack], block.stop[pack], ends[: len(pack)])
-        for group, document, start, stop, end in zip(*(column.tolist() for column in columns), strict=True):
-            source, language = self._names[group]
+        columns = (block.dataset[pack], block.document[pack], block.start[pack], block.stop[pack], ends[: len(pack)])
+        for dataset, document, start, stop, end in zip(*(column.tolist() for column in columns), strict=True):
+            source, language = self._names[dataset]
             tokens[end - 2 - (stop - start)] = self._ids.bos
             tokens[end - 1 - (stop - start) : end - 1] = self._source.tokens(source, language, document, start, stop)
             tokens[end - 1] = self._ids.eos
         return tokens
 
 
-def pad_segments(tokens: int, longest: int) -> Int64s:
-    """``tokens`` of padding as segments of at most ``longest``, int64 [segments]; none for no padding."""
-    whole, rest = divmod(tokens, longest)
-    return np.array([longest] * whole + ([rest] if rest else []), dtype=np.int64)
+def pad_sequences(tokens: int, max_length: int) -> Int64s:
+    """Return ``tokens`` of padding as lengths of at most ``max_length``, int64 [sequences]; none for no padding."""
+    whole, remainder = divmod(tokens, max_length)
+    return np.array([max_length] * whole + ([remainder] if remainder else []), dtype=np.int64)

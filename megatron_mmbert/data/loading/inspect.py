@@ -1,9 +1,9 @@
-"""The packs at a place of a phase, taken apart into samples: what the model is given, and where it comes from.
+"""The packs at a point of a phase, taken apart into samples: what the model is given, and where it comes from.
 
-A place is a count of real tokens. Which block holds it follows from the mixture (a block has ``block_tokens`` tokens
+A point is a count of real tokens. Which block holds it follows from the mixture (a block has ``block_tokens`` tokens
 on average), but how many tokens lie before that block exactly is known only by adding up the lengths of all blocks
 before it. Up to :data:`COUNTED_BLOCKS` of them are added up, which takes about a second; further on the count is the
-mixture's expectation, and the place is said to be approximate. The packs themselves are always those of the training.
+mixture's expectation, and the point is said to be approximate. The packs themselves are always those of the training.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class SampleView:
     """One sample of a pack.
 
     Attributes:
-        document: number of the document in its (source, language).
-        start, stop: ids of the document that the piece holds.
-        offset: place in the pack of the first token, which is ``<bos>``.
+        document: index of the document in its dataset.
+        start, stop: the ids of the document that the sample holds.
+        offset: position in the pack of the first token, which is ``<bos>``.
         seen: int64 [n], the ids that the model sees.
         label: int64 [n], the original ids of scored positions, :data:`NOT_SCORED` elsewhere.
     """
@@ -51,10 +51,10 @@ class SampleView:
 
 @dataclass(frozen=True)
 class PackView:
-    """One pack with its place.
+    """One pack and its position in the phase.
 
     Attributes:
-        block, pack: the block's number in the phase and the pack's in the block, which has ``packs_in_block``.
+        block, pack: the block's index in the phase and the pack's in the block, which has ``packs_in_block``.
         first_token: real tokens of the phase before this pack; ``exact`` or as expected.
         pack_tokens: T, ``real_tokens`` of which are no padding.
         scored: positions that count in the loss.
@@ -73,19 +73,19 @@ class PackView:
     samples: tuple[SampleView, ...]
 
     def sample_at(self, token: int) -> tuple[int, int] | None:
-        """(sample, token in it) of the phase's token ``token``, both from 0; None where it lies in another pack."""
-        for number, sample in enumerate(self.samples):
+        """Return (sample, token in it) of the phase's token ``token``, both from 0; None where another pack has it."""
+        for index, sample in enumerate(self.samples):
             within = token - self.first_token - sample.offset
             if 0 <= within < len(sample.seen):
-                return number, within
+                return index, within
         return None
 
 
 def packs_at(loader: PackLoader, token: int, counted_blocks: int = COUNTED_BLOCKS) -> Iterator[PackView]:
-    """The pack that holds token ``token`` (from 0) of the phase, and those behind it without end.
+    """Yield the pack that holds token ``token`` (from 0) of the phase, and those after it without end.
 
     Args:
-        loader: of one rank, without workers; it is moved to the place.
+        loader: of one rank, without workers; it is moved to the point.
         counted_blocks: count exactly where at most so many blocks lie before the token.
     """
     block, before, exact = find_block(loader.mixture, token, counted_blocks)
@@ -99,7 +99,7 @@ def packs_at(loader: PackLoader, token: int, counted_blocks: int = COUNTED_BLOCK
 
 
 def find_block(mixture: Mixture, token: int, counted_blocks: int = COUNTED_BLOCKS) -> tuple[int, int, bool]:
-    """(block that holds ``token``, real tokens of the phase before it, whether that count is exact)."""
+    """Return (block that holds ``token``, real tokens of the phase before it, whether that count is exact)."""
     block = token // mixture.block_tokens
     exact = block <= counted_blocks
     if exact:
@@ -115,12 +115,12 @@ def find_block(mixture: Mixture, token: int, counted_blocks: int = COUNTED_BLOCK
 
 
 def expected_tokens_before(mixture: Mixture, block: int) -> int:
-    """Real tokens before ``block``: samples of each group, which are exact, times the group's mean length."""
-    return round(float(mixture.course.tokens_of(mixture.samples_before(block)).sum()))
+    """Return the real tokens before ``block``: samples of each dataset, which are exact, times its mean length."""
+    return round(float(mixture.position.tokens_in(mixture.samples_before(block)).sum()))
 
 
 def _view(loader: PackLoader, plan: BlockPlan, state: LoaderState, exact: bool) -> PackView:
-    """The pack as the loader itself hands it out at ``state``."""
+    """Return the pack as the loader itself hands it out at ``state``."""
     loader.load_state_dict({**vars(state), "fingerprint": loader.mixture.fingerprint()})
     (batch,) = loader.next_packs(1)
     return PackView(
@@ -140,11 +140,11 @@ def _view(loader: PackLoader, plan: BlockPlan, state: LoaderState, exact: bool) 
 def _samples(names: list[tuple[str, str]], plan: BlockPlan, pack: Int64s, batch: PackedBatch) -> Iterator[SampleView]:
     seen = batch.tokens_T.numpy()
     label = np.full(len(seen), NOT_SCORED, dtype=np.int64)
-    is_scored = batch.label_K.numpy() >= 0  # the places that fill up K hold position 0 and no label
+    is_scored = batch.label_K.numpy() >= 0  # what fills up K has position 0 and no label
     label[batch.masked_index_K.numpy()[is_scored]] = batch.label_K.numpy()[is_scored]
     block, edges = plan.block, batch.cu_seqlens.tolist()
-    for number, place in enumerate(pack.tolist()):
-        first, last = edges[number], edges[number + 1]
-        source, language = names[int(block.group[place])]
-        where = (int(block.document[place]), int(block.start[place]), int(block.stop[place]))
-        yield SampleView(source, language, *where, first, seen[first:last], label[first:last])
+    for sequence, sample in enumerate(pack.tolist()):
+        first, last = edges[sequence], edges[sequence + 1]
+        source, language = names[int(block.dataset[sample])]
+        span = (int(block.document[sample]), int(block.start[sample]), int(block.stop[sample]))
+        yield SampleView(source, language, *span, first, seen[first:last], label[first:last])

@@ -31,8 +31,8 @@ _PREFETCHED_PACKS = 8
 
 @dataclass(frozen=True)
 class LoaderState:
-    """A place in the order of packs: ``pack`` of ``block`` comes next; ``packs`` and real ``tokens`` (all ranks
-    together) came before."""
+    """A position in the order of packs: ``pack`` of ``block`` comes next; ``packs`` and real ``tokens`` (all ranks
+    together) came before. The fields are keys of the checkpoint's loader state."""
 
     block: int = 0
     pack: int = 0
@@ -42,7 +42,7 @@ class LoaderState:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """A block and its packs: positions in the block, and the real tokens of each pack."""
+    """A block and its packs: indices of samples in the block, and the real tokens of each pack."""
 
     block: Block
     packs: list[Int64s]
@@ -51,7 +51,7 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """What a run has taken from one group in this phase, in whole blocks."""
+    """The samples and epochs that a run has taken from one dataset in this phase, in whole blocks."""
 
     source: str
     language: str
@@ -64,8 +64,8 @@ class PackLoader:
 
     Attributes:
         mixture: the phase's mixture.
-        names: (source, language) of each group number in ``PackedBatch.group_S``.
-        state: the place reached, counting what ``next_packs`` has handed out.
+        names: (source, language) of each dataset index in ``PackedBatch.dataset_S``.
+        state: the position reached, counting what ``next_packs`` has handed out.
     """
 
     def __init__(
@@ -79,8 +79,10 @@ class PackLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        """Args:
-            state: a ``state_dict`` to go on from.
+        """Plan the mixture, at the start of the phase or at ``state``.
+
+        Args:
+            state: a ``state_dict`` to resume from.
             num_workers: 0 does all work in ``next_packs``; n > 0 plans blocks ahead in n processes and assembles packs
                 ahead in a thread.
             pin_memory: lay batches into page-locked memory (needs CUDA), from which copies to the device overlap with
@@ -110,8 +112,10 @@ class PackLoader:
             self.load_state_dict(state)
 
     def next_packs(self, count: int) -> list[PackedBatch]:
-        """This rank's ``count`` packs of the next ``count`` x dp_size. They never end: the trainer stops at the phase's
-        tokens (``state.tokens``). Behind them, groups at ``max_epochs`` give nothing more, the others go on."""
+        """Return this rank's ``count`` packs of the next ``count`` x dp_size.
+
+        They never end: the trainer stops at the phase's tokens (``state.tokens``). After them, datasets at
+        ``max_epochs`` give nothing more, the others continue."""
         if self._rounds is None:
             self._rounds = self._start()
         batches = []
@@ -121,31 +125,31 @@ class PackLoader:
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """A few integers and a fingerprint of the settings, for JSON. The same on all ranks after equal calls."""
+        """Return a few integers and a fingerprint of the order, for JSON: the same on all ranks after equal calls."""
         return {**asdict(self.state), "fingerprint": self.mixture.fingerprint()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``: nothing is repeated, nothing dropped, masks included; dp_size may have changed.
+        """Resume from ``state``: nothing is repeated, nothing dropped, masks included; dp_size may have changed.
 
         Raises:
             UserError: the settings or the data fix another order of packs than those the state was saved with.
         """
         if state["fingerprint"] != self.mixture.fingerprint():
             raise UserError(
-                f"phase {self._phase.name!r}: the data, its shares, lengths or seed are not those of the checkpoint, "
-                "so its place in the data has no meaning; restore them, or start the phase anew"
+                f"phase {self._phase.name!r}: the data, its weights, lengths or seed are not those of the checkpoint, "
+                "so its position in the data has no meaning; restore them, or start the phase anew"
             )
         self.close()
         self.state = LoaderState(*(int(state[name]) for name in ("block", "pack", "packs", "tokens")))
 
     def consumed(self) -> list[DatasetUse]:
-        """What whole blocks have taken from every group (the block in progress is not counted)."""
+        """Return the samples and epochs of every dataset in whole blocks (the block in progress is not counted)."""
         samples = self.mixture.samples_before(self.state.block)
-        rows = zip(self.names, samples.tolist(), self.mixture.course.epochs(samples).tolist(), strict=True)
+        rows = zip(self.names, samples.tolist(), self.mixture.position.epochs_in(samples).tolist(), strict=True)
         return [DatasetUse(*name, count, epochs) for name, count, epochs in rows]
 
     def epochs(self) -> dict[tuple[str, str], float]:
-        """Passes over each group's text in this phase, in whole blocks."""
+        """Return the passes over each dataset's text in this phase, in whole blocks."""
         return {(use.source, use.language): use.epochs for use in self.consumed()}
 
     def close(self) -> None:
@@ -154,11 +158,11 @@ class PackLoader:
             self._to_close.pop().close()
         self._rounds = None
 
-    def plan(self, number: int) -> BlockPlan:
-        """Samples and packs of block ``number``; none where blocks are so small that no group's turn falls into it."""
-        block = self.mixture.block(number)
+    def plan(self, index: int) -> BlockPlan:
+        """Return block ``index`` and its packs; none where blocks are so small that no dataset's turn falls into it."""
+        block = self.mixture.block(index)
         lengths = block.lengths
-        packs = pack_block(lengths, self._phase.pack_tokens, key64(self._phase.seed, number, _PACK_ORDER))
+        packs = pack_block(lengths, self._phase.pack_tokens, key64(self._phase.seed, index, _PACK_ORDER))
         return BlockPlan(block, packs, [int(lengths[pack].sum()) for pack in packs])
 
     def _start(self) -> Iterator[tuple[PackedBatch, LoaderState]]:
@@ -171,28 +175,28 @@ class PackLoader:
         return ahead
 
     def _walk(self, state: LoaderState, plans: Iterator[BlockPlan]) -> Iterator[tuple[PackedBatch, LoaderState]]:
-        """(this rank's batch, state behind the round) of every round from ``state``; ``plans`` begins at its block."""
+        """Yield (this rank's batch, state after the round) from ``state`` on; ``plans`` begins at its block."""
         first = state.packs
         batch: PackedBatch | None = None
         for plan in plans:
             if not plan.packs:
                 state = replace(state, block=state.block + 1)
-            for place in range(state.pack, len(plan.packs)):
+            for pack in range(state.pack, len(plan.packs)):
                 turn = (state.packs - first) % self._dp_size
                 if turn == self._dp_rank:
-                    batch = self._assemble(plan, place, state)
-                ends_block = place + 1 == len(plan.packs)
+                    batch = self._assemble(plan, pack, state)
+                ends_block = pack + 1 == len(plan.packs)
                 state = LoaderState(
                     block=state.block + ends_block,
-                    pack=0 if ends_block else place + 1,
+                    pack=0 if ends_block else pack + 1,
                     packs=state.packs + 1,
-                    tokens=state.tokens + plan.real_tokens[place],
+                    tokens=state.tokens + plan.real_tokens[pack],
                 )
                 if turn + 1 == self._dp_size and batch is not None:
                     yield batch, state
 
-    def _assemble(self, plan: BlockPlan, place: int, state: LoaderState) -> PackedBatch:
+    def _assemble(self, plan: BlockPlan, pack: int, state: LoaderState) -> PackedBatch:
         ratio = self._phase.mask_ratio.at(state.tokens / self._phase.tokens)
         scored = scored_positions(ratio, self._phase.pack_tokens)
-        batch = self._assembler.assemble(plan.block, plan.packs[place], state.packs, scored)
+        batch = self._assembler.assemble(plan.block, plan.packs[pack], state.packs, scored)
         return batch.pin_memory() if self._pin_memory else batch

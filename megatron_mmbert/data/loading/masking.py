@@ -1,7 +1,7 @@
 """Choosing the scored positions of a pack and corrupting them 80/10/10.
 
 All draws are elements of splitmix64 streams keyed by (seed, sample key) and counted by the position in the sample.
-A sample key names one epoch's use of one piece, so masks are fresh each epoch, and the same whatever the machine, the
+A sample key names one epoch's use of one example, so masks are fresh each epoch, and the same whatever the machine, the
 rank, the number of workers or the moment. (Which positions of a sample pass the pack's threshold depends also on the
 samples beside it: exactly K positions per pack are scored.)
 """
@@ -26,8 +26,13 @@ _MASKED_BELOW, _RANDOM_BELOW = 0.8, 0.9
 
 @dataclass(frozen=True)
 class MaskedPack:
-    """``tokens_T`` int64 after corruption; ``masked_index_K`` int64 ascending, padded with 0; ``label_K`` int64, the
-    original ids, ``IGNORED_LABEL`` where ``masked_index_K`` is padding."""
+    """A pack after masking.
+
+    Attributes:
+        tokens_T: int64 [T], ids after corruption.
+        masked_index_K: int64 [K], scored positions, ascending, padded with 0.
+        label_K: int64 [K], original ids; ``IGNORED_LABEL`` where ``masked_index_K`` is padding.
+    """
 
     tokens_T: Int64s
     masked_index_K: Int64s
@@ -35,15 +40,15 @@ class MaskedPack:
 
 
 def scored_positions(mask_ratio: float, pack_tokens: int) -> int:
-    """K = round(mask_ratio x T), at least 1."""
+    """Return K = round(mask_ratio x T), at least 1."""
     return max(1, round(mask_ratio * pack_tokens))
 
 
 class Masker:
-    """Masks packs by one of two policies.
+    """The masking of packs by one of two policies.
 
     ``ours``: special ids are never scored, random ids are uniform over the vocabulary without specials. Predicting
-    ``<bos>`` and ``<eos>`` teaches nothing (their places are known), and specials as noise never occur in use.
+    ``<bos>`` and ``<eos>`` teaches nothing (where they stand is known), and specials as noise never occur in use.
 
     ``paper``: as the ModernBERT trainer. Every position but padding may be scored, ``<bos>`` and ``<eos>`` included;
     random ids are uniform over 0 ... the largest id in the pack, so specials can appear. One deviation: exactly K
@@ -55,7 +60,10 @@ class Masker:
     """
 
     def __init__(self, ids: TokenizerIds, policy: MaskPolicy, seed: int, unit: MaskUnit = "token") -> None:
-        """``seed``: any 64-bit integer; make it of the run's seed and the phase.
+        """Prepare the masking of one phase.
+
+        Args:
+            seed: any 64-bit integer; make it of the run's seed and the phase.
 
         Raises:
             ValueError: ``word`` without ``ids.words``.
@@ -72,7 +80,7 @@ class Masker:
         self._ordinary = np.flatnonzero(self._may_be_scored)
 
     def stream_keys(self, sample_key: U64) -> U64:
-        """Key of the stream of draws of each sample, uint64 [S] -> uint64 [S]."""
+        """Return the key of the stream of draws of each sample, uint64 [S] -> uint64 [S]."""
         return hash64(self._seed, sample_key)
 
     def mask(self, tokens_T: Int64s, stream_key_T: U64, position_T: Int64s, scored: int) -> MaskedPack:
@@ -106,7 +114,8 @@ class Masker:
     def _choose(
         self, tokens_T: Int64s, stream_key_T: U64, position_T: Int64s, eligible: Int64s, draw: U64, scored: int
     ) -> tuple[npt.NDArray[np.bool_], U64]:
-        """Which eligible positions whole units choose, bool [E], and the draw that decides each one's corruption."""
+        """Return the eligible positions that whole units choose, bool [E], and the draw that decides the corruption of
+        each."""
         position, key = position_T[eligible], stream_key_T[eligible]
         follows = np.zeros(len(eligible), dtype=np.bool_)
         follows[1:] = (np.diff(eligible) == 1) & (position[1:] > 0)
@@ -120,8 +129,9 @@ class Masker:
         return chosen, unit_draw[first] if self._unit == "span" else draw
 
     def _corrupt(self, original: Int64s, draw: U64, choice_draw: U64, tokens_T: Int64s) -> Int64s:
-        """80 % mask id, 10 % random id, 10 % unchanged: int64 [scored]. Draws chose the positions, so their values are
-        small; hashed again they serve as keys of independent streams."""
+        """Return ids, int64 [scored]: 80 % the mask id, 10 % a random id, 10 % unchanged.
+
+        Draws chose the positions, so their values are small; hashed again they are keys of independent streams."""
         choice = to_unit(hash64(choice_draw, _CHOICE))
         words = hash64(draw, _RANDOM_ID)
         if self._policy == "paper":

@@ -23,12 +23,12 @@ _SPACELESS = (
 
 
 def word_marks(pieces: Sequence[str]) -> WordMarks:
-    """Marks of a SentencePiece vocabulary.
+    """Return the marks of a SentencePiece vocabulary.
 
-    A word begins at a piece with the space sign; the pieces up to the next one belong to it, punctuation included.
-    Where a script has no spaces that would make one word of a whole sentence: pieces with a letter of such a script
-    stand alone, as do line breaks. Of a character in single bytes the first byte begins a word (most such characters
-    are rare Han ones) and the others follow it.
+    A word begins at a vocabulary piece with the space sign; the pieces up to the next one belong to it, punctuation
+    included. Where a script has no spaces that would make one word of a whole sentence: pieces with a letter of such a
+    script stand alone, as do line breaks. Of a character in single bytes the first byte begins a word (most such
+    characters are rare Han ones) and the others follow it.
     """
     alone = np.array([_stands_alone(piece) for piece in pieces], dtype=np.bool_)
     begins = np.array([piece.startswith(_SPACE) or _is_first_byte(piece) for piece in pieces], dtype=np.bool_)
@@ -42,13 +42,13 @@ def _stands_alone(piece: str) -> bool:
 
 
 def _is_first_byte(piece: str) -> bool:
-    """Whether the piece is a byte (``<0xE4>``) that begins a character."""
+    """Return whether the vocabulary piece is a byte (``<0xE4>``) that begins a character."""
     is_byte = len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
     return is_byte and not 0x80 <= int(piece[3:5], 16) < 0xC0
 
 
 def begins_word(tokens: Int64s, follows: Bools, marks: WordMarks) -> Bools:
-    """Whether each eligible position begins a word, bool [E].
+    """Return whether each eligible position begins a word, bool [E].
 
     Args:
         tokens: int64 [E], ids of the eligible positions of a pack, in order.
@@ -59,7 +59,7 @@ def begins_word(tokens: Int64s, follows: Bools, marks: WordMarks) -> Bools:
 
 
 def begins_span(draw: U64, follows: Bools) -> Bools:
-    """Whether each eligible position begins a span, bool [E], from uniform words ``draw`` uint64 [E].
+    """Return whether each eligible position begins a span, bool [E], from uniform words ``draw`` uint64 [E].
 
     Beginning one with probability 1 / MEAN_SPAN at every position cuts a sample into spans of geometric length; spans
     chosen among them at random have that length too."""
@@ -67,7 +67,7 @@ def begins_span(draw: U64, follows: Bools) -> Bools:
 
 
 def choose_units(begins: Bools, draw: U64, scored: int) -> tuple[Bools, Int64s]:
-    """Units in the order of their draws until they hold ``scored`` positions; the last is cut at its end to fit.
+    """Choose units in the order of their draws until they hold ``scored`` positions; the last is cut to fit.
 
     Args:
         begins: bool [E], whether each eligible position begins a unit; the first does.

@@ -1,4 +1,4 @@
-"""Laying the samples of a block into packs of T tokens."""
+"""Packing: the samples of a block laid into packs of T tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pack_block(lengths: Int64s, capacity: int, key: int) -> list[Int64s]:
     Longest first, each sample goes into the emptiest of ceil(total / capacity) packs. All packs then have nearly the
     same fill and the same mix of lengths, so ranks that work on different packs of a step do the same amount of
     attention, and no pack is all long or all short documents, as best fit decreasing makes them. Where samples are so
-    large that some find no room that way, the block is also packed by best fit decreasing and the fewer packs win.
+    large that some do not fit that way, the block is also packed by best fit decreasing and the fewer packs win.
 
     Args:
         lengths: int64 [N], tokens with specials.
@@ -27,7 +27,7 @@ def pack_block(lengths: Int64s, capacity: int, key: int) -> list[Int64s]:
         key: 64-bit key of the packs' order.
 
     Returns:
-        Packs, each an int64 array of positions in ``lengths``, ascending (the block's shuffled order); the packs in
+        Packs, each an int64 array of indices in ``lengths``, ascending (the block's shuffled order); the packs in
         keyed order.
 
     Raises:
@@ -49,13 +49,14 @@ def pack_block(lengths: Int64s, capacity: int, key: int) -> list[Int64s]:
     count = max(pack_of) + 1
     packs = np.split(by_pack, np.cumsum(np.bincount(packs_sorted, minlength=count))[:-1])
     shuffled = np.argsort(hash64(key, np.arange(count)), kind="stable")
-    return [packs[number] for number in shuffled]
+    return [packs[index] for index in shuffled]
 
 
 def _emptiest_first(lengths: list[int], capacity: int, packs: int) -> list[int]:
-    """Pack of each sample, ``lengths`` descending. What fits no pack any more goes, by best fit, into packs behind
-    number ``packs``."""
-    heap = list(range(packs))  # load * packs + number: one integer per pack, ordered by load, then number
+    """Return the pack of each sample, ``lengths`` descending: the emptiest of ``packs``.
+
+    What fits none of them any more goes, by best fit, into packs after them."""
+    heap = list(range(packs))  # load * packs + index: one integer per pack, ordered by load, then index
     pack_of: list[int] = []
     overflow: list[int] = []
     for position, length in enumerate(lengths):
@@ -73,17 +74,17 @@ def _emptiest_first(lengths: list[int], capacity: int, packs: int) -> list[int]:
 
 
 def _best_fit(lengths: list[int], capacity: int) -> list[int]:
-    """Pack of each sample, ``lengths`` descending, each into the fullest pack with room; a new pack where none has."""
+    """Return the pack of each sample, ``lengths`` descending: the fullest that it fits into, or else a new one."""
     free: list[tuple[int, int]] = []  # (free tokens, pack), ascending
     pack_of = []
     opened = 0
     for length in lengths:
-        at = bisect_left(free, (length, -1))
-        if at < len(free):
-            room, number = free.pop(at)
+        fullest = bisect_left(free, (length, -1))
+        if fullest < len(free):
+            free_tokens, pack = free.pop(fullest)
         else:
-            room, number = capacity, opened
+            free_tokens, pack = capacity, opened
             opened += 1
-        insort(free, (room - length, number))
-        pack_of.append(number)
+        insort(free, (free_tokens - length, pack))
+        pack_of.append(pack)
     return pack_of

@@ -65,25 +65,25 @@ def _start_worker(function: Callable[[int], Any]) -> None:
     _function = function
     # A scheduler signals every process of a job. The trainer alone answers, and needs its workers to end its step; that
     # it blocks these signals is not enough, as starting a process by "spawn" unblocks SIGTERM.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
     exit_with_parent()
 
 
-def _call(number: int) -> Any:
+def _call(index: int) -> Any:
     assert _function is not None
-    return _function(number)
+    return _function(index)
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """How the items ended: with an error, or (None) by running out."""
+    """The end of the items: by an error, or (None) by running out."""
 
     error: BaseException | None
 
 
 class ThreadAhead(Generic[T]):
-    """The items of an iterator, up to ``depth`` of them made in advance by a thread. Errors arrive in their place."""
+    """The items of an iterator, up to ``depth`` of them made in advance by a thread. Errors arrive in their turn."""
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
         self._queue: queue.Queue[T | _Ended] = queue.Queue(depth)

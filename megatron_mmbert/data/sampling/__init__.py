@@ -1,1 +1,1 @@
-"""Which samples a phase draws: sampling weights, the mixture's blocks, and where a phase resumes."""
+"""The samples that a phase draws: sampling weights, mixture blocks, and the points where a phase resumes."""

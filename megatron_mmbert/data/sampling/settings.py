@@ -1,4 +1,4 @@
-"""What the data room is told about a phase, and what it asks of a store."""
+"""The settings of a phase's data, and the interface of a store that sampling and loading read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from megatron_mmbert.utils.errors import UserError
 Bools = npt.NDArray[np.bool_]
 MaskPolicy = Literal["ours", "paper"]
 MaskUnit = Literal["token", "word", "span"]
-_MOST_PACKS_PER_BLOCK = 256
-_LEAST_PACKS_PER_BLOCK = 64
+_MAX_PACKS_PER_BLOCK = 256
+_MIN_PACKS_PER_BLOCK = 64
 _BLOCKS_PER_SMALL_PHASE = 16
 _IN_PROPORTION, _MASK_RATIO = LinearRamp.constant(1.0), LinearRamp.constant(0.3)
 
@@ -56,8 +56,12 @@ class WordMarks:
 
 @dataclass(frozen=True)
 class TokenizerIds:
-    """Special ids. ``specials``: every id that is no text (pad, bos, eos, mask, unk, reserved ones). ``words``: where
-    words begin, for whole-word masking."""
+    """The special ids of a tokenizer.
+
+    Attributes:
+        specials: every id that is no text (pad, bos, eos, mask, unk, reserved ones).
+        words: the edges of words, for whole-word masking.
+    """
 
     pad: int
     bos: int
@@ -69,41 +73,47 @@ class TokenizerIds:
 
 
 class ResumePoint(NamedTuple):
-    """How far earlier phases have come in one group: in epoch ``epoch`` the classes before ``number`` are read, and
-    of that class the first ``piece`` pieces, in the cut of ``max_length`` and in the order that ``seed`` keys."""
+    """The epoch position that earlier phases have reached in one dataset.
+
+    Attributes:
+        epoch: index of the epoch in progress.
+        stripe: index of the stripe in progress; those before it are read.
+        example: how many examples of that stripe are read.
+        max_length, seed: of the phase that began the stripe: they fix its examples and their order.
+    """
 
     epoch: int
-    number: int
-    piece: int
+    stripe: int
+    example: int
     max_length: int
     seed: int
 
     def same_order(self, phase: DataPhase) -> bool:
-        """Whether ``phase`` has the same pieces in the same order, so that it just goes on with the class."""
+        """Return whether ``phase`` has the same examples in the same order, so that it just continues the stripe."""
         return (self.max_length, self.seed) == (phase.max_length, phase.seed)
 
 
 @dataclass(frozen=True)
 class DataPhase:
-    """The data settings of one phase.
+    """The data settings of one phase: one attribute for each, all read-only, hence so many.
 
     Attributes:
         name: enters the masks' key, so that phases over the same samples mask differently.
         tokens: real (non-pad) tokens of the phase; schedules run over it.
         max_length: longest sample, with ``<bos>`` and ``<eos>``.
         pack_tokens: T, the fixed size of a pack.
-        languages: those taken from every source; None takes all.
+        languages: taken from every source; None takes all.
         temperature: tau of the tempered sources over the phase.
         boost: factors on the weight of single languages, after the temperature.
         tempered: sources tau applies to, the others keep their own proportions; None: all sources.
         sources: weight of each source used (normalised to one); None: all sources, by their token counts.
         mask_ratio: scored positions per pack position over the phase.
         mask_policy, mask_unit: see ``masking.Masker``.
-        max_epochs: no group is read more often in this phase; None: no limit.
-        block_tokens: tokens of a block (see ``mixture``); None: ``default_block_tokens``.
-        places: (source, language) -> where earlier phases have stopped in it; this phase goes on there. Groups that
-            are not named begin their first epoch.
-        class_tokens: tokens a class of documents holds at least (see ``classes``); one value for all phases of a run.
+        max_epochs: no dataset is read more often in this phase; None: no limit.
+        block_tokens: tokens of a mixture block (see ``mixture``); None: ``default_block_tokens``.
+        resume_points: (source, language) -> where earlier phases have stopped in it; this phase resumes there. Datasets
+            that are not named begin their first epoch.
+        min_stripe_tokens: tokens a stripe holds at least (see ``stripes``); one value for all phases of a run.
     """
 
     name: str
@@ -120,8 +130,8 @@ class DataPhase:
     mask_unit: MaskUnit = "token"
     max_epochs: float | None = None
     block_tokens: int | None = None
-    places: Mapping[tuple[str, str], ResumePoint] = field(default_factory=dict)
-    class_tokens: int = 1 << 22
+    resume_points: Mapping[tuple[str, str], ResumePoint] = field(default_factory=dict)
+    min_stripe_tokens: int = 1 << 22
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -152,15 +162,15 @@ class DataPhase:
 
     @property
     def tokens_per_block(self) -> int:
-        """``block_tokens`` or its default."""
+        """The tokens of a mixture block: ``block_tokens`` or its default."""
         return self.block_tokens or default_block_tokens(self.tokens, self.pack_tokens)
 
 
 def default_block_tokens(phase_tokens: int, pack_tokens: int) -> int:
-    """Tokens of a block: 256 packs, in small phases a sixteenth of the phase but never under 64 packs.
+    """Return the tokens of a mixture block: 256 packs, in small phases a sixteenth of the phase, but at least 64.
 
     A block ends with half an unfilled pack on average, so 64 packs are what keeps packs 99 % full; 256 cost about
     50 ms to plan and follow a temperature schedule closely enough.
     """
     packs = phase_tokens // _BLOCKS_PER_SMALL_PHASE // pack_tokens
-    return pack_tokens * min(max(packs, _LEAST_PACKS_PER_BLOCK), _MOST_PACKS_PER_BLOCK)
+    return pack_tokens * min(max(packs, _MIN_PACKS_PER_BLOCK), _MAX_PACKS_PER_BLOCK)

@@ -1,4 +1,4 @@
-"""Token shares of every (source, language) over a phase: temperature, source weights, epoch caps."""
+"""Sampling weights of every dataset over a phase: temperature, source weights, epoch caps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron_mmbert.utils.errors import UserError, nearest
 Float64s = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
 
-_MOST_STAGES = 32  # 0.7 -> 0.5 moves by 0.006 per stage
+_MAX_STAGES = 32  # 0.7 -> 0.5 moves by 0.006 per stage
 _DECIMAL = Context(prec=25)
 _ROUNDING = 1e-9
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # the high part times 2^20 is exact
@@ -26,40 +26,45 @@ _DEGREE = 14  # (ln(2) / 2)^15 / 15! is below 2^-60
 
 @dataclass(frozen=True)
 class WeightTable:
-    """Token shares by stage; a stage is a run of blocks of one temperature.
+    """Sampling weights by stage; a stage is a run of blocks of one temperature.
 
     Attributes:
         first_block: int64 [stages], block each stage starts with; the last stage has no end.
         temperature: float64 [stages].
-        share: float64 [stages, groups], each row sums to one.
+        weight: float64 [stages, datasets], the part of all tokens that each gives; each row sums to one.
         stage_tokens: float64 [stages], tokens of the phase in each stage; sums to the phase's tokens.
-        capped: bool [groups], groups whose share ``max_epochs`` bounds.
+        capped: bool [datasets], those whose weight ``max_epochs`` bounds.
     """
 
     first_block: Int64s
     temperature: Float64s
-    share: Float64s
+    weight: Float64s
     stage_tokens: Float64s
     capped: npt.NDArray[np.bool_]
 
     def stage_of(self, block: int) -> int:
-        """Stage that ``block`` lies in."""
+        """Return the stage that ``block`` lies in."""
         return int(np.searchsorted(self.first_block, block, side="right")) - 1
 
 
 def weight_table(
     names: Sequence[tuple[str, str]], tokens: Int64s, cap_tokens: Float64s, phase: DataPhase
 ) -> WeightTable:
-    """Shares for groups ``names`` with ``tokens`` int64 [groups] and at most ``cap_tokens`` (inf: no cap) each.
+    """Return the sampling weights of datasets.
 
     p_i = weight of its source x b_i n_i^tau / sum over the source's languages of b_j n_j^tau, with b the phase's boost.
+
+    Args:
+        names: (source, language) of each dataset.
+        tokens: int64 [datasets].
+        cap_tokens: float64 [datasets], what each may give at most in the phase; inf: no cap.
 
     Raises:
         UserError: the sources table names a source without text, or the caps hold less than the phase asks for.
     """
     sources = sorted({source for source, _ in names})
     source_of = np.array([sources.index(source) for source, _ in names])
-    weight = _source_weights(sources, source_of, tokens, phase)
+    source_weight = _source_weights(sources, source_of, tokens, phase)
     first_block, temperature, stage_tokens = _stages(phase)
     tempered = np.array([phase.tempered is None or source in phase.tempered for source in sources])[source_of]
     boost = np.array([phase.boost.get(language, 1.0) for _, language in names])
@@ -67,30 +72,30 @@ def weight_table(
     rows = []
     for tau in temperature:
         power = boost * np.where(tempered, _powers(logarithms, float(tau)), tokens.astype(np.float64))
-        total = np.array([math.fsum(power[source_of == number]) for number in range(len(sources))])
-        rows.append(weight[source_of] * (power / total[source_of]))
-    share, capped = _fill(np.stack(rows), weight, source_of, cap_tokens, stage_tokens, phase)
-    return WeightTable(first_block, temperature, share, stage_tokens, capped)
+        total = np.array([math.fsum(power[source_of == source]) for source in range(len(sources))])
+        rows.append(source_weight[source_of] * (power / total[source_of]))
+    weight, capped = _apply_caps(np.stack(rows), source_weight, source_of, cap_tokens, stage_tokens, phase)
+    return WeightTable(first_block, temperature, weight, stage_tokens, capped)
 
 
 def _powers(logarithms: Float64s, tau: float) -> Float64s:
-    """n^tau from ln n, float64, to a few units of the last place.
+    """Return n^tau from ln n, float64, to a few units of the last place.
 
     By a polynomial rather than libm, whose exp differs in the last bit from machine to machine and would, once in a
     while, move a sample to another block; additions and multiplications are the same everywhere."""
     exponent = tau * logarithms
     doublings = np.rint(exponent * (1.0 / math.log(2.0)))
-    rest = (exponent - doublings * _LN2_HIGH) - doublings * _LN2_LOW  # at most ln(2) / 2 either way
-    power = np.full_like(rest, 1.0)
+    remainder = (exponent - doublings * _LN2_HIGH) - doublings * _LN2_LOW  # at most ln(2) / 2 either way
+    power = np.full_like(remainder, 1.0)
     for degree in range(_DEGREE, 0, -1):
-        power = 1.0 + power * rest / degree
+        power = 1.0 + power * remainder / degree
     return np.ldexp(power, doublings.astype(np.int64))
 
 
 def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase: DataPhase) -> Float64s:
-    """float64 [sources], sums to one: the phase's table, or the sources' token counts without one."""
+    """Return float64 [sources], sum one: the phase's table, or the sources' token counts without one."""
     if phase.sources is None:
-        raw = [float(tokens[source_of == number].sum()) for number in range(len(sources))]
+        raw = [float(tokens[source_of == source].sum()) for source in range(len(sources))]
     else:
         for name, value in phase.sources.items():
             if name not in sources:
@@ -103,11 +108,11 @@ def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase
 
 
 def _stages(phase: DataPhase) -> tuple[Int64s, Float64s, Float64s]:
-    """(first block, temperature, tokens) of every stage. Each takes the temperature of its middle."""
+    """Return (first block, temperature, tokens) of every stage. Each takes the temperature of its middle."""
     per_block = phase.tokens_per_block
     blocks = -(-phase.tokens // per_block)
-    count = 1 if phase.temperature.is_constant else min(_MOST_STAGES, blocks)
-    edges = [number * blocks // count for number in range(count + 1)]
+    count = 1 if phase.temperature.is_constant else min(_MAX_STAGES, blocks)
+    edges = [stage * blocks // count for stage in range(count + 1)]
     tokens_at = [min(edge * per_block, phase.tokens) for edge in edges]
     pairs = list(itertools.pairwise(tokens_at))
     temperature = [phase.temperature.at((low + high) / 2 / phase.tokens) for low, high in pairs]
@@ -115,22 +120,27 @@ def _stages(phase: DataPhase) -> tuple[Int64s, Float64s, Float64s]:
     return np.array(edges[:-1], dtype=np.int64), np.array(temperature), np.array(spans)
 
 
-def _fill(
-    base: Float64s, weight: Float64s, source_of: Int64s, cap: Float64s, stage_tokens: Float64s, phase: DataPhase
+def _apply_caps(
+    base: Float64s, source_weight: Float64s, source_of: Int64s, cap: Float64s, stage_tokens: Float64s, phase: DataPhase
 ) -> tuple[Float64s, npt.NDArray[np.bool_]]:
-    """Water-filling: groups that would pass their cap are held at it, spread over the whole phase rather than read
-    up early; what they leave goes to the other groups of the source, or to other sources when all of it is held."""
+    """Return weights under the caps, float64 [stages, datasets], and the capped datasets, bool [datasets].
+
+    Datasets that would pass their cap are held at it, spread over the whole phase rather than read up early; what they
+    leave goes to the other datasets of the source, or to other sources when all of it is held.
+    """
     held = np.zeros_like(base)
     capped = np.zeros(base.shape[1], dtype=np.bool_)
     while True:
-        share = np.stack([_share_out(b, h, capped, weight, source_of) for b, h in zip(base, held, strict=True)])
+        weight = np.stack(
+            [_distribute(b, h, capped, source_weight, source_of) for b, h in zip(base, held, strict=True)]
+        )
         demand = np.zeros(base.shape[1])
-        for tokens, row in zip(stage_tokens, share, strict=True):
+        for tokens, row in zip(stage_tokens, weight, strict=True):
             demand += tokens * row
         over = ~capped & (demand > cap * (1.0 + _ROUNDING))
         if not over.any():
-            return share, capped
-        held[:, over] = share[:, over] * (cap[over] / demand[over])
+            return weight, capped
+        held[:, over] = weight[:, over] * (cap[over] / demand[over])
         capped |= over
         if capped.all():
             raise UserError(
@@ -139,15 +149,15 @@ def _fill(
             )
 
 
-def _share_out(
-    base: Float64s, held: Float64s, capped: npt.NDArray[np.bool_], weight: Float64s, source_of: Int64s
+def _distribute(
+    base: Float64s, held: Float64s, capped: npt.NDArray[np.bool_], source_weight: Float64s, source_of: Int64s
 ) -> Float64s:
-    """Shares of one stage, float64 [groups]: ``held`` for capped groups, the rest in the proportions of ``base``."""
-    count = len(weight)
+    """Return one stage's weights, float64 [datasets]: ``held`` where capped, else in the proportions of ``base``."""
+    count = len(source_weight)
     held_sum = np.bincount(source_of, weights=held, minlength=count)
     free_sum = np.bincount(source_of, weights=np.where(capped, 0.0, base), minlength=count)
     is_open = np.bincount(source_of, weights=~capped, minlength=count) > 0
     left = 1.0 - math.fsum(held_sum[~is_open])
-    target = np.where(is_open, weight, 0.0) * (left / math.fsum(weight[is_open]))
+    target = np.where(is_open, source_weight, 0.0) * (left / math.fsum(source_weight[is_open]))
     scale = (target - held_sum) / np.where(is_open, free_sum, 1.0)
     return np.where(capped, held, base * scale[source_of])

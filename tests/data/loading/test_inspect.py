@@ -1,4 +1,4 @@
-"""A place in a phase: the packs shown are those that training takes, and their marks are the batch's."""
+"""Packs at a point of a phase: those shown are those that training takes, and their marks are the batch's."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def loader(phase: DataPhase = PHASE, source: MemorySource | None = None) -> Pack
 
 
 def trained(count: int, phase: DataPhase = PHASE) -> list[tuple[int, PackedBatch]]:
-    """(real tokens before it, batch) of the first packs, as training takes them."""
-    each, found = loader(phase), []
+    """Return (real tokens before it, batch) of the first packs, as training takes them."""
+    running, packs = loader(phase), []
     for _ in range(count):
-        before = each.state.tokens
-        found += [(before, batch) for batch in each.next_packs(1)]
-    return found
+        before = running.state.tokens
+        packs += [(before, batch) for batch in running.next_packs(1)]
+    return packs
 
 
 def check_same(view: PackView, batch: PackedBatch, source: MemorySource) -> None:
-    """The view holds exactly the batch's tokens, scored positions and labels, and the source's text below them."""
+    """Check that the view holds the batch's tokens, scored positions and labels, and the source's text below them."""
     seen = np.concatenate([sample.seen for sample in view.samples])
     assert seen.tolist() == batch.tokens_T[: batch.real_tokens].tolist()
     marked = {
-        sample.offset + at: int(label)
+        sample.offset + position: int(label)
         for sample in view.samples
-        for at, label in enumerate(sample.label)
+        for position, label in enumerate(sample.label)
         if label != NOT_SCORED
     }
     pairs = zip(batch.masked_index_K.tolist(), batch.label_K.tolist(), strict=True)
@@ -54,25 +54,25 @@ def check_same(view: PackView, batch: PackedBatch, source: MemorySource) -> None
 @pytest.mark.parametrize("token", [0, 511, 40_000, 75_123])
 def test_the_pack_of_a_token_is_the_one_that_training_takes(token: int) -> None:
     packs = trained(160)
-    at = next(n for n, (before, batch) in enumerate(packs) if before <= token < before + batch.real_tokens)
+    index = next(n for n, (before, batch) in enumerate(packs) if before <= token < before + batch.real_tokens)
     shown = list(itertools.islice(packs_at(loader(), token), 3))
-    for view, (before, batch) in zip(shown, packs[at : at + 3], strict=True):
+    for view, (before, batch) in zip(shown, packs[index : index + 3], strict=True):
         assert view.exact and view.first_token == before
         check_same(view, batch, small_source())
-    found = shown[0].sample_at(token)
-    assert found is not None
-    sample = shown[0].samples[found[0]]
-    assert shown[0].first_token + sample.offset + found[1] == token
+    located = shown[0].sample_at(token)
+    assert located is not None
+    sample = shown[0].samples[located[0]]
+    assert shown[0].first_token + sample.offset + located[1] == token
     assert shown[1].sample_at(token) is None
 
 
-def test_far_away_the_place_is_found_at_once_and_said_to_be_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_away_the_point_is_found_at_once_and_said_to_be_approximate(monkeypatch: pytest.MonkeyPatch) -> None:
     token = 390_000
     block, before, exact = find_block(loader().mixture, token, counted_blocks=1000)
     assert exact
     drawn: list[int] = []
     draw = Mixture.block
-    monkeypatch.setattr(Mixture, "block", lambda self, number: drawn.append(number) or draw(self, number))
+    monkeypatch.setattr(Mixture, "block", lambda self, index: drawn.append(index) or draw(self, index))
     near, about, counted = find_block(loader().mixture, token, counted_blocks=0)
     assert not counted and len(drawn) <= 3, "the blocks before it are not drawn"
     assert abs(near - block) <= 1
@@ -82,7 +82,7 @@ def test_far_away_the_place_is_found_at_once_and_said_to_be_approximate(monkeypa
     assert not view.exact and view.first_token <= token < view.first_token + view.real_tokens
 
 
-def test_places_that_fill_up_the_scored_positions_are_no_marks() -> None:
+def test_what_fills_up_the_scored_positions_is_no_mark() -> None:
     phase = replace(PHASE, mask_ratio=LinearRamp.constant(1.0))
     (_, batch), *_ = trained(1, phase)
     assert (batch.label_K == -100).any(), "the test needs a pack with fewer eligible positions than K"

@@ -30,41 +30,41 @@ def phase(**settings: Any) -> DataPhase:
     )
 
 
-def loader(of: DataPhase | None = None, **settings: Any) -> PackLoader:
-    return PackLoader(SOURCE, of or phase(), IDS, **settings)
+def loader(chosen: DataPhase | None = None, **settings: Any) -> PackLoader:
+    return PackLoader(SOURCE, chosen or phase(), IDS, **settings)
 
 
 @pytest.fixture(scope="module")
 def reference() -> list[str]:
-    """Packs 0 ... 319, five blocks of 64 packs and more."""
+    """The digests of packs 0 ... 319, five blocks of 64 packs and more."""
     return digests(loader().next_packs(320))
 
 
 @pytest.mark.parametrize("dp_size", [2, 4, 5])
 def test_ranks_share_the_same_packs(reference: list[str], dp_size: int) -> None:
     ranks = [loader(dp_rank=rank, dp_size=dp_size) for rank in range(dp_size)]
-    at = 0
+    first = 0
     for count in (1, 3, 7, 20, 33):  # a batch-size ramp
-        shares = [digests(rank.next_packs(count)) for rank in ranks]
-        step = [pack for packs in zip(*shares, strict=True) for pack in packs]
-        assert step == reference[at : at + count * dp_size]
-        at += count * dp_size
+        by_rank = [digests(rank.next_packs(count)) for rank in ranks]
+        step = [pack for packs in zip(*by_rank, strict=True) for pack in packs]
+        assert step == reference[first : first + count * dp_size]
+        first += count * dp_size
         states = [rank.state_dict() for rank in ranks]
         assert all(state == states[0] for state in states)
-        assert states[0]["packs"] == at
+        assert states[0]["packs"] == first
 
 
 @given(stop=st.integers(0, 150), dp_before=st.sampled_from([1, 2, 3]), dp_after=st.sampled_from([1, 2, 4]))
 @settings(max_examples=12, deadline=None)
 def test_resume_anywhere_with_another_dp(reference: list[str], stop: int, dp_before: int, dp_after: int) -> None:
-    first = loader(dp_rank=dp_before - 1, dp_size=dp_before)
-    first.next_packs(stop // dp_before)
-    saved = json.dumps(first.state_dict())
+    before = loader(dp_rank=dp_before - 1, dp_size=dp_before)
+    before.next_packs(stop // dp_before)
+    saved = json.dumps(before.state_dict())
     assert len(saved) < 1024
-    at = stop // dp_before * dp_before
+    first = stop // dp_before * dp_before
     rank = stop % dp_after
-    again = loader(dp_rank=rank, dp_size=dp_after, state=json.loads(saved))
-    assert digests(again.next_packs(9)) == reference[at + rank : at + 9 * dp_after : dp_after]
+    after = loader(dp_rank=rank, dp_size=dp_after, state=json.loads(saved))
+    assert digests(after.next_packs(9)) == reference[first + rank : first + 9 * dp_after : dp_after]
 
 
 def test_state_counts_real_tokens_of_all_ranks() -> None:
@@ -133,7 +133,7 @@ def test_errors_reach_the_caller(workers: int) -> None:
 def test_masks_differ_by_phase_and_epoch_but_text_does_not() -> None:
     one, other = loader().next_packs(3), loader(phase(name="decay")).next_packs(3)
     for a, b in zip(one, other, strict=True):
-        assert (a.cu_seqlens == b.cu_seqlens).all() and (a.group_S == b.group_S).all()
+        assert (a.cu_seqlens == b.cu_seqlens).all() and (a.dataset_S == b.dataset_S).all()
         assert not torch.equal(a.masked_index_K, b.masked_index_K)
     source = MemorySource({("w", "eng"): [126]})
     again = PackLoader(source, phase(), IDS).next_packs(1)[0]
@@ -146,8 +146,8 @@ def test_mask_ratio_on_a_schedule() -> None:
     scored = [len(batch.label_K) for batch in ramped.next_packs(250)]
     assert scored[0] == round(0.3 * T) and scored[-1] == round(0.1 * T)
     assert all(a >= b for a, b in itertools.pairwise(scored))
-    place = loader(phase(tokens=200_000, mask_ratio={"from": 0.3, "to": 0.1}), dp_rank=1, dp_size=2)
-    assert [len(batch.label_K) for batch in place.next_packs(100)] == scored[1:200:2]
+    second = loader(phase(tokens=200_000, mask_ratio={"from": 0.3, "to": 0.1}), dp_rank=1, dp_size=2)
+    assert [len(batch.label_K) for batch in second.next_packs(100)] == scored[1:200:2]
 
 
 def test_consumed_and_epochs() -> None:
@@ -156,7 +156,7 @@ def test_consumed_and_epochs() -> None:
     whole = running.state.packs - running.state.pack
     count = np.zeros(len(running.names), dtype=int)
     for batch in batches[:whole]:
-        np.add.at(count, batch.group_S[batch.group_S >= 0].numpy(), 1)
+        np.add.at(count, batch.dataset_S[batch.dataset_S >= 0].numpy(), 1)
     assert [use.samples for use in running.consumed()] == count.tolist()
     assert [(use.source, use.language) for use in running.consumed()] == running.names
     assert running.epochs()[("web", "smo")] == count[running.names.index(("web", "smo"))] / 2
@@ -168,23 +168,23 @@ def test_packs_are_full() -> None:
 
 def test_a_state_of_other_settings_is_refused() -> None:
     saved = loader().state_dict()
-    for of in (phase(seed=1), phase(temperature=0.6), phase(max_length=64), phase(languages=("eng",))):
+    for other in (phase(seed=1), phase(temperature=0.6), phase(max_length=64), phase(languages=("eng",))):
         with pytest.raises(UserError, match="not those of the checkpoint"):
-            loader(of, state=saved)
+            loader(other, state=saved)
     loader(phase(tokens=10**6 + 5, mask_ratio=0.1), state=saved)  # a longer phase, other masks: the same order
 
 
 def test_empty_blocks() -> None:
-    """Blocks of one pack of one sample, and ten groups that take turns: some blocks hold nothing."""
+    """Blocks of one pack of one sample, and ten datasets that take turns: some blocks hold nothing."""
     source = MemorySource({("w", f"l{i}"): [126] * 5 for i in range(10)})
-    of = phase(tokens=100_000, pack_tokens=L, block_tokens=L, temperature=1.0)
-    whole = PackLoader(source, of, IDS)
+    tiny_blocks = phase(tokens=100_000, pack_tokens=L, block_tokens=L, temperature=1.0)
+    whole = PackLoader(source, tiny_blocks, IDS)
     assert 0 in {len(whole.plan(number).packs) for number in range(50)}
     expected = digests(whole.next_packs(60))
-    first = PackLoader(source, of, IDS)
-    for at in range(60):
-        again = PackLoader(source, of, IDS, state=first.state_dict())
-        assert digests(again.next_packs(1)) == [expected[at]]
+    first = PackLoader(source, tiny_blocks, IDS)
+    for index in range(60):
+        again = PackLoader(source, tiny_blocks, IDS, state=first.state_dict())
+        assert digests(again.next_packs(1)) == [expected[index]]
         first.next_packs(1)
 
 

@@ -107,7 +107,7 @@ def test_choices_of_neighbours_are_independent() -> None:
     assert within(both, total, 0.3 * 1175 / 3919)
 
 
-def test_draws_belong_to_the_sample_not_to_its_place() -> None:
+def test_draws_belong_to_the_sample_not_to_its_position() -> None:
     """Samples in another order in the pack: the same positions of each sample, the same corruption."""
     tokens, key, position = pack(pad=0)
     masker = Masker(IDS, "ours", 3)

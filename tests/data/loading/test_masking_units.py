@@ -22,22 +22,22 @@ POLICIES: list[MaskPolicy] = ["ours", "paper"]
 
 
 def reference_words(tokens: list[int], position: list[int], eligible: list[bool]) -> list[list[int]]:
-    """Positions of each word, one after the other."""
+    """Return the positions of each word, one after the other."""
     words: list[list[int]] = []
-    for place, token in enumerate(tokens):
-        if not eligible[place]:
+    for index, token in enumerate(tokens):
+        if not eligible[index]:
             continue
-        goes_on = (
-            position[place] > 0
-            and eligible[place - 1]
+        continues = (
+            position[index] > 0
+            and eligible[index - 1]
             and not BEGINS[token]
             and not ALONE[token]
-            and not ALONE[tokens[place - 1]]
+            and not ALONE[tokens[index - 1]]
         )
-        if goes_on:
-            words[-1].append(place)
+        if continues:
+            words[-1].append(index)
         else:
-            words.append([place])
+            words.append([index])
     return words
 
 
@@ -87,12 +87,12 @@ def spans(masked_index: np.ndarray, rows: int = 40, length: int = 100) -> np.nda
 
 def test_spans_have_geometric_lengths() -> None:
     """Few spans, so that hardly any two touch; 98 text positions, so that ends of samples cut a few."""
-    found = []
+    span_lengths = []
     for number in range(300):
         tokens, key, position = pack(first=number * 100)
         masker = Masker(IDS, "ours", 1, "span")
-        found.append(spans(masker.mask(tokens, masker.stream_keys(key), position, 60).masked_index_K))
-    lengths = np.concatenate(found)
+        span_lengths.append(spans(masker.mask(tokens, masker.stream_keys(key), position, 60).masked_index_K))
+    lengths = np.concatenate(span_lengths)
     assert lengths.mean() == pytest.approx(3.0, rel=0.05)
     for length in (1, 2, 3, 5):
         assert (lengths == length).mean() == pytest.approx((1 / 3) * (2 / 3) ** (length - 1), abs=0.03)
@@ -131,12 +131,12 @@ def test_eighty_ten_ten_and_spans_as_a_whole(unit: MaskUnit) -> None:
         mixed += int((together & (is_mask[1:] != is_mask[:-1])).sum())
     assert masked_count / total == pytest.approx(0.8, abs=0.02)  # spans decide together: fewer independent draws
     assert kept / total == pytest.approx(0.1, abs=0.015)
-    share = mixed / pairs  # neighbours decided alone differ in 2 x 0.8 x 0.2 of all cases
-    assert share == pytest.approx(0.32, abs=0.02) if unit == "word" else share < 0.12
+    part = mixed / pairs  # neighbours decided alone differ in 2 x 0.8 x 0.2 of all cases
+    assert part == pytest.approx(0.32, abs=0.02) if unit == "word" else part < 0.12
 
 
 @pytest.mark.parametrize("unit", ["word", "span"])
-def test_draws_belong_to_the_sample_not_to_its_place(unit: MaskUnit) -> None:
+def test_draws_belong_to_the_sample_not_to_its_position(unit: MaskUnit) -> None:
     tokens, key, position = pack(pad=0)
     masker = Masker(WORDS, "ours", 3, unit)
     one = masker.mask(tokens, masker.stream_keys(key), position, 1000).tokens_T.reshape(40, 100)

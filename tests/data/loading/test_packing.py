@@ -10,10 +10,10 @@ from megatron_mmbert.data.loading.packing import _best_fit, pack_block
 from megatron_mmbert.data.sampling.examples import ExampleTable
 
 
-def piece_lengths(max_length: int, total: int, median: float, seed: int = 0) -> np.ndarray:
-    """Sample lengths of about ``total`` tokens of web documents, shuffled."""
+def sample_lengths(max_length: int, total: int, median: float, seed: int = 0) -> np.ndarray:
+    """Return sample lengths of about ``total`` tokens of web documents, shuffled."""
     table = ExampleTable(lognormal_lengths(60_000, median, seed=seed), max_length)
-    order = np.random.default_rng(seed).permutation(table.pieces)
+    order = np.random.default_rng(seed).permutation(table.examples)
     _, start, stop = table.locate(order)
     lengths = stop - start + 2
     return lengths[: int(np.searchsorted(np.cumsum(lengths), total))]
@@ -40,7 +40,7 @@ def test_every_sample_once_and_no_pack_too_full(lengths: list[int], capacity: in
 @pytest.mark.parametrize("median", [150, 400, 1500])
 def test_packs_are_99_percent_full(max_length: int, capacity: int, median: float) -> None:
     for blocks, packs in ((1, 256), (2, 64)):
-        lengths = piece_lengths(max_length, packs * capacity - capacity // 3, median, seed=blocks)
+        lengths = sample_lengths(max_length, packs * capacity - capacity // 3, median, seed=blocks)
         assert fill(lengths, capacity) >= 0.99
 
 
@@ -54,29 +54,29 @@ def test_large_samples_fall_back_to_best_fit() -> None:
 
 def test_packs_are_alike() -> None:
     """Attention costs the sum of squared lengths: nearly the same in every pack, unlike in best fit decreasing."""
-    lengths = piece_lengths(8192, 128 * 49_152 - 10_000, 600)
+    lengths = sample_lengths(8192, 128 * 49_152 - 10_000, 600)
     cost = [float((lengths[pack] ** 2).sum()) for pack in pack_block(lengths, 49_152, 0)]
     sorted_lengths = np.sort(lengths)[::-1]
-    number = np.array(_best_fit(sorted_lengths.tolist(), 49_152))
-    other = np.bincount(number, weights=sorted_lengths.astype(np.float64) ** 2)
+    pack_of = np.array(_best_fit(sorted_lengths.tolist(), 49_152))
+    other = np.bincount(pack_of, weights=sorted_lengths.astype(np.float64) ** 2)
     assert max(cost) / np.mean(cost) < 1.1
     assert np.std(cost) < np.std(other) / 5
 
 
 def test_the_key_orders_the_packs_only() -> None:
-    lengths = piece_lengths(1024, 64 * 8192, 300)
+    lengths = sample_lengths(1024, 64 * 8192, 300)
     one, other = pack_block(lengths, 8192, 1), pack_block(lengths, 8192, 2)
     assert sorted(pack.tolist() for pack in one) == sorted(pack.tolist() for pack in other)
     assert [pack.tolist() for pack in one] != [pack.tolist() for pack in other]
 
 
-def test_fill_does_not_follow_the_place_in_the_block() -> None:
+def test_fill_does_not_follow_the_index_in_the_block() -> None:
     lengths = np.random.default_rng(0).integers(2500, 8193, 2000)  # packs of unlike fill
-    places = []
+    emptiest = []
     for key in range(40):
         fills = [int(lengths[pack].sum()) for pack in pack_block(lengths, 16_384, key)]
-        places.append(int(np.argmin(fills)))
-    assert np.ptp(places) > len(fills) / 2
+        emptiest.append(int(np.argmin(fills)))
+    assert np.ptp(emptiest) > len(fills) / 2
 
 
 def test_a_sample_longer_than_a_pack_is_refused() -> None:

@@ -70,8 +70,8 @@ def test_digest_after_200_stops(reference: list[str]) -> None:
         workers = 1 if stop % 40 == 7 else 0
         saved = None if state is None else json.loads(state)
         ranks = [loader(dp_rank=r, dp_size=dp_size, state=saved, num_workers=workers) for r in range(dp_size)]
-        shares = [digests(rank.next_packs(count)) for rank in ranks]
-        packs += [pack for step in zip(*shares, strict=True) for pack in step]
+        by_rank = [digests(rank.next_packs(count)) for rank in ranks]
+        packs += [pack for step in zip(*by_rank, strict=True) for pack in step]
         state = json.dumps(ranks[pick.randrange(dp_size)].state_dict())
         assert len(state) <= 1024
         ranks[0].next_packs(pick.choice([0, 3]))  # work after the last save, lost in the stop
@@ -81,20 +81,20 @@ def test_digest_after_200_stops(reference: list[str]) -> None:
 
 
 def live(folder: Path, life: int) -> None:
-    """A trainer's process: goes on from the newest state, notes every pack, saves every few, until it is killed."""
+    """Run a trainer's process: resume from the newest state, note every pack, save every few, until it is killed."""
     newest = max(folder.glob("state-*.json"), default=None)
     state = None if newest is None else json.loads(newest.read_text())
     dp_size = 1 + life % 3
     ranks = [loader(dp_rank=r, dp_size=dp_size, state=state, num_workers=int(life % 8 == 5)) for r in range(dp_size)]
     packs: list[str] = []
     for step in itertools.count():
-        for shares in zip(*(digests(rank.next_packs(1)) for rank in ranks), strict=True):
-            packs += shares
+        for round_ in zip(*(digests(rank.next_packs(1)) for rank in ranks), strict=True):
+            packs += round_
         if step % 3 == 2:
             done = ranks[0].state_dict()
-            aside = folder / f".{life}"
-            aside.write_text(json.dumps({**done, "digests": packs}))
-            aside.rename(folder / f"state-{done['packs']:08}.json")
+            staging = folder / f".{life}"
+            staging.write_text(json.dumps({**done, "digests": packs}))
+            staging.rename(folder / f"state-{done['packs']:08}.json")
             packs = []
 
 
@@ -121,8 +121,8 @@ def test_digest_after_200_kills(tmp_path: Path) -> None:
     assert packs == digests(loader().next_packs(len(packs)))
 
 
-def test_a_place_off_by_one_is_noticed(reference: list[str]) -> None:
-    """The control: one pack skipped, and one mask ratio's clock lost, give another digest."""
+def test_a_state_off_by_one_is_noticed(reference: list[str]) -> None:
+    """The control: one pack skipped, and one mask ratio's counter lost, give another digest."""
     first = loader()
     first.next_packs(5)
     state = first.state_dict()

@@ -48,9 +48,9 @@ def reference_shares(mixture: Mixture, tau: float, weights: dict[str, float], te
 
 
 def drawn(mixture: Mixture, first: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """(samples, tokens with specials) of each group in a window of blocks."""
+    """Return (samples, tokens with special tokens) of each dataset in a window of blocks."""
     samples = mixture.samples_before(first + blocks) - mixture.samples_before(first)
-    mean = [Fraction(int(t) + 2 * int(p), int(p)) for t, p in zip(mixture.tokens, mixture.pieces, strict=True)]
+    mean = [Fraction(int(t) + 2 * int(e), int(e)) for t, e in zip(mixture.tokens, mixture.examples, strict=True)]
     return samples, np.array([float(count * each) for count, each in zip(samples.tolist(), mean, strict=True)])
 
 
@@ -64,15 +64,15 @@ def test_shares_within_half_a_percent_over_any_2_to_30_tokens(
 ) -> None:
     weights = {"wiki": wiki, "web": 1 - wiki}
     tempered = {"web", "wiki"} if temper_wiki else {"web"}
-    of = phase(temperature=tau, sources=weights, tempered=frozenset(tempered), seed=seed)
-    mixture = Mixture(corpus(sizes, seed), of)
+    chosen = phase(temperature=tau, sources=weights, tempered=frozenset(tempered), seed=seed)
+    mixture = Mixture(corpus(sizes, seed), chosen)
     assert mixture.block_tokens == PER_BLOCK
     samples, tokens = drawn(mixture, first, -(-WINDOW // PER_BLOCK))
     shares = reference_shares(mixture, tau, weights, tempered)
     often = samples >= 1000
     assert often.any()
     np.testing.assert_allclose((tokens / tokens.sum())[often], shares[often], rtol=5e-3)
-    np.testing.assert_allclose(mixture.shares_at(first * PER_BLOCK), shares, rtol=1e-12)
+    np.testing.assert_allclose(mixture.weights_at(first * PER_BLOCK), shares, rtol=1e-12)
 
 
 @given(recipes, taus, taus, st.integers(0, 9))
@@ -80,8 +80,8 @@ def test_shares_within_half_a_percent_over_any_2_to_30_tokens(
 def test_annealing_follows_its_line(sizes: list[int], start: float, end: float, seed: int) -> None:
     """Over each sixteenth of the phase (two stages of temperature) shares are those of the line's mean there, as far
     as the curvature of n^tau allows: compared with the integral over the line."""
-    of = phase(tokens=2**36, temperature={"from": start, "to": end}, seed=seed)
-    mixture = Mixture(corpus(sizes, seed), of)
+    chosen = phase(tokens=2**36, temperature={"from": start, "to": end}, seed=seed)
+    mixture = Mixture(corpus(sizes, seed), chosen)
     blocks = 2**36 // PER_BLOCK
     source_tokens = {s: float(sum(t for n, t in zip(mixture.names, mixture.tokens, strict=True) if n[0] == s))
                      for s in ("web", "wiki")}  # fmt: skip
@@ -104,23 +104,25 @@ def test_caps_hold_and_the_others_keep_their_proportions(
 ) -> None:
     source = corpus(sizes, seed)
     tokens = sum(int(source.document_lengths(*name).sum()) for name in source.datasets)
-    of = phase(tokens=max(1, int(fraction * cap * tokens)), temperature=tau, max_epochs=cap, block_tokens=T, seed=seed)
+    chosen = phase(
+        tokens=max(1, int(fraction * cap * tokens)), temperature=tau, max_epochs=cap, block_tokens=T, seed=seed
+    )
     try:
-        mixture = Mixture(source, of)
-    except UserError as error:  # groups of one piece may round down to no sample at all
+        mixture = Mixture(source, chosen)
+    except UserError as error:  # datasets of one example may round down to no sample at all
         assert "max_epochs" in str(error)
         return
-    blocks = of.tokens // T
-    most = np.floor(cap * mixture.pieces)
-    assert (mixture.samples_before(blocks) <= most).all()
+    blocks = chosen.tokens // T
+    max_samples = np.floor(cap * mixture.examples)
+    assert (mixture.samples_before(blocks) <= max_samples).all()
     plans = mixture.expected()
     capped = np.array([plan.capped for plan in plans])
-    assert (mixture.samples_before(9 * blocks + 9)[capped] <= most[capped]).all()
+    assert (mixture.samples_before(9 * blocks + 9)[capped] <= max_samples[capped]).all()
     shares = np.array([plan.share for plan in plans])
     assert shares.sum() == pytest.approx(1.0)
     powers = mixture.tokens.astype(float) ** tau
     for name in ("web", "wiki"):
-        free = np.array([group[0] == name for group in mixture.names]) & ~capped
+        free = np.array([source == name for source, _ in mixture.names]) & ~capped
         if free.any():
             ratio = shares[free] / powers[free]
             np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)

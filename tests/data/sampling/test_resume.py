@@ -1,4 +1,4 @@
-"""Chains of phases: what one phase has given, the next do not give again before the group's epoch is over."""
+"""Chains of phases: what one phase has given, the next do not give again before the dataset's epoch is over."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SOURCE = MemorySource(
 
 
 def phase(**more: Any) -> DataPhase:
-    small = {"tokens": 40_000, "max_length": 64, "pack_tokens": 512, "block_tokens": 4096, "class_tokens": 4000}
+    small = {"tokens": 40_000, "max_length": 64, "pack_tokens": 512, "block_tokens": 4096, "min_stripe_tokens": 4000}
     return data_phase(**{"name": "p", **small, **more})
 
 
@@ -41,18 +41,20 @@ class Reader:
     """Counts how often every id of every document has been given."""
 
     def __init__(self) -> None:
-        self.times = {tuple(g): [np.zeros(n, dtype=int) for n in SOURCE.document_lengths(*g)] for g in SOURCE.datasets}
+        self.times = {
+            tuple(name): [np.zeros(n, dtype=int) for n in SOURCE.document_lengths(*name)] for name in SOURCE.datasets
+        }
 
-    def read(self, mixture: Mixture, number: int) -> None:
-        block = mixture.block(number)
+    def read(self, mixture: Mixture, index: int) -> None:
+        block = mixture.block(index)
         assert (block.lengths <= mixture.phase.max_length).all() and (block.stop > block.start).all()
         assert len(set(block.sample_key.tolist())) == len(block.sample_key)
-        columns = (block.group, block.document, block.start, block.stop)
-        for group, document, start, stop in zip(*(c.tolist() for c in columns), strict=True):
-            self.times[mixture.names[group]][document][start:stop] += 1
+        columns = (block.dataset, block.document, block.start, block.stop)
+        for dataset, document, start, stop in zip(*(c.tolist() for c in columns), strict=True):
+            self.times[mixture.names[dataset]][document][start:stop] += 1
 
     def unevenness(self) -> int:
-        """The most by which, in any group, one id has been given more often than another."""
+        """Return the most by which, in any dataset, one id has been given more often than another."""
         whole = [np.concatenate(each) for each in self.times.values()]
         return max(int(each.max() - each.min()) for each in whole)
 
@@ -60,12 +62,12 @@ class Reader:
 def run_chain(phases: Sequence[DataPhase], blocks: Sequence[int]) -> int:
     """The largest ``unevenness`` at any block of the chain."""
     reader, trained, worst = Reader(), list[TrainedPhase](), 0
-    for of, count in zip(phases, blocks, strict=True):
-        mixture = Mixture(SOURCE, replace(of, places=resume_points_after(SOURCE, trained)))
-        for number in range(count):
-            reader.read(mixture, number)
+    for each, count in zip(phases, blocks, strict=True):
+        mixture = Mixture(SOURCE, replace(each, resume_points=resume_points_after(SOURCE, trained)))
+        for index in range(count):
+            reader.read(mixture, index)
             worst = max(worst, reader.unevenness())
-        trained.append(TrainedPhase(of, count, mixture.fingerprint()))
+        trained.append(TrainedPhase(each, count, mixture.fingerprint()))
     return worst
 
 
@@ -82,10 +84,10 @@ one_phase = st.fixed_dictionaries(
 )
 
 
-def _allowed(of: DataPhase) -> bool:
-    """Whether its cap leaves enough text for its tokens."""
+def _allowed(settings: DataPhase) -> bool:
+    """Return whether its cap leaves enough text for its tokens."""
     try:
-        MixtureTotals(SOURCE, of)
+        MixtureTotals(SOURCE, settings)
     except UserError:
         return False
     return True
@@ -95,29 +97,29 @@ def _allowed(of: DataPhase) -> bool:
 @settings(max_examples=40, deadline=None)
 def test_no_text_again_before_its_epoch_is_over(lengths: list[int], data: st.DataObject) -> None:
     """Phases of any length of samples that does not fall, any languages, temperatures, sources, seeds and caps, and
-    stopped at any block: at every block, all ids of a group have been given equally often but for one time."""
+    stopped at any block: at every block, all ids of a dataset have been given equally often but for one time."""
     phases, blocks = [], []
     for length in lengths:
-        of = phase(**data.draw(one_phase), max_length=length)
-        if of.sources and of.languages == ("aaa",):
-            of = replace(of, languages=("aaa", "bbb"))
-        phases.append(of if _allowed(of) else replace(of, max_epochs=None))
-        blocks.append(data.draw(st.integers(0, 2 * nominal_blocks(of))))
+        drawn = phase(**data.draw(one_phase), max_length=length)
+        if drawn.sources and drawn.languages == ("aaa",):
+            drawn = replace(drawn, languages=("aaa", "bbb"))
+        phases.append(drawn if _allowed(drawn) else replace(drawn, max_epochs=None))
+        blocks.append(data.draw(st.integers(0, 2 * nominal_blocks(drawn))))
     assert run_chain(phases, blocks) <= 1
 
 
 @given(st.permutations([64, 200, 16, 40]), st.lists(st.integers(0, 12), min_size=4, max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_nor_where_samples_become_shorter(lengths: list[int], blocks: list[int]) -> None:
-    """A phase of shorter samples cuts what is left of a class once more. If yet another begins before it is through,
-    the rest of one piece a group is passed over, so ids may fall one epoch further behind, but none comes early."""
+    """A phase of shorter samples cuts the carry-over of a stripe once more. If yet another begins before it is through,
+    what is left of one example a dataset is passed over, so ids may lag by one more epoch, but none comes early."""
     phases = [phase(max_length=length, name=f"p{i}") for i, length in enumerate(lengths)]
     assert run_chain(phases, blocks) <= len(lengths) - 1
     assert run_chain(phases[:2], blocks[:2]) <= 1
 
 
-def test_variants_start_from_one_place_and_the_counts_say_so() -> None:
-    """Three decays of other lengths, languages and temperatures behind the same two phases, each once around."""
+def test_variants_start_from_one_point_and_the_counts_say_so() -> None:
+    """Three decays of other lengths, languages and temperatures after the same two phases, each once around."""
     first, second = phase(max_length=64, tokens=30_000), phase(max_length=200, tokens=20_000, temperature=0.5)
     for decay in (phase(max_length=200), phase(max_length=512, temperature=0.3), phase(languages=("aaa", "ddd"))):
         assert run_chain([first, second, decay], [8, 5, 20]) <= 1
@@ -128,65 +130,68 @@ def test_without_history_text_repeats() -> None:
     reader = Reader()
     for length in (64, 200):
         mixture = Mixture(SOURCE, phase(max_length=length, languages=("aaa",)))
-        for number in range(4):
-            reader.read(mixture, number)
+        for index in range(4):
+            reader.read(mixture, index)
     times = np.concatenate(reader.times["books", "aaa"] + reader.times["web", "aaa"])
     assert times.max() - times.min() > 1
 
 
-@pytest.mark.parametrize("break_it", ["class", "piece", "max_length"])
-def test_a_wrong_place_is_noticed(break_it: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another control: the tests above see it when a place is off by one class, or one piece, or in another cut."""
+@pytest.mark.parametrize("break_it", ["stripe", "example", "max_length"])
+def test_a_wrong_resume_point_is_noticed(break_it: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another control: the tests above see it when a point is off by one stripe, or one example, or in another cut."""
 
-    def wrong(place: ResumePoint) -> ResumePoint:
-        if break_it == "class":
-            return place._replace(number=max(0, place.number - 1))
-        if break_it == "piece":
-            return place._replace(piece=max(0, place.piece - 1))
-        return place._replace(max_length=place.max_length + 10)
+    def wrong(point: ResumePoint) -> ResumePoint:
+        if break_it == "stripe":
+            return point._replace(stripe=max(0, point.stripe - 1))
+        if break_it == "example":
+            return point._replace(example=max(0, point.example - 1))
+        return point._replace(max_length=point.max_length + 10)
 
-    right = module.EpochPosition.places_at
+    right = module.EpochPosition.resume_points_at
     monkeypatch.setattr(
-        module.EpochPosition, "places_at", lambda self, n: {k: wrong(p) for k, p in right(self, n).items()}
+        module.EpochPosition, "resume_points_at", lambda self, n: {k: wrong(p) for k, p in right(self, n).items()}
     )
     assert run_chain([phase(max_length=64), phase(max_length=200), phase(max_length=200)], [9, 3, 8]) > 1
 
 
-def test_going_on_with_the_same_samples_is_one_long_phase() -> None:
+def test_resuming_with_the_same_samples_is_one_long_phase() -> None:
     whole = Mixture(SOURCE, phase())
-    places = resume_points_after(SOURCE, [TrainedPhase(phase(), 7)])
-    later = Mixture(SOURCE, phase(places=places))
-    ours: set[tuple[int, ...]] = set()
-    theirs: set[tuple[int, ...]] = set()
-    for number in range(7):
-        for block, seen in ((later.block(number), ours), (whole.block(7 + number), theirs)):
-            seen |= set(zip(block.group.tolist(), block.document.tolist(), block.start.tolist(), strict=True))
-    assert len(ours ^ theirs) <= 2 * len(whole.names)  # offsets: one sample of a group at either end
+    points = resume_points_after(SOURCE, [TrainedPhase(phase(), 7)])
+    later = Mixture(SOURCE, phase(resume_points=points))
+    resumed: set[tuple[int, ...]] = set()
+    unbroken: set[tuple[int, ...]] = set()
+    for index in range(7):
+        for block, seen in ((later.block(index), resumed), (whole.block(7 + index), unbroken)):
+            seen |= set(zip(block.dataset.tolist(), block.document.tolist(), block.start.tolist(), strict=True))
+    assert len(resumed ^ unbroken) <= 2 * len(whole.names)  # offsets: one sample of a dataset at either end
 
 
-def test_shares_hold_while_the_rest_of_classes_is_read() -> None:
+def test_weights_hold_while_the_carry_over_is_read() -> None:
     """Short samples of the phase before count with their own mean length."""
     source = MemorySource({("w", "x"): [5000] * 300, ("w", "y"): lognormal_lengths(20_000, 40, 0.5)})
-    first = phase(max_length=32, tokens=400_000, class_tokens=1 << 22, block_tokens=40_000)
-    places = resume_points_after(source, [TrainedPhase(first, 9)])
+    first = phase(max_length=32, tokens=400_000, min_stripe_tokens=1 << 22, block_tokens=40_000)
+    points = resume_points_after(source, [TrainedPhase(first, 9)])
     later = Mixture(
-        source, replace(first, max_length=512, temperature=LinearRamp.constant(0.0), tokens=10**6, places=places)
+        source, replace(first, max_length=512, temperature=LinearRamp.constant(0.0), tokens=10**6, resume_points=points)
     )
-    assert (later.course.rest_samples > 0).all()
+    carried = later.position.start.carried_samples
+    assert (carried > 0).all()
     tokens = np.stack(
-        [np.bincount(b.group, weights=b.lengths, minlength=2) for b in map(later.block, range(60))]
+        [np.bincount(b.dataset, weights=b.lengths, minlength=2) for b in map(later.block, range(60))]
     ).cumsum(axis=0)  # fmt: skip
-    rest = later.course.rest_samples
-    assert later.samples_before(60)[0] < rest[0] and later.samples_before(30)[1] < rest[1] < later.samples_before(60)[1]
+    half, whole = later.samples_before(30), later.samples_before(60)
+    assert whole[0] < carried[0] and half[1] < carried[1] < whole[1]
     np.testing.assert_allclose(tokens[9:, 0] / tokens[9:, 1], 1.0, rtol=0.02)
-    np.testing.assert_allclose(later.course.tokens_of(later.samples_before(60)), tokens[-1], rtol=0.02)
+    np.testing.assert_allclose(later.position.tokens_in(whole), tokens[-1], rtol=0.02)
 
 
 def test_data_that_changed_is_noticed() -> None:
     trained = TrainedPhase(phase(), 5, Mixture(SOURCE, phase()).fingerprint())
     assert len(resume_points_after(SOURCE, [trained])) == 5
     said: list[str] = []
-    more = MemorySource({**{tuple(g): SOURCE.document_lengths(*g) for g in SOURCE.datasets}, ("web", "eee"): [500]})
+    more = MemorySource(
+        {**{tuple(name): SOURCE.document_lengths(*name) for name in SOURCE.datasets}, ("web", "eee"): [500]}
+    )
     assert resume_points_after(more, [trained], said.append) == {}
     assert "'p'" in said[0] and "may repeat" in said[0]
     named = phase(languages=LANGUAGES)  # a phase that names its languages is not touched by new ones
@@ -205,6 +210,6 @@ def test_the_loader_says_where_it_stands() -> None:
     assert nominal_blocks(phase()) == 10
 
 
-def test_another_place_is_another_order() -> None:
-    places = resume_points_after(SOURCE, [TrainedPhase(phase(), 2)])
-    assert Mixture(SOURCE, phase(places=places)).fingerprint() != Mixture(SOURCE, phase()).fingerprint()
+def test_another_resume_point_is_another_order() -> None:
+    points = resume_points_after(SOURCE, [TrainedPhase(phase(), 2)])
+    assert Mixture(SOURCE, phase(resume_points=points)).fingerprint() != Mixture(SOURCE, phase()).fingerprint()

@@ -16,12 +16,14 @@ _ROUNDS = 8  # even, so that rows and columns end where they began
 _SMALL = 10
 _CHUNK = 16384  # elements permuted at a time: their arrays stay in a core's cache
 
-_ROUND_FACTORS = [np.uint32(key64(number) >> 32 | 1) for number in range(_ROUNDS)]  # tell the rounds apart
+_ROUND_FACTORS = [np.uint32(key64(round_) >> 32 | 1) for round_ in range(_ROUNDS)]  # tell the rounds apart
 
 
 def sides(size: Integers) -> tuple[U32, U32]:
-    """(rows, columns) of a near-square grid of ``rows x columns`` cells, at least ``size`` (1 ... 2^32 - 2^16) and less
-    than ``size + rows`` of them. Square root and division are exact to the bit in IEEE arithmetic, on every machine."""
+    """Return (rows, columns) of a near-square grid of ``size`` cells or a few more, uint32 in the shape of ``size``.
+
+    There are at least ``size`` (1 ... 2^32 - 2^16) cells and less than ``size + rows``. Square root and division are
+    exact to the bit in IEEE arithmetic, on every machine."""
     n = np.asarray(size, dtype=np.uint64)
     rows = np.sqrt((n - np.uint64(1)).astype(np.float64)).astype(np.uint64) + np.uint64(1)
     return rows.astype(np.uint32), ((n + rows - np.uint64(1)) // rows).astype(np.uint32)
@@ -34,20 +36,19 @@ def permute(
     counts: npt.NDArray[np.int64] | None = None,
     variant: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Image of ``index`` under the permutation of [0, size) that ``key`` selects.
+    """Return the image of ``index`` under the permutation of [0, size) that ``key`` selects.
 
     A Feistel network on the cells of a grid (Black and Rogaway 2002): index = row x columns + column; each round moves
     one coordinate, round its side, by a hash of the other, which is a bijection whatever the sides. The grid is less
     than one row larger than the domain, and what falls there goes through again (cycle walking): one index in
     sqrt(size), where a network on powers of two would send back up to three of four. Words of 32 bits are enough, as
-    classes of documents (``classes``) keep domains small, and cost half of 64. Domains of a few elements are sorted by
-    a hash instead.
+    stripes keep domains small, and cost half of 64. Domains of a few elements are sorted by a hash instead.
 
     Args:
         index: int64 [N], in [0, size).
         size: one size or int64 [R], at most 2^32 - 2^16.
         key: uint64 scalar array or [R].
-        counts: int64 [R], elements that each size and key is for, in order; None: R is N.
+        counts: int64 [R], how many of ``index`` each size and key is for; None: R is N.
         variant: int64 [N], small numbers; each selects another permutation of the key.
 
     Raises:
@@ -65,38 +66,38 @@ def permute(
     for first in range(0, len(x), _CHUNK):
         chunk = slice(first, first + _CHUNK)
         x[chunk] = _feistel(x[chunk], *(array[chunk] for array in each[1:]))
-    at = np.flatnonzero(n <= _SMALL)
-    x[at] = _rank(index[at], n[at], *(array[at] for array in each[1:3]))
-    astray = np.flatnonzero(x >= n)
-    while len(astray):
-        x[astray] = _feistel(x[astray], *(array[astray] for array in each[1:]))
-        astray = astray[x[astray] >= n[astray]]
+    small = np.flatnonzero(n <= _SMALL)
+    x[small] = _rank(index[small], n[small], *(array[small] for array in each[1:3]))
+    outside = np.flatnonzero(x >= n)
+    while len(outside):
+        x[outside] = _feistel(x[outside], *(array[outside] for array in each[1:]))
+        outside = outside[x[outside] >= n[outside]]
     return x.astype(np.int64)
 
 
 def _rank(x: npt.NDArray[np.int64], size: U32, low: U32, high: U32) -> U32:
-    """Place of ``x`` among 0 ... size - 1 in the order of their hashes, all [N], ``size`` at most ``_SMALL``.
+    """Return the rank of ``x`` among 0 ... size - 1 in the order of their hashes, all [N]; ``size`` is at most 10.
 
     For a few elements that is cheap, and every order is equally likely; the network would favour some orders, and send
     back up to a quarter of the elements."""
     key = (high.astype(np.uint64) << np.uint64(32)) | low
     others = np.arange(_SMALL)
-    # The element's number takes the place of the lowest bits, so that no two are equal.
+    # The element itself replaces the lowest bits, so that no two are equal.
     hashes = (stream64(key[:, None], others) & ~np.uint64(15)) | others.astype(np.uint64)
-    mine = np.take_along_axis(hashes, x[:, None], axis=1)
-    rank: U32 = ((hashes < mine) & (others < size[:, None])).sum(axis=1, dtype=np.uint32)
+    own = np.take_along_axis(hashes, x[:, None], axis=1)
+    rank: U32 = ((hashes < own) & (others < size[:, None])).sum(axis=1, dtype=np.uint32)
     return rank
 
 
 def _feistel(x: U32, low: U32, high: U32, rows: U32, columns: U32) -> U32:
-    """Image of cells ``x`` of the grid; ``low`` and ``high`` are the key. All uint32 [N]. In place, for speed."""
+    """Return the image of cells ``x`` of the grid; ``low`` and ``high`` are the key. All uint32 [N]."""
     moved = x // columns
     other = x - moved * columns
     side, other_side = rows, columns
     work, shifted = np.empty_like(x), np.empty_like(x)
-    for number in range(_ROUNDS):
+    for factor in _ROUND_FACTORS:
         np.add(other, low, out=work)
-        work *= _ROUND_FACTORS[number]
+        work *= factor
         np.right_shift(work, _HALF, out=shifted)
         work ^= shifted
         work += high

@@ -1,247 +1,212 @@
-"""How many samples each group has given before any block, and where in the group's epochs that is: arithmetic alone.
+"""The samples that each dataset has given before any block, and its epoch position there: arithmetic alone.
 
-With U_i(m) the tokens that group i is to give before block m, and phi_i in [0, 1) a keyed offset, it has given
-S_i(m) = floor(samples(U_i(m)) + phi_i) samples. A phase counts a group's samples from 0 at its own start. Where an
-earlier phase stopped in the middle of a class and the order of pieces has changed since (another ``max_length``), the
-first R samples are the rest of that class in the earlier phase's cut, whose mean length counts for them; then comes the
-next class, in this phase's own cut. Within a class samples have the class's mean length, so that U_i is met exactly
-wherever a class ends. A piece of the rest that is too long for this phase gives as many samples as the
-longest may need, so that R is known without looking at the pieces; those that a shorter one does not need are left out
-later.
+With U_i(m) the tokens that dataset i is to give before block m, and phi_i in [0, 1) a keyed offset, it has given
+S_i(m) = floor(samples(U_i(m)) + phi_i) samples. A phase counts a dataset's samples from 0 at its own start. Where an
+earlier phase stopped in the middle of a stripe and the order of examples has changed since (another ``max_length``),
+the first R samples are the carry-over: what is left of that stripe, as the earlier phase cut it, counted with its own
+mean length; then comes the next stripe, cut for this phase. An example of the carry-over that is too long for this
+phase gives as many samples as the longest may need, so that R is known without looking at the examples; those that a
+shorter one does not need are left out later.
 
 U_i is linear inside a stage of one temperature: base + blocks x tokens per block. Its float64 inputs come from decimal
-logarithms and exact sums (``shares``), and IEEE arithmetic rounds the same everywhere and monotonically, so all
+logarithms and exact sums (``weights``), and IEEE arithmetic rounds the same everywhere and monotonically, so all
 machines agree on every block.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.data.sampling.epoch_order.epochs import Epochs, Runs
 from megatron_mmbert.data.sampling.epoch_order.stripes import Stripes
-from megatron_mmbert.data.sampling.examples import room_for_ids
+from megatron_mmbert.data.sampling.examples import max_sample_ids
 from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
 from megatron_mmbert.data.sampling.weights import Float64s, Int64s, WeightTable, weight_table
 from megatron_mmbert.utils.counter_rng import hash64, key64, string_key, to_unit
 
-_OFFSET = 1  # separates this use of a group's key from the mixture's
+_OFFSET = 1  # separates this use of a dataset's key from the mixture's
 _ORDER_VERSION = 4  # raise it with any change that gives another order: checkpoints of the old one are then refused
 
 
-class Runs(NamedTuple):
-    """Consecutive samples of one class in one epoch each, int64 [runs].
-
-    Attributes:
-        group, epoch, row: number of the group, of its epoch, and place of the class in the division's row.
-        piece, size: first piece, in the class's order, and how many.
-        sample: number of the first in its group.
-    """
-
-    group: Int64s
-    epoch: Int64s
-    row: Int64s
-    piece: Int64s
-    size: Int64s
-    sample: Int64s
-
-
-def group_key(name: tuple[str, str], seed: int) -> int:
-    """64-bit key of a (source, language)."""
+def dataset_key(name: tuple[str, str], seed: int) -> int:
+    """Return the 64-bit key of a (source, language)."""
     return key64(seed, string_key("/".join(name)))
 
 
-class EpochPosition:
-    """The way of a phase through its groups.
+@dataclass(frozen=True)
+class PhaseStart:
+    """The start of a phase in the epochs of each dataset; all arrays [datasets].
 
     Attributes:
-        shares: token shares by stage.
-        mean: float64 [groups], mean tokens of a sample in this phase's cut, with specials.
-        rest_samples: int64 [groups], R.
-        rest_slots: int64 [groups], samples that a piece of the rest gives at most.
+        index: int64, of the first example after the carry-over, through the dataset's epochs.
+        tokens: float64, before that example.
+        carried_samples: int64, R.
+        samples_per_example: int64, samples that an example of the carry-over gives at most.
+        carried_mean: float64, mean tokens of the carry-over's samples.
+        carried_tokens: float64, tokens of the carry-over.
+        has_carry_over: whether any dataset has one.
     """
 
-    def __init__(self, division: Stripes, phase: DataPhase) -> None:
-        """
+    index: Int64s
+    tokens: Float64s
+    carried_samples: Int64s
+    samples_per_example: Int64s
+    carried_mean: Float64s
+    carried_tokens: Float64s
+    has_carry_over: bool
+
+
+def phase_start(epochs: Epochs, points: Sequence[ResumePoint | None], max_length: int) -> PhaseStart:
+    """Return where a phase of ``max_length`` begins in each dataset, from where earlier phases have stopped in it."""
+    stripes = epochs.stripes
+    begun = stripes.begun_examples
+    max_ids = max_sample_ids(max_length)
+    parts = [1 if p is None else -(-max_sample_ids(p.max_length) // max_ids) for p in points]
+    read = np.array([0 if p is None else p.example for p in points], dtype=np.int64)
+    samples_per_example = np.where(begun > 0, np.array(parts, dtype=np.int64), 1)
+    carried_samples = np.maximum(begun - read, 0) * samples_per_example
+    epoch = np.array([0 if p is None else p.epoch for p in points], dtype=np.int64)
+    stripe = stripes.first_stripe + np.array([0 if p is None else p.stripe for p in points], dtype=np.int64)
+    in_stripe = np.where(begun > 0, stripes.stripe_examples[stripe], read)
+    index = epoch * epochs.examples + epochs.stripe_start(stripe) + in_stripe
+    # Cut once more the carry-over has more special tokens: as many as this phase's own cut of the stripe.
+    cut = np.where(samples_per_example > 1, stripes.stripe_examples[stripe], begun)
+    tokens = stripes.stripe_tokens[stripe] + SPECIAL_TOKENS_PER_SAMPLE * np.maximum(cut, begun)
+    carried_mean = np.where(begun > 0, tokens / np.maximum(begun * samples_per_example, 1), epochs.mean)
+    return PhaseStart(
+        index=index,
+        tokens=epochs.tokens_before(index),
+        carried_samples=carried_samples,
+        samples_per_example=samples_per_example,
+        carried_mean=carried_mean,
+        carried_tokens=carried_samples * carried_mean,
+        has_carry_over=bool(carried_samples.any()),
+    )
+
+
+class EpochPosition:
+    """The position of a phase in the epochs of its datasets, before any block.
+
+    Attributes:
+        epochs: the endless sequence of examples of each dataset.
+        start: where the phase begins in it.
+        weights: sampling weights by stage.
+    """
+
+    def __init__(self, stripes: Stripes, phase: DataPhase) -> None:
+        """Compute the weights and the start.
+
         Raises:
             UserError: as ``weight_table``.
         """
-        self._division, self._phase = division, phase
-        self._pieces, self._first_piece = division.pieces, division.first_piece
-        with_specials = (division.class_tokens + SPECIAL_TOKENS_PER_SAMPLE * division.class_pieces).astype(np.float64)
-        self._class_begin = np.cumsum(with_specials) - with_specials  # tokens of all classes before
-        self._class_mean = with_specials / np.maximum(division.class_pieces, 1)
-        self._group_begin = self._class_begin[division.first_class]
-        self._epoch_tokens = np.add.reduceat(with_specials, division.first_class)
-        self._last_class = division.first_class + division.classes - 1
-        self._of_many_classes = np.flatnonzero(division.classes > 1)
-        self.mean = (division.tokens + SPECIAL_TOKENS_PER_SAMPLE * self._pieces) / self._pieces
-        self._take_up()
+        self._phase = phase
+        self._points = [phase.resume_points.get(name) for name in stripes.names]
+        self.epochs = Epochs(stripes)
+        self.start = phase_start(self.epochs, self._points, phase.max_length)
         whole = np.inf if phase.max_epochs is None else phase.max_epochs
-        cap_tokens = np.floor(whole * self._pieces) * self.mean
-        self.shares: WeightTable = weight_table(division.names, division.tokens, cap_tokens, phase)
-        self._last = np.floor(whole * self._pieces)
-        if self._has_rest and phase.max_epochs is not None:
-            self._last = np.where(self.rest_samples > 0, np.floor(self.samples_in(cap_tokens)), self._last)
-        # Behind the phase's end the groups under their cap go on, so that packs never run out.
-        self._last_behind = np.where(self.shares.capped, self._last, np.inf)
-        self._whole_blocks = phase.tokens // phase.tokens_per_block
-        key = np.array([group_key(name, phase.seed) for name in division.names], dtype=np.uint64)
+        max_samples = np.floor(whole * self.epochs.examples)
+        max_tokens = max_samples * self.epochs.mean
+        self.weights: WeightTable = weight_table(stripes.names, stripes.tokens, max_tokens, phase)
+        if self.start.has_carry_over and phase.max_epochs is not None:
+            carried = self.start.carried_samples > 0
+            max_samples = np.where(carried, np.floor(self.samples_in(max_tokens)), max_samples)
+        self._max_samples = max_samples
+        # After the phase's end the datasets under their cap continue, so that packs never run out.
+        self._max_samples_after = np.where(self.weights.capped, max_samples, np.inf)
+        key = np.array([dataset_key(name, phase.seed) for name in stripes.names], dtype=np.uint64)
         self._offset = to_unit(hash64(key, _OFFSET))
-        self._per_block = self.shares.share * float(phase.tokens_per_block)
+        self._per_block = self.weights.weight * float(phase.tokens_per_block)
         self._base = self._stage_bases()
 
-    def _take_up(self) -> None:
-        """Where the phase begins: R, and the position of the first piece behind the rest."""
-        division, phase = self._division, self._phase
-        self._places = [phase.places.get(name) for name in division.names]
-        room = room_for_ids(phase.max_length)
-        slots = [1 if p is None else -(-room_for_ids(p.max_length) // room) for p in self._places]
-        read = np.array([0 if p is None else p.piece for p in self._places], dtype=np.int64)
-        self.rest_slots = np.where(division.rest_pieces > 0, np.array(slots, dtype=np.int64), 1)
-        self.rest_samples = np.maximum(division.rest_pieces - read, 0) * self.rest_slots
-        epoch = np.array([0 if p is None else p.epoch for p in self._places], dtype=np.int64)
-        row = division.first_class + np.array([0 if p is None else p.number for p in self._places], dtype=np.int64)
-        in_epoch = division.class_start[row] - self._first_piece
-        in_class = np.where(division.rest_pieces > 0, division.class_pieces[row], read)
-        self._start = epoch * self._pieces + in_epoch + in_class
-        self._start_tokens = self._tokens_at(self._start)
-        # Mean tokens of the rest's samples. Cut once more they have more specials: as many as this phase's own cut.
-        cut = np.where(self.rest_slots > 1, division.class_pieces[row], division.rest_pieces)
-        tokens = division.class_tokens[row] + SPECIAL_TOKENS_PER_SAMPLE * np.maximum(cut, division.rest_pieces)
-        self._rest_mean = np.where(
-            division.rest_pieces > 0, tokens / np.maximum(division.rest_pieces * self.rest_slots, 1), self.mean
-        )
-        self._rest_tokens = self.rest_samples * self._rest_mean
-        self._has_rest = bool(self.rest_samples.any())
-
     def _stage_bases(self) -> Float64s:
-        """float64 [stages, groups]: U at the first block of each stage."""
-        bases = [np.zeros(len(self._pieces))]
-        for stage, span in enumerate(np.diff(self.shares.first_block)):
-            bases.append(bases[-1] + float(span) * self._per_block[stage])
+        """Return float64 [stages, datasets]: U at the first block of each stage."""
+        bases = [np.zeros(len(self._points))]
+        for stage, blocks in enumerate(np.diff(self.weights.first_block)):
+            bases.append(bases[-1] + float(blocks) * self._per_block[stage])
         return np.stack(bases)
 
     def samples_in(self, tokens: Float64s) -> Float64s:
-        """Samples that make up so many tokens of each group, from the phase's start, float64 [groups]."""
-        if not self._has_rest:
-            return self._position(self._start_tokens + tokens) - self._start
-        rest = np.minimum(tokens / self._rest_mean, self.rest_samples)
-        behind = self._position(self._start_tokens + np.maximum(tokens - self._rest_tokens, 0.0)) - self._start
-        return np.where(tokens < self._rest_tokens, rest, self.rest_samples + behind)
+        """Return how many samples make up so many tokens of each dataset from the phase's start, float64 [datasets]."""
+        start = self.start
+        if not start.has_carry_over:
+            return self.epochs.index_after(start.tokens + tokens) - start.index
+        carried = np.minimum(tokens / start.carried_mean, start.carried_samples)
+        tokens_after = np.maximum(tokens - start.carried_tokens, 0.0)
+        samples_after = self.epochs.index_after(start.tokens + tokens_after) - start.index
+        return np.where(tokens < start.carried_tokens, carried, start.carried_samples + samples_after)
 
-    def _position(self, tokens: Float64s) -> Float64s:
-        """How many pieces of each group's endless row hold so many tokens, float64 [groups]; never falls with more."""
-        epoch = np.floor(tokens / self._epoch_tokens)
-        within = np.maximum(tokens - epoch * self._epoch_tokens, 0.0)
-        row = self._division.first_class.copy()
-        many = self._of_many_classes
-        found = np.searchsorted(self._class_begin, self._group_begin[many] + within[many], side="right") - 1
-        row[many] = np.minimum(found, self._last_class[many])
-        within = np.maximum(within - (self._class_begin[row] - self._group_begin), 0.0)
-        piece = np.minimum(within / self._class_mean[row], self._division.class_pieces[row])
-        return epoch * self._pieces + (self._division.class_start[row] - self._first_piece) + piece
-
-    def _tokens_at(self, position: Int64s) -> Float64s:
-        """Tokens of the first ``position`` pieces of each group's endless row, float64 [groups]."""
-        epoch, number = self._locate(np.arange(len(position)), position)
-        row = self._division.first_class + number
-        piece = position - epoch * self._pieces - (self._division.class_start[row] - self._first_piece)
-        begin = epoch * self._epoch_tokens + (self._class_begin[row] - self._group_begin)
-        return begin + piece * self._class_mean[row]
-
-    def tokens_of(self, samples: Int64s) -> Float64s:
-        """Tokens that the first ``samples`` int64 [groups] hold on average, float64 [groups]."""
-        rest = np.minimum(samples, self.rest_samples)
-        behind = self._tokens_at(self._start + samples - rest) - self._start_tokens
-        return rest * self._rest_mean + behind
+    def tokens_in(self, samples: Int64s) -> Float64s:
+        """Return the tokens that the first ``samples`` int64 [datasets] hold on average, float64 [datasets]."""
+        start = self.start
+        carried = np.minimum(samples, start.carried_samples)
+        tokens_after = self.epochs.tokens_before(start.index + samples - carried) - start.tokens
+        return carried * start.carried_mean + tokens_after
 
     def samples_before(self, block: int) -> Int64s:
-        """Samples of each group before ``block``, int64 [groups]."""
-        stage = self.shares.stage_of(block)
-        tokens = self._base[stage] + float(block - self.shares.first_block[stage]) * self._per_block[stage]
-        last = self._last if block <= self._whole_blocks else self._last_behind
-        return np.minimum(np.floor(self.samples_in(tokens) + self._offset), last).astype(np.int64)
+        """Return the samples of each dataset before ``block``, int64 [datasets]."""
+        stage = self.weights.stage_of(block)
+        tokens = self._base[stage] + float(block - self.weights.first_block[stage]) * self._per_block[stage]
+        whole_blocks = self._phase.tokens // self._phase.tokens_per_block
+        max_samples = self._max_samples if block <= whole_blocks else self._max_samples_after
+        return np.minimum(np.floor(self.samples_in(tokens) + self._offset), max_samples).astype(np.int64)
 
     def runs(self, first: Int64s, stop: Int64s) -> Runs:
-        """The samples ``first`` ... ``stop`` - 1 of each group that lie behind the rest, int64 [groups] each."""
-        division = self._division
-        low = self._start + np.maximum(first - self.rest_samples, 0)
-        high = self._start + np.maximum(stop - self.rest_samples, 0)
-        group = np.flatnonzero(high > low)
-        low, high = low[group], high[group]
-        low_epoch, low_row = self._locate(group, low)
-        high_epoch, high_row = self._locate(group, high - 1)
-        classes = division.classes[group]
-        # Classes numbered through the epochs: those from the first to the last sample's make one run each.
-        number = low_epoch * classes + low_row
-        runs = high_epoch * classes + high_row - number + 1
-        of = np.repeat(np.arange(len(group)), runs)
-        number = np.arange(len(of)) - (np.cumsum(runs) - runs - number)[of]
-        low, high, group = low[of], high[of], group[of]
-        epoch = number // classes[of]
-        row = division.first_class[group] + number - epoch * classes[of]
-        begin = epoch * self._pieces[group] + division.class_start[row] - self._first_piece[group]
-        low = np.maximum(low, begin)
-        size = np.minimum(high, begin + division.class_pieces[row]) - low
-        sample = low - (self._start - self.rest_samples)[group]
-        return Runs(group, epoch, row, low - begin, size, sample)
+        """Return the samples ``first`` ... ``stop`` - 1 of each dataset (int64 [datasets]) after the carry-over."""
+        start = self.start
+        low = start.index + np.maximum(first - start.carried_samples, 0)
+        high = start.index + np.maximum(stop - start.carried_samples, 0)
+        return self.epochs.runs(low, high, start.index - start.carried_samples)
 
-    def _locate(self, group: Int64s, position: Int64s) -> tuple[Int64s, Int64s]:
-        """(epoch, number of the class) of positions in the groups' endless rows of pieces, all int64 [N]."""
-        epoch = position // self._pieces[group]
-        piece = self._first_piece[group] + position - epoch * self._pieces[group]
-        # From the right: classes without a piece begin where the next one does.
-        row = np.searchsorted(self._division.class_start, piece, side="right") - 1
-        return epoch, row - self._division.first_class[group]
-
-    def places_at(self, block: int) -> dict[tuple[str, str], ResumePoint]:
-        """Where the phase stands in each group before ``block``."""
+    def resume_points_at(self, block: int) -> dict[tuple[str, str], ResumePoint]:
+        """Return the epoch position of each dataset before ``block``."""
+        start, phase = self.start, self._phase
         samples = self.samples_before(block)
-        read = -(-samples // self.rest_slots)  # a piece of the rest that is cut once more counts when begun
-        behind = samples >= self.rest_samples
-        epoch, number = self._locate(np.arange(len(samples)), self._start + samples - self.rest_samples)
-        row = self._division.first_class + number
-        in_epoch = self._division.class_start[row] - self._first_piece
-        piece = self._start + samples - self.rest_samples - epoch * self._pieces - in_epoch
-        places = {}
-        for i, name in enumerate(self._division.names):
-            before = self._places[i]
-            if behind[i] or before is None:
-                places[name] = ResumePoint(int(epoch[i]), int(number[i]), int(piece[i]), self._phase.max_length,
-                                     self._phase.seed)  # fmt: skip
+        read = -(-samples // start.samples_per_example)  # one of several parts makes the example a read one
+        is_after = samples >= start.carried_samples
+        located = self.epochs.locate(start.index + samples - start.carried_samples)
+        epoch, stripe, example = (column.tolist() for column in located)
+        points = {}
+        for i, name in enumerate(self.epochs.stripes.names):
+            before = self._points[i]
+            if is_after[i] or before is None:
+                points[name] = ResumePoint(epoch[i], stripe[i], example[i], phase.max_length, phase.seed)
             else:
-                places[name] = before._replace(piece=before.piece + int(read[i]))
-        return places
+                points[name] = before._replace(example=before.example + int(read[i]))
+        return points
 
-    def epochs(self, samples: Int64s) -> Float64s:
-        """Passes over each group's text that the first ``samples`` int64 [groups] make, float64 [groups]."""
-        return self.tokens_of(samples) / (self.mean * self._pieces)
+    def epochs_in(self, samples: Int64s) -> Float64s:
+        """Return how often each dataset's text is passed over by ``samples`` int64 [datasets], float64 [datasets]."""
+        return self.tokens_in(samples) / (self.epochs.mean * self.epochs.examples)
 
     def fingerprint(self) -> str:
-        """Hex digest of all that fixes the order of packs; a resumed run must have the one it was stopped with."""
-        phase, division = self._phase, self._division
+        """Return the hex digest of all that fixes the order of packs.
+
+        A resumed run must have the one it was stopped with. Names of classes and fields are not part of it.
+        """
+        phase, stripes = self._phase, self.epochs.stripes
         digest = hashlib.blake2b(digest_size=16)
         fixed = (
             _ORDER_VERSION,
-            division.names,
+            stripes.names,
             phase.tokens_per_block,
             phase.max_length,
             phase.pack_tokens,
             phase.seed,
         )
-        digest.update(repr((*fixed, [place and tuple(place) for place in self._places])).encode())
+        digest.update(repr((*fixed, [point and tuple(point) for point in self._points])).encode())
         for array in (
-            division.class_tokens,
-            division.class_pieces,
-            division.classes,
-            self.shares.first_block,
+            stripes.stripe_tokens,
+            stripes.stripe_examples,
+            stripes.stripes,
+            self.weights.first_block,
             self._base,
             self._per_block,
-            self._last_behind,
+            self._max_samples_after,
         ):
             digest.update(array.tobytes())
         return digest.hexdigest()

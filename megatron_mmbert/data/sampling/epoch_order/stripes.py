@@ -1,12 +1,12 @@
-"""Documents of a group divided into classes, which are read one after the other.
+"""The documents of a dataset divided into stripes, which an epoch reads one after the other.
 
-An epoch of a group goes through its classes in order, and through the pieces of each in keyed order. Which documents
-form a class depends on the text alone, never on the length of samples, so a phase with longer samples can go on behind
-the class that a phase with shorter ones was reading (``course``): every ``place`` in a group's epoch is a few integers.
+An epoch of a dataset reads its stripes in order, and the examples of each in keyed order. The documents of a stripe
+depend on the text alone, never on the length of samples, so a phase with longer samples can resume after the stripe
+that a phase with shorter ones was reading (``position.py``): every position in a dataset's epoch is a few integers.
 
-Class c of C holds the documents c, c + C, c + 2 C, ...: a fair sample of the group whatever the order of its documents.
-Small groups are one class. A large one has up to ``MAX_STRIPES``, each of some million tokens at least, so that the
-pieces of one long document are spread over many packs.
+Stripe c of C holds the documents c, c + C, c + 2 C, ...: a fair sample of the dataset whatever the order of its
+documents. Small datasets are one stripe. A large one has up to ``MAX_STRIPES``, each of some million tokens at least,
+so that the examples of one long document are spread over many packs.
 """
 
 from __future__ import annotations
@@ -22,58 +22,58 @@ from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, Token
 from megatron_mmbert.utils.errors import UserError, nearest
 
 MAX_STRIPES = 64
-_ROWS = 4096  # of a group's table of documents transposed at a time, to stay in a core's cache
+_ROWS = 4096  # of a dataset's table of documents transposed at a time, to stay in a core's cache
 
 
 @dataclass(frozen=True)
 class Stripes:
-    """The groups of a phase and their classes; classes of all groups stand in one row, K of them.
+    """The datasets of a phase and their stripes; the stripes of all datasets stand one after another, K of them.
 
     Attributes:
-        names: (source, language) of every group with text, sorted.
-        documents, tokens, classes: int64 [groups].
-        first_class: int64 [groups], place of the group's class 0 in the row.
-        class_tokens, class_pieces: int64 [K]; pieces of at most the phase's ``max_length``.
-        class_start: int64 [K], pieces of all classes before.
-        rest_pieces: int64 [groups], pieces of the class in progress in the cut of the phase that began it; 0 where
-            this phase goes on in the same order of pieces, or begins a class.
+        names: (source, language) of every dataset with text, sorted.
+        documents, tokens, stripes: int64 [datasets].
+        first_stripe: int64 [datasets], index of the dataset's stripe 0 among all stripes.
+        stripe_tokens, stripe_examples: int64 [K]; examples of at most the phase's ``max_length``.
+        stripe_start: int64 [K], examples of all stripes before.
+        begun_examples: int64 [datasets], examples of the stripe in progress as the phase that began it cut them; 0
+            where this phase has the same examples in the same order, or begins a stripe.
     """
 
     names: list[tuple[str, str]]
     documents: Int64s
     tokens: Int64s
-    classes: Int64s
-    first_class: Int64s
-    class_tokens: Int64s
-    class_pieces: Int64s
-    class_start: Int64s
-    rest_pieces: Int64s
+    stripes: Int64s
+    first_stripe: Int64s
+    stripe_tokens: Int64s
+    stripe_examples: Int64s
+    stripe_start: Int64s
+    begun_examples: Int64s
 
     @property
-    def pieces(self) -> Int64s:
-        """int64 [groups]."""
-        return np.add.reduceat(self.class_pieces, self.first_class)
+    def examples(self) -> Int64s:
+        """int64 [datasets]."""
+        return np.add.reduceat(self.stripe_examples, self.first_stripe)
 
     @property
-    def first_piece(self) -> Int64s:
-        """int64 [groups], pieces of the groups before."""
-        return self.class_start[self.first_class]
+    def first_example(self) -> Int64s:
+        """int64 [datasets], examples of the datasets before."""
+        return self.stripe_start[self.first_stripe]
 
     @property
     def first_document(self) -> Int64s:
-        """int64 [K], documents of all classes before."""
+        """int64 [K], documents of all stripes before."""
         before = np.cumsum(self.documents) - self.documents
-        in_group = [first_documents(*each) for each in zip(self.documents, self.classes, strict=True)]
-        return np.concatenate(in_group) + np.repeat(before, self.classes)
+        in_dataset = [first_documents(*each) for each in zip(self.documents, self.stripes, strict=True)]
+        return np.concatenate(in_dataset) + np.repeat(before, self.stripes)
 
 
-class _Group(NamedTuple):
-    class_tokens: Int64s
-    class_pieces: Int64s
-    rest_pieces: int
+class _Dataset(NamedTuple):
+    stripe_tokens: Int64s
+    stripe_examples: Int64s
+    begun_examples: int
 
 
-class _Row:
+class _GrowingArray:
     """Arrays laid end to end as they come, without ever holding any of them twice: a bytearray grows in place."""
 
     def __init__(self) -> None:
@@ -89,82 +89,86 @@ class _Row:
 
 
 def divide_into_stripes(source: TokenSource, phase: DataPhase) -> tuple[Stripes, npt.NDArray[Any]]:
-    """The division of the phase's groups, and the lengths of all documents, int32 or int64 [documents], class after
-    class.
+    """Return the stripes of the phase's datasets, and the ids of every document, stripe after stripe.
+
+    Returns:
+        The stripes; lengths, int32 or int64 [documents].
 
     Raises:
         UserError: there is no text, or as ``selected_datasets``.
     """
-    names, groups, documents, row = [], list[_Group](), [], _Row()
+    names, datasets, documents, all_lengths = [], list[_Dataset](), [], _GrowingArray()
     for name in selected_datasets(source, phase):
         lengths = narrow_lengths(source.document_lengths(*name))
         if lengths.any():
             names.append(name)
             documents.append(len(lengths))
-            groups.append(_divide_group(lengths, phase, phase.places.get(name), row))
+            datasets.append(_divide_dataset(lengths, phase, phase.resume_points.get(name), all_lengths))
     if not names:
         raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
-    class_tokens, class_pieces = (np.concatenate([group[column] for group in groups]) for column in (0, 1))
-    classes = np.array([len(group.class_tokens) for group in groups], dtype=np.int64)
-    first_class = np.cumsum(classes) - classes
-    division = Stripes(
+    stripe_tokens, stripe_examples = (np.concatenate([each[column] for each in datasets]) for column in (0, 1))
+    counts = np.array([len(each.stripe_tokens) for each in datasets], dtype=np.int64)
+    first_stripe = np.cumsum(counts) - counts
+    stripes = Stripes(
         names=names,
         documents=np.array(documents, dtype=np.int64),
-        tokens=np.add.reduceat(class_tokens, first_class),
-        classes=classes,
-        first_class=first_class,
-        class_tokens=class_tokens,
-        class_pieces=class_pieces,
-        class_start=np.cumsum(class_pieces) - class_pieces,
-        rest_pieces=np.array([group.rest_pieces for group in groups], dtype=np.int64),
+        tokens=np.add.reduceat(stripe_tokens, first_stripe),
+        stripes=counts,
+        first_stripe=first_stripe,
+        stripe_tokens=stripe_tokens,
+        stripe_examples=stripe_examples,
+        stripe_start=np.cumsum(stripe_examples) - stripe_examples,
+        begun_examples=np.array([each.begun_examples for each in datasets], dtype=np.int64),
     )
-    return division, row.array()
+    return stripes, all_lengths.array()
 
 
-def _divide_group(lengths: npt.NDArray[Any], phase: DataPhase, place: ResumePoint | None, row: _Row) -> _Group:
+def _divide_dataset(
+    lengths: npt.NDArray[Any], phase: DataPhase, point: ResumePoint | None, all_lengths: _GrowingArray
+) -> _Dataset:
     tokens = int(lengths.sum(dtype=np.int64))
-    count = max(1, min(MAX_STRIPES, len(lengths), tokens // phase.class_tokens))
+    count = max(1, min(MAX_STRIPES, len(lengths), tokens // phase.min_stripe_tokens))
     lengths = by_stripe(lengths, count)
     first = first_documents(len(lengths), count)
-    parts = np.split(lengths, first[1:])
-    rest = 0
-    if place is not None and place.piece and not place.same_order(phase):
-        rest = count_examples(parts[place.number], place.max_length)
-    row.add(lengths)
-    return _Group(
+    stripes = np.split(lengths, first[1:])
+    begun_examples = 0
+    if point is not None and point.example and not point.same_order(phase):
+        begun_examples = count_examples(stripes[point.stripe], point.max_length)
+    all_lengths.add(lengths)
+    return _Dataset(
         np.add.reduceat(lengths, first, dtype=np.int64),
-        np.array([count_examples(part, phase.max_length) for part in parts], dtype=np.int64),
-        rest,
+        np.array([count_examples(stripe, phase.max_length) for stripe in stripes], dtype=np.int64),
+        begun_examples,
     )
 
 
-def by_stripe(lengths: npt.NDArray[Any], classes: int) -> npt.NDArray[Any]:
-    """[documents] in the group's order -> [documents], class after class."""
-    if classes == 1:
+def by_stripe(lengths: npt.NDArray[Any], stripes: int) -> npt.NDArray[Any]:
+    """Return lengths [documents], in the dataset's order, stripe after stripe."""
+    if stripes == 1:
         return lengths
-    rows = len(lengths) // classes
-    grid = lengths[: rows * classes].reshape(rows, classes)
-    turned = np.empty((classes, rows), dtype=lengths.dtype)
+    rows = len(lengths) // stripes
+    grid = lengths[: rows * stripes].reshape(rows, stripes)
+    turned = np.empty((stripes, rows), dtype=lengths.dtype)
     for first in range(0, rows, _ROWS):
         turned[:, first : first + _ROWS] = grid[first : first + _ROWS].T
-    last_row = lengths[rows * classes :]
+    last_row = lengths[rows * stripes :]
     return np.insert(turned.reshape(-1), np.arange(1, len(last_row) + 1) * rows, last_row)
 
 
-def first_documents(documents: int, classes: int) -> Int64s:
-    """Where each class begins among ``documents`` laid class after class, int64 [classes]."""
-    rows, longer = divmod(documents, classes)
-    number = np.arange(classes)
-    return number * rows + np.minimum(number, longer)
+def first_documents(documents: int, stripes: int) -> Int64s:
+    """Return the index at which each stripe begins among documents laid stripe after stripe, int64 [stripes]."""
+    rows, longer = divmod(documents, stripes)
+    stripe = np.arange(stripes)
+    return stripe * rows + np.minimum(stripe, longer)
 
 
 def selected_datasets(source: TokenSource, phase: DataPhase) -> list[tuple[str, str]]:
-    """(source, language) of the phase, sorted: its sources table and its language list applied to the store.
+    """Return (source, language) of the phase's datasets, sorted: those of the store that its settings name.
 
     Raises:
         UserError: a name the store does not have.
     """
-    names = sorted((group.source, group.language) for group in source.datasets)
+    names = sorted((dataset.source, dataset.language) for dataset in source.datasets)
     for kind, wanted, has in (
         ("source", phase.sources, {name for name, _ in names}),
         ("source", phase.tempered, {name for name, _ in names}),
@@ -174,7 +178,7 @@ def selected_datasets(source: TokenSource, phase: DataPhase) -> list[tuple[str, 
             if name not in has:
                 raise UserError(f"phase {phase.name!r}: the data has no {kind} {name!r}{nearest(name, has)}")
     return [
-        (of, language)
-        for of, language in names
-        if (phase.sources is None or of in phase.sources) and (phase.languages is None or language in phase.languages)
+        (name, language)
+        for name, language in names
+        if (phase.sources is None or name in phase.sources) and (phase.languages is None or language in phase.languages)
     ]

@@ -17,10 +17,10 @@ from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint
 
 
 @given(st.integers(1, 300), st.integers(1, 64))
-def test_class_c_holds_every_document_with_that_remainder(documents: int, classes: int) -> None:
-    classes = min(classes, documents)
-    parts = np.split(by_stripe(np.arange(documents), classes), first_documents(documents, classes)[1:])
-    assert [part.tolist() for part in parts] == [list(range(c, documents, classes)) for c in range(classes)]
+def test_stripe_c_holds_every_document_with_that_remainder(documents: int, count: int) -> None:
+    count = min(count, documents)
+    stripes = np.split(by_stripe(np.arange(documents), count), first_documents(documents, count)[1:])
+    assert [stripe.tolist() for stripe in stripes] == [list(range(c, documents, count)) for c in range(count)]
 
 
 def test_many_rows_are_turned_in_several_steps() -> None:
@@ -32,26 +32,26 @@ def phase(**more: object) -> DataPhase:
     return DataPhase(**{"name": "p", "tokens": 10**6, "max_length": 128, "pack_tokens": 1024, **more})  # type: ignore[arg-type]
 
 
-def test_division_of_groups() -> None:
+def test_stripes_of_datasets() -> None:
     source = small_source()
-    division, lengths = divide_into_stripes(source, phase(class_tokens=20_000))
-    assert division.names == [("books", "eng"), ("web", "deu"), ("web", "eng"), ("web", "smo"), ("web", "srp_Cyrl")]
-    assert division.classes.tolist() == [
-        max(1, min(MAX_STRIPES, len(found), int(found.sum()) // 20_000))
-        for found in (source.document_lengths(*name) for name in division.names)
+    stripes, lengths = divide_into_stripes(source, phase(min_stripe_tokens=20_000))
+    assert stripes.names == [("books", "eng"), ("web", "deu"), ("web", "eng"), ("web", "smo"), ("web", "srp_Cyrl")]
+    assert stripes.stripes.tolist() == [
+        max(1, min(MAX_STRIPES, len(documents), int(documents.sum()) // 20_000))
+        for documents in (source.document_lengths(*name) for name in stripes.names)
     ]
-    for number, name in enumerate(division.names):
-        found = source.document_lengths(*name)
-        assert division.tokens[number] == found.sum()
-        assert division.pieces[number] == count_examples(found, 128)
-        first = division.first_class[number]
-        for c in range(division.classes[number]):
-            mine = found[c :: division.classes[number]]
-            at = division.first_document[first + c]
-            assert lengths[at : at + len(mine)].tolist() == mine.tolist()
-            assert division.class_tokens[first + c] == mine.sum()
-            assert division.class_pieces[first + c] == count_examples(mine, 128)
-    assert division.class_start.tolist() == [0, *np.cumsum(division.class_pieces)[:-1].tolist()]
+    for dataset, name in enumerate(stripes.names):
+        documents = source.document_lengths(*name)
+        assert stripes.tokens[dataset] == documents.sum()
+        assert stripes.examples[dataset] == count_examples(documents, 128)
+        first = stripes.first_stripe[dataset]
+        for c in range(stripes.stripes[dataset]):
+            striped = documents[c :: stripes.stripes[dataset]]
+            begin = stripes.first_document[first + c]
+            assert lengths[begin : begin + len(striped)].tolist() == striped.tolist()
+            assert stripes.stripe_tokens[first + c] == striped.sum()
+            assert stripes.stripe_examples[first + c] == count_examples(striped, 128)
+    assert stripes.stripe_start.tolist() == [0, *np.cumsum(stripes.stripe_examples)[:-1].tolist()]
 
 
 def test_a_document_beyond_int32() -> None:
@@ -61,28 +61,28 @@ def test_a_document_beyond_int32() -> None:
     assert lengths.tolist() == [5, 6, 2**31 + 1, 3, 9]
 
 
-def test_classes_depend_on_the_text_alone() -> None:
-    shapes = [
-        divide_into_stripes(small_source(), phase(class_tokens=20_000, max_length=length))[0]
+def test_stripes_depend_on_the_text_alone() -> None:
+    cuts = [
+        divide_into_stripes(small_source(), phase(min_stripe_tokens=20_000, max_length=length))[0]
         for length in (16, 128, 1024)
     ]
-    assert all((each.classes == shapes[0].classes).all() for each in shapes)
-    assert all((each.class_tokens == shapes[0].class_tokens).all() for each in shapes)
+    assert all((each.stripes == cuts[0].stripes).all() for each in cuts)
+    assert all((each.stripe_tokens == cuts[0].stripe_tokens).all() for each in cuts)
 
 
 @pytest.mark.parametrize(
-    ("place", "counts"),
+    ("point", "counts"),
     [
         (ResumePoint(0, 1, 5, 64, 0), True),  # another cut
         (ResumePoint(0, 1, 5, 128, 7), True),  # another order
-        (ResumePoint(3, 1, 5, 128, 0), False),  # goes on
-        (ResumePoint(0, 1, 0, 64, 0), False),  # a class not begun
+        (ResumePoint(3, 1, 5, 128, 0), False),  # continues
+        (ResumePoint(0, 1, 0, 64, 0), False),  # a stripe not begun
     ],
 )
-def test_rest_of_a_class(place: ResumePoint, counts: bool) -> None:
-    found = lognormal_lengths(900, 100)
-    source = MemorySource({("w", "x"): found})
-    division, _ = divide_into_stripes(source, phase(class_tokens=20_000, places={("w", "x"): place}))
-    assert division.classes[0] > 1
-    expected = count_examples(found[1 :: division.classes[0]], place.max_length) if counts else 0
-    assert division.rest_pieces.tolist() == [expected]
+def test_examples_of_a_begun_stripe(point: ResumePoint, counts: bool) -> None:
+    documents = lognormal_lengths(900, 100)
+    source = MemorySource({("w", "x"): documents})
+    stripes, _ = divide_into_stripes(source, phase(min_stripe_tokens=20_000, resume_points={("w", "x"): point}))
+    assert stripes.stripes[0] > 1
+    expected = count_examples(documents[1 :: stripes.stripes[0]], point.max_length) if counts else 0
+    assert stripes.begun_examples.tolist() == [expected]
