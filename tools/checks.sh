@@ -18,7 +18,7 @@ run_check() {
         links)     "$PYTHON" tools/checks/links.py ;;
         commands)  "$PYTHON" tools/checks/commands.py ;;
         reference) "$PYTHON" tools/make_reference.py --check ;;
-        site)      NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --quiet --site-dir "$scratch/site" ;;
+        site)      NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --site-dir "$scratch/site" ;;
         *)         echo "no check is called $1; choose from: ${checks[*]}"; return 1 ;;
     esac
 }

@@ -12,6 +12,7 @@ import ast
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 import textwrap
@@ -220,7 +221,8 @@ def commands_page() -> str:
     """Return the page about the commands: the help of each parser."""
     from megatron_mmbert import cli
 
-    parts = [COMMANDS_HEAD]
+    overview = [f"| [`{name}`](#{cli.PROGRAM}-{name}) | {command.summary} |" for name, command in cli.COMMANDS.items()]
+    parts = [COMMANDS_HEAD, f"| `{cli.PROGRAM}` | does |\n|---|---|", *overview, ""]
     for name in cli.COMMANDS:
         parser = argparse.ArgumentParser(prog=f"{cli.PROGRAM} {name}")
         cli.add_command(parser, name)
@@ -243,7 +245,9 @@ def command_parts(parser: argparse.ArgumentParser) -> Iterator[str]:
         value = formatter._format_args(action, action.metavar or action.dest.upper()).strip()
         name = f"{', '.join(action.option_strings)} {value}".strip() if action.option_strings else value
         default = "**required**" if action.required and action.option_strings else ""
-        if action.default not in (None, False, []):
+        if action.dest == "workers" and action.default == os.cpu_count():
+            default = "all cores"
+        elif action.default not in (None, False, []):
             default = f"`{action.default}`"
         text = formatter._expand_help(action) if action.help else ""
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{name}`", default, clean(text))) + " |"

@@ -1,37 +1,42 @@
-"""Hook of mkdocs: pages of the repository's root, CONTRIBUTING.md and CHANGELOG.md, become pages of the site.
+"""Hook of mkdocs: CONTRIBUTING.md and CHANGELOG.md become pages of the site, and links out of docs/ become text.
 
-Their links into ``docs/`` are relative to the root, and on the site to ``docs/``; other links of theirs stay text.
+In the repository all of these links lead somewhere (``tools/checks/links.py``); on the site only those within it do.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the root's pages to those of docs/."""
-    for name, source in PAGES.items():
+    for source, name in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=for_the_site(text)))
+        files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
     return files
 
 
-def for_the_site(text: str) -> str:
-    """Return a page of the root with the links that the site has."""
-    text = re.sub(r"\]\(docs/", "](", text)
-    for name, source in PAGES.items():
-        text = text.replace(f"]({source}", f"]({name}")
-    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", keep_inside, text)
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace links to files outside docs/ by their text, or by the page that the site has of them."""
 
+    def on_site(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link[2]))
+        source = target.removeprefix("../")
+        if source in PAGES:
+            return (
+                f"[{link[1]}]({posixpath.relpath(PAGES[source], posixpath.dirname(page.file.src_uri))}{link[3] or ''})"
+            )
+        outside = target.startswith("../") or (page.file.src_uri in PAGES.values() and (ROOT / target).exists())
+        return link[1] if outside else link[0]
 
-def keep_inside(link: re.Match[str]) -> str:
-    """Return a link that the site has unchanged, and of any other its text."""
-    name = link[2].split("#")[0]
-    return link[0] if name in PAGES or (ROOT / "docs" / name).exists() else link[1]
+    return LINK.sub(on_site, markdown)

@@ -1,0 +1,94 @@
+"""The documentation: its generated pages, and the site, each seen to fail when broken once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+BIN = Path(sys.executable).parent
+PAGES = ("recipe.md", "commands.md")
+
+
+def reference(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", str(root / "tools/make_reference.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of what the documentation is made from."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.json")
+    for folder in ("docs", "tools", "megatron_mmbert"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    for name in ("mkdocs.yml", "CONTRIBUTING.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for result in (ROOT / "docs/results").glob("*.json"):
+        (tmp_path / "docs/results" / result.name).touch()
+    return tmp_path
+
+
+def test_reference_follows_schema_and_parsers(copy: Path) -> None:
+    assert reference(copy).returncode == 0
+    before = {name: (copy / "docs/reference" / name).read_text(encoding="utf-8") for name in PAGES}
+    assert reference(copy, "--check").returncode == 0
+    changes = {
+        "commands/model/merge.py": ('"--density"', '"--thickness"'),
+    }
+    recipe = next(
+        path for path in (copy / "megatron_mmbert/config").glob("*.py") if "class ModelConfig" in path.read_text()
+    )
+    changes[str(recipe.relative_to(copy / "megatron_mmbert"))] = (
+        "num_layers: Positive = 22",
+        "num_layers: Positive = 23",
+    )
+    for name, (old, new) in changes.items():
+        path = copy / "megatron_mmbert" / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+    done = reference(copy, "--check")
+    assert done.returncode == 1
+    for name in PAGES:
+        assert f"docs/reference/{name} is not up to date" in done.stdout
+        assert (copy / "docs/reference" / name).read_text(encoding="utf-8") == before[name]
+
+
+def test_reference_wants_a_text_for_every_key(copy: Path) -> None:
+    path = next(
+        path for path in (copy / "megatron_mmbert/config").glob("*.py") if "class ModelConfig" in path.read_text()
+    )
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text.replace("    hidden_size: Positive = 768\n", "    hidden_size: Positive = 768\n    novel: int = 1\n")
+    )
+    done = reference(copy, "--check")
+    assert done.returncode == 1 and "model: novel has no docstring" in done.stdout
+
+
+def build(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "mkdocs"), "build", "--strict"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_site(copy: Path) -> None:
+    """The site builds; it does not with a page that no menu names, and with an anchor that is not there."""
+    done = build(copy)
+    assert done.returncode == 0, done.stderr
+    assert (copy / "site/contributing.html").exists()
+    page = copy / "docs/novel.md"
+    page.write_text("# Novel\n", encoding="utf-8")
+    done = build(copy)
+    assert done.returncode == 1 and "novel.md" in done.stderr
+    page.unlink()
+    index = copy / "docs/index.md"
+    index.write_text(index.read_text(encoding="utf-8") + "\n[a](install.md#absent)\n", encoding="utf-8")
+    done = build(copy)
+    assert done.returncode == 1 and "install.md#absent" in done.stderr
