@@ -64,7 +64,7 @@ def main() -> None:
     no_progress_bars()
     tokenizer = load_tokenizer(args.tokenizer)
     rng = np.random.default_rng(0)
-    documents = tokenizer.encode_batch(texts_of(args.corpus, 60 * args.texts))
+    documents = [tokenizer.encode(text) for text in texts_of(args.corpus, 60 * args.texts)]
     lengths = rng.integers(8, 513, args.texts)
     long_enough = iter(sorted(documents, key=len, reverse=True)[: args.texts])
     samples = [next(long_enough)[:length] for length in lengths]

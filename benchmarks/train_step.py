@@ -98,7 +98,7 @@ def main() -> None:
 def _compare(args: argparse.Namespace, scratch: Path) -> None:
     models.make_peer(args.shape, scratch / "model")
     tokenizer = load_tokenizer(args.tokenizer)
-    documents = tokenizer.encode_batch(texts_of(args.corpus, args.documents))
+    documents = [tokenizer.encode(text) for text in texts_of(args.corpus, args.documents)]
     name = models.result_name(f"train_step-{args.shape}", args.dtype)
     figures: dict[str, Any] = {"shape": args.shape, "dtype": args.dtype, "cases": {}, **read(name)}
     for case_name in args.cases:

@@ -1,5 +1,5 @@
-// SentencePiece's BPE for models whose words are separate (words.py), with a memory for words: the same ids, several times
-// faster. Optional: where it is not built, words.py does the same with SentencePiece itself.
+// SentencePiece's BPE for models whose words are separate (word_cache.py), with a cache of words: the same ids, several times
+// faster. Optional: where it is not built, word_cache.py does the same with SentencePiece itself.
 //
 // Neighbouring symbols are merged by the highest score of the piece they make, the leftmost first among equals, until no
 // piece of the vocabulary is left to make; a character that is no piece becomes its bytes. A word is encoded once and then
@@ -17,10 +17,10 @@
 namespace {
 
 constexpr const char* kCapsule = "megatron_mmbert.tokenizer._bpe.Encoder";
-constexpr size_t kMostWords = size_t{1} << 20;  // then all are forgotten: about 60 MB
-constexpr size_t kLongest = 64;                 // bytes; longer words are too rare to be remembered
+constexpr size_t kMaxWords = size_t{1} << 20;  // then all are forgotten: about 60 MB
+constexpr size_t kMaxWordBytes = 64;                 // bytes; longer words are too rare to be remembered
 
-// Where kPadding bytes behind a string may be read, its end is loaded as a whole word and masked: a call of memcpy or memcmp
+// Where kPadding bytes after a string may be read, its end is loaded as a whole word and masked: a call of memcpy or memcmp
 // for a few bytes costs more than all the rest of a look-up.
 constexpr size_t kPadding = 8;
 
@@ -175,8 +175,8 @@ class Encoder {
         }
         const size_t before = out.size();
         merge(bytes, size, out);
-        if (size > kLongest) return;  // then it has at most 3 * 64 ids
-        if (words_.count() >= kMostWords) words_.clear(), ids_.clear();
+        if (size > kMaxWordBytes) return;  // then it has at most 3 * 64 ids
+        if (words_.count() >= kMaxWords) words_.clear(), ids_.clear();
         words_.insert(bytes, size, hash, static_cast<uint32_t>(ids_.size()), out.size() - before);
         ids_.insert(ids_.end(), out.begin() + before, out.end());
     }

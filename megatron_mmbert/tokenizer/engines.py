@@ -1,6 +1,6 @@
-"""Two ways to turn text into ids, behind one interface: a SentencePiece ``.model`` and a ``tokenizer.json``.
+"""Two kinds of tokenizer file with one interface: a SentencePiece ``.model`` and a ``tokenizer.json``.
 
-Both are made *deaf to special tokens*: a document that contains the characters ``<mask>`` or ``<bos>`` gives ordinary
+Neither parses special tokens from text: a document that contains the characters ``<mask>`` or ``<bos>`` gives ordinary
 pieces, never the special id. In training data such text is text (a manual of this very program has it), and a model
 must not meet a mask that nobody set.
 """
@@ -19,8 +19,8 @@ import sentencepiece
 import tokenizers
 
 from megatron_mmbert.tokenizer import export
-from megatron_mmbert.tokenizer.compiled import CompiledBPE, compiled_bpe
-from megatron_mmbert.tokenizer.proto import Kind, parse_model
+from megatron_mmbert.tokenizer.compiled_bpe import CompiledBPE, compiled_bpe
+from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 from megatron_mmbert.utils.errors import UserError
@@ -28,7 +28,7 @@ from megatron_mmbert.utils.files import atomic_file
 
 
 class Engine(ABC):
-    """What :class:`~megatron_mmbert.tokenizer.load.Tokenizer` needs of a tokenizer file."""
+    """The interface of a tokenizer file to :class:`~megatron_mmbert.tokenizer.load.Tokenizer`."""
 
     pieces: list[str]
     """The piece of each id; an empty string for an id without one."""
@@ -39,30 +39,30 @@ class Engine(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, without ``<bos>`` and ``<eos>``."""
+        """Return the ids of ``text``, without ``<bos>`` and ``<eos>``."""
 
     def encode_arrays(self, texts: list[str]) -> list[npt.NDArray[np.int32]]:
-        """The ids of each text, int32 [tokens]; the way for many."""
+        """Return the ids of each text, int32 [tokens]; faster for many texts."""
         return [np.array(self.encode(text), dtype=np.int32) for text in texts]
 
     @abstractmethod
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``, none of them special."""
+        """Return the text of ``ids``, none of them special."""
 
     @abstractmethod
     def bytes_of(self, piece: str) -> int:
-        """UTF-8 bytes that an ordinary piece stands for."""
+        """Return the UTF-8 bytes that an ordinary piece stands for."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 of what decides which ids a text gets."""
+        """Return the SHA-256 of all that decides which ids a text gets."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the Hugging Face files, and the ``.model`` if this is one."""
 
     def names(self) -> dict[str, str]:
-        """Role to piece."""
+        """Return role to piece."""
         return {role: self.pieces[i] for role, i in self.specials.items()}
 
 
@@ -70,7 +70,11 @@ class SentencePieceEngine(Engine):
     """A SentencePiece ``.model`` file."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        """Raises UserError when ``content`` is no SentencePiece model, or one without the five special tokens."""
+        """Parse ``content``.
+
+        Raises:
+            UserError: it is no SentencePiece model, or one without the five special tokens.
+        """
         self._path = path
         self._content = content
         self._processor = sentencepiece.SentencePieceProcessor()
@@ -111,19 +115,23 @@ class SentencePieceEngine(Engine):
         return hashlib.sha256(self._content).hexdigest()
 
     def save(self, folder: Path) -> None:
-        twin = export.build_twin(self._proto, self._path)
-        export.write_folder(twin, self.names(), self.specials, folder)
-        with atomic_file(folder / MODEL_FILE) as aside:
-            aside.write_bytes(self._content)
+        exported = export.build_exported(self._proto, self._path)
+        export.write_folder(exported, self.names(), self.specials, folder)
+        with atomic_file(folder / MODEL_FILE) as staging:
+            staging.write_bytes(self._content)
 
 
 class JsonEngine(Engine):
-    """A ``tokenizer.json`` of the `tokenizers` library: Gemma's layout, a twin written here, or a byte-level BPE."""
+    """A ``tokenizer.json`` of the `tokenizers` library: Gemma's layout, one exported here, or a byte-level BPE."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        """Raises UserError when ``content`` is no ``tokenizer.json``, or one without the five special tokens."""
+        """Parse ``content``.
+
+        Raises:
+            UserError: it is no ``tokenizer.json``, or one without the five special tokens.
+        """
         try:
-            description = _deaf(json.loads(content))
+            description = _without_parsing(json.loads(content))
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(description))
         except Exception as error:  # the library raises bare Exception
             raise UserError(
@@ -152,7 +160,7 @@ class JsonEngine(Engine):
         return len(piece) if self._byte_level else bytes_of_piece(piece)
 
     def fingerprint(self) -> str:
-        """Over the rules and the vocabulary and not over the file: versions of the library write it differently."""
+        """Return the SHA-256 of rules and vocabulary, not of the file: versions of the library write it differently."""
         model = self._description["model"]
         merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
         rules = {key: self._description[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
@@ -164,8 +172,8 @@ class JsonEngine(Engine):
         export.write_folder(self._backend, self.names(), self.specials, folder)
 
 
-def _deaf(description: dict[str, Any]) -> dict[str, Any]:
-    """A ``tokenizer.json`` whose five tokens are special, and which neither cuts documents nor fills them up.
+def _without_parsing(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` whose five tokens are special, and which neither truncates documents nor pads them.
 
     Gemma's file has ``<mask>`` as an ordinary added token, which is found in any text; truncation and padding may be
     saved in a file and would then change every document without a word.

@@ -1,9 +1,9 @@
-"""The Hugging Face twin of a SentencePiece BPE model: the same ids on every document, without SentencePiece.
+"""Export a SentencePiece BPE model to a Hugging Face ``tokenizer.json``: the same ids on every document.
 
 SentencePiece joins, at each step, the two neighbours whose joint piece has the best score, the leftmost first. The
-twin's merges are therefore every way to split every piece in two pieces, ordered by the score of the whole. Pieces that
-the user defined (Gemma's whitespace runs and HTML tags) are cut out before merging, by longest match, which is what an
-added token of the `tokenizers` library does on the normalised text.
+exported merges are therefore every way to split every piece in two pieces, ordered by the score of the whole. Pieces
+that the user defined (Gemma's whitespace runs and HTML tags) are cut out before merging, by longest match, which is
+what an added token of the `tokenizers` library does on the normalised text.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-from megatron_mmbert.tokenizer.proto import BPE, Kind
-from megatron_mmbert.tokenizer.special_tokens import SPECIAL_PIECES, TWIN_FILE
+from megatron_mmbert.tokenizer.sentencepiece_proto import BPE, Kind
+from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, SPECIAL_PIECES
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_file, write_json
@@ -23,11 +23,11 @@ from megatron_mmbert.utils.files import atomic_file, write_json
 MODEL_MAX_LENGTH = 8192
 
 
-def build_twin(proto: Any, path: Path) -> Tokenizer:
-    """The `tokenizers` object that gives the same ids as the SentencePiece model ``proto``.
+def build_exported(proto: Any, path: Path) -> Tokenizer:
+    """Return the `tokenizers` object that gives the same ids as the SentencePiece model ``proto``.
 
     Raises:
-        UserError: the model has a feature whose twin would give other ids (no BPE, no byte fallback, normalisation).
+        UserError: an export would give other ids (the model is no BPE, has no byte fallback, or normalises text).
     """
     obstacle = _obstacle(proto)
     if obstacle:
@@ -37,7 +37,7 @@ def build_twin(proto: Any, path: Path) -> Tokenizer:
         )
     pieces = [piece.piece for piece in proto.pieces]
     unknown = next(piece.piece for piece in proto.pieces if piece.type == Kind.UNKNOWN)
-    twin = Tokenizer(
+    exported = Tokenizer(
         models.BPE(
             vocab={piece: i for i, piece in enumerate(pieces)},
             merges=merges_of(proto),
@@ -46,17 +46,17 @@ def build_twin(proto: Any, path: Path) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    twin.normalizer, twin.decoder = _rules(proto.normalizer_spec)
+    exported.normalizer, exported.decoder = _rules(proto.normalizer_spec)
     for piece in proto.pieces:
         if piece.type in (Kind.CONTROL, Kind.UNKNOWN):
-            twin.add_special_tokens([_token(piece.piece, special=True)])
+            exported.add_special_tokens([_token(piece.piece, special=True)])
         elif piece.type == Kind.USER_DEFINED:
-            twin.add_tokens([_token(piece.piece, special=False)])
-    return twin
+            exported.add_tokens([_token(piece.piece, special=False)])
+    return exported
 
 
 def merges_of(proto: Any) -> list[tuple[str, str]]:
-    """Every split of every learned piece into two learned pieces, best score first.
+    """Return every split of every learned piece into two learned pieces, best score first.
 
     The splits of one piece have one score in SentencePiece and different ranks here. That matters only where two
     different splits of one piece overlap in the text, which greedy joining from the left does not produce: no
@@ -72,7 +72,7 @@ def merges_of(proto: Any) -> list[tuple[str, str]]:
     ]
 
 
-def write_folder(twin: Tokenizer, names: dict[str, str], ids: dict[str, int], folder: Path) -> None:
+def write_folder(exported: Tokenizer, names: dict[str, str], ids: dict[str, int], folder: Path) -> None:
     """Write ``tokenizer.json`` and the two small files that ``AutoTokenizer`` wants beside it.
 
     ``PreTrainedTokenizerFast`` as class, and not Gemma's or Llama's: those rebuild the tokenizer when loaded, with
@@ -83,14 +83,14 @@ def write_folder(twin: Tokenizer, names: dict[str, str], ids: dict[str, int], fo
         ids: role to id.
     """
     bos, eos = names["bos"], names["eos"]
-    twin.post_processor = processors.TemplateProcessing(
+    exported.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A {eos}",
         pair=f"{bos} $A {eos} $B {eos}",
         special_tokens=[(bos, ids["bos"]), (eos, ids["eos"])],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / TWIN_FILE) as aside:
-        twin.save(str(aside))
+    with atomic_file(folder / EXPORTED_FILE) as staging:
+        exported.save(str(staging))
     tokens = {f"{role}_token": name for role, name in names.items()} | {"cls_token": bos, "sep_token": eos}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -99,7 +99,7 @@ def write_folder(twin: Tokenizer, names: dict[str, str], ids: dict[str, int], fo
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
-        "added_tokens_decoder": {str(ids[role]): _token_entry(twin, ids[role]) for role in names},
+        "added_tokens_decoder": {str(ids[role]): _token_entry(exported, ids[role]) for role in names},
         **tokens,
     }
     write_json(folder / "tokenizer_config.json", config)
@@ -107,7 +107,7 @@ def write_folder(twin: Tokenizer, names: dict[str, str], ids: dict[str, int], fo
 
 
 def _rules(spec: Any) -> tuple[Any, Any]:
-    """What happens to the text before merging, and its inverse after the pieces are joined."""
+    """Return the normalizer of the text before merging, and the decoder that undoes it after the pieces are joined."""
     before: list[Any] = [normalizers.Replace(" ", SPACE)]
     after: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if spec.add_dummy_prefix:
@@ -120,16 +120,19 @@ def _rules(spec: Any) -> tuple[Any, Any]:
 
 
 def _token(content: str, special: bool) -> AddedToken:
-    """``<mask>`` takes the spaces before it, which belong to the word it stands for (``▁cat`` is one piece): people
-    write "the <mask> sat". No other token takes any. User-defined pieces match after ' ' → '▁'."""
+    """Return an added token.
+
+    ``<mask>`` takes the spaces before it, which belong to the word it stands for (``▁cat`` is one piece): people write
+    "the <mask> sat". No other token takes any. User-defined pieces match after ' ' → '▁'.
+    """
     takes_spaces = content == SPECIAL_PIECES["mask"]
     return AddedToken(
         content, single_word=False, lstrip=takes_spaces, rstrip=False, normalized=not special, special=special
     )
 
 
-def _token_entry(twin: Tokenizer, token_id: int) -> dict[str, Any]:
-    token = twin.get_added_tokens_decoder()[token_id]
+def _token_entry(exported: Tokenizer, token_id: int) -> dict[str, Any]:
+    token = exported.get_added_tokens_decoder()[token_id]
     return {
         "content": token.content,
         "single_word": token.single_word,
@@ -141,7 +144,7 @@ def _token_entry(twin: Tokenizer, token_id: int) -> dict[str, Any]:
 
 
 def _obstacle(proto: Any) -> str | None:
-    """Why a twin of ``proto`` could give other ids, or None."""
+    """Return the reason why an export of ``proto`` could give other ids, or None."""
     normalizer = proto.normalizer_spec
     if proto.trainer_spec.model_type != BPE:
         return "it is no BPE model"
@@ -151,7 +154,7 @@ def _obstacle(proto: Any) -> str | None:
     if changes_characters or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces:
         return f"it changes the text (normalisation {json.dumps(normalizer.name)})"
     if proto.trainer_spec.treat_whitespace_as_suffix:
-        return "it puts spaces behind words"
+        return "it puts spaces after words"
     if any(piece.type == Kind.UNUSED for piece in proto.pieces):
         return "it has pieces marked as unused"
     return None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from megatron_mmbert.tokenizer.engines import Engine, JsonEngine, SentencePieceEngine
-from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
 from megatron_mmbert.utils.errors import UserError
 
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
@@ -28,7 +28,7 @@ class Tokenizer:
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self.path = path
-        """Where it was loaded from: the path as given."""
+        """The path as given."""
         self._engine = engine
         self.vocab_size: int = len(engine.pieces)
         """Length of the id space: the largest id plus one, added tokens included."""
@@ -41,7 +41,7 @@ class Tokenizer:
         """Ids that no text gives, ascending: the five above and other control tokens."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` without ``<bos>``/``<eos>``; the text ``<mask>`` gives ordinary pieces.
+        """Return the ids of ``text`` without ``<bos>``/``<eos>``; the text ``<mask>`` gives ordinary pieces.
 
         Decoding gives the text back exactly, with a tokenizer trained here. Gemma's turns U+2581 into a space.
 
@@ -54,22 +54,18 @@ class Tokenizer:
             text.encode("utf-8")  # UnicodeEncodeError, a ValueError that says where, if that is the reason
             raise
 
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each text, in one thread: whoever wants more starts more processes."""
-        return [self._engine.encode(text) for text in texts]
-
     def encode_arrays(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The same ids as :meth:`encode_batch`, int32 [tokens] each, at several times the speed where words repeat."""
+        """Return the ids of each text, int32 [tokens], in one thread, at several times the speed of :meth:`encode`."""
         return self._engine.encode_arrays(list(texts))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ``ids`` (ints, or a 1-d array); special ids are left out."""
+        """Return the text of ``ids`` (ints, or a 1-d array); special ids are left out."""
         special = self._engine.special_ids
         return self._engine.decode([int(i) for i in ids if int(i) not in special])
 
     @cached_property
     def piece_bytes(self) -> np.ndarray:
-        """int32 [vocab_size]: bytes of UTF-8 text each id stands for, 0 for special ids.
+        """The bytes of UTF-8 text each id stands for, int32 [vocab_size]; 0 for special ids.
 
         The sum over a document's ids is the document's length in bytes (one more with a prefix space): what bits per
         byte divides by.
@@ -80,18 +76,18 @@ class Tokenizer:
         return counts_v
 
     def piece(self, token_id: int) -> str:
-        """The piece of an id as the vocabulary writes it: ``▁the``, ``<0x0A>``, ``<mask>``."""
+        """Return the piece of an id as the vocabulary writes it: ``▁the``, ``<0x0A>``, ``<mask>``."""
         return self._engine.pieces[token_id]
 
     def fingerprint(self) -> str:
-        """SHA-256 that identifies the tokenizer: of the ``.model`` file, or of the rules in ``tokenizer.json``."""
+        """Return the SHA-256 of the ``.model`` file, or of the rules in ``tokenizer.json``: an identity."""
         return self._engine.fingerprint()
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a folder for ``AutoTokenizer.from_pretrained``, with the ``.model`` if there is one.
 
         Raises:
-            UserError: a ``.model`` of a kind whose Hugging Face twin would give other ids.
+            UserError: a ``.model`` of a kind that would be exported with other ids.
         """
         self._engine.save(Path(folder))
 
@@ -123,13 +119,13 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def _tokenizer_file(path: Path) -> Path:
-    """The file to load for ``path``."""
+    """Return the file to load for ``path``."""
     if path.is_dir():
-        found = [path / name for name in (MODEL_FILE, TWIN_FILE) if (path / name).is_file()]
-        found += sorted(path.glob("*.model"))
-        if not found:
-            raise UserError(f"{path}: neither {MODEL_FILE} nor {TWIN_FILE} in this folder; give {_KINDS}")
-        return found[0]
+        files = [path / name for name in (MODEL_FILE, EXPORTED_FILE) if (path / name).is_file()]
+        files += sorted(path.glob("*.model"))
+        if not files:
+            raise UserError(f"{path}: neither {MODEL_FILE} nor {EXPORTED_FILE} in this folder; give {_KINDS}")
+        return files[0]
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give {_KINDS}")
     if path.suffix not in (".model", ".json"):

@@ -1,4 +1,4 @@
-"""What kind of tokenizer to train, and on how much of the text."""
+"""The settings of a tokenizer's training: its vocabulary, and how much text of which language it sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ SMALLEST_VOCABULARY = FIXED_PIECES + 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train. ``character_coverage`` None: 0.9995, or less where the alphabet would fill half the vocabulary."""
+    """The kind of tokenizer to train, and its text.
+
+    ``character_coverage`` None: 0.9995, or less where the alphabet would fill half the vocabulary.
+    """
 
     vocab_size: int
     temperature: float = 0.3
@@ -24,7 +27,11 @@ class Settings:
     text_field: str = "text"
 
     def check(self) -> None:
-        """Raises UserError for a value out of range."""
+        """Check the ranges.
+
+        Raises:
+            UserError: a value is out of range; the sentence names its flag.
+        """
         if self.vocab_size < SMALLEST_VOCABULARY:
             raise UserError(
                 f"--vocab-size {self.vocab_size}: {FIXED_PIECES} pieces are special tokens, bytes and white "

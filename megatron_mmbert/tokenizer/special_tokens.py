@@ -21,15 +21,15 @@ SPECIAL_NAMES = frozenset(name for names in _NAMES.values() for name in names)
 
 BYTE_PIECES = 256
 MODEL_FILE = "tokenizer.model"
-TWIN_FILE = "tokenizer.json"
-
+EXPORTED_FILE = "tokenizer.json"
+"""The exported tokenizer: Hugging Face's file with the ids of the SentencePiece model."""
 
 FIXED_PIECES = len(SPECIAL_PIECES) + BYTE_PIECES + len(whitespace_pieces())
-"""How many pieces of a vocabulary are not learned: special tokens, bytes, newline, tab and runs."""
+"""The number of pieces of a vocabulary that are not learned: special tokens, bytes, newline, tab and runs."""
 
 
 def find_specials(ids: dict[str, int], path: object) -> dict[str, int]:
-    """The id of each role, found by the piece's name.
+    """Return the id of each role, found by the piece's name.
 
     Raises:
         UserError: a role has no piece; the sentence names ``path`` and all missing ones.
@@ -45,12 +45,12 @@ def find_specials(ids: dict[str, int], path: object) -> dict[str, int]:
 
 
 def bytes_of_piece(piece: str) -> int:
-    """UTF-8 bytes of text that a learned piece, a run or a byte piece stands for (``▁`` is one space)."""
+    """Return the UTF-8 bytes of text that a learned piece, a run or a byte piece stands for (``▁`` is one space)."""
     if is_byte_piece(piece):
         return 1
     return len(piece.replace(SPACE, " ").encode("utf-8"))
 
 
 def is_byte_piece(piece: str) -> bool:
-    """Whether ``piece`` is one of ``<0x00>`` to ``<0xFF>``."""
+    """Tell if ``piece`` is one of ``<0x00>`` to ``<0xFF>``."""
     return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")

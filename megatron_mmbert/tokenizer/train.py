@@ -1,8 +1,8 @@
 """Train a tokenizer like Gemma 2's on one's own languages.
 
 SentencePiece BPE with byte fallback, single digits, no normalisation and all white space kept, so that decoding gives
-back every document as it was (`whitespace.py`). The result is a folder with the SentencePiece model, its Hugging Face
-twin and ``training.json``, which says what it was trained on. Command::
+back every document as it was (`whitespace.py`). The result is a folder with the SentencePiece model, the exported
+``tokenizer.json`` and ``training.json``, which says what it was trained on. Command::
 
     python tools/train_tokenizer.py --input corpus/ --vocab-size 32000 --output tokenizer/
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.text.documents import SkippedLines
-from megatron_mmbert.tokenizer.learn import learn_exactly
+from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-from megatron_mmbert.tokenizer.sampling import Sampler, copies_per_chunk, measure_corpus
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE
+from megatron_mmbert.tokenizer.train_sentencepiece import train_exactly
+from megatron_mmbert.tokenizer.training_text import Sampler, copies_per_line, measure_corpus
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_folder, write_json
 
@@ -37,24 +37,24 @@ def train_tokenizer(
     if overwrite and output.exists() and not _may_replace(output):
         raise UserError(f"{output}: holds other things than a tokenizer; choose another --output")
     skipped = SkippedLines()
-    with atomic_folder(output, overwrite) as aside, (aside / SKIPPED_FILE).open("w", encoding="utf-8") as record:
+    with atomic_folder(output, overwrite) as staging, (staging / SKIPPED_FILE).open("w", encoding="utf-8") as record:
         skipped.record = record
         languages = measure_corpus(inputs, settings.text_field, skipped if skip_bad else None)
         sizes = {name: language.bytes for name, language in languages.items()}
         budget = min(settings.max_bytes, sum(sizes.values()))
-        copies = copies_per_chunk(sizes, settings.temperature, budget, settings.max_copies)
+        copies = copies_per_line(sizes, settings.temperature, budget, settings.max_copies)
         sampler = Sampler(languages, copies, settings.text_field, settings.seed, settings.prefix_space)
-        model = learn_exactly(sampler, settings)
-        (aside / MODEL_FILE).write_bytes(model)
-        load_tokenizer(aside / MODEL_FILE).save_pretrained(aside)
-        write_json(aside / REPORT_FILE, describe(sampler, settings, skipped))
+        model = train_exactly(sampler, settings)
+        (staging / MODEL_FILE).write_bytes(model)
+        load_tokenizer(staging / MODEL_FILE).save_pretrained(staging)
+        write_json(staging / REPORT_FILE, describe(sampler, settings, skipped))
         if not skipped.count:
-            (aside / SKIPPED_FILE).unlink()
+            (staging / SKIPPED_FILE).unlink()
     return load_tokenizer(output), skipped
 
 
 def describe(sampler: Sampler, settings: Settings, skipped: SkippedLines) -> dict[str, Any]:
-    """The contents of ``training.json``."""
+    """Return the contents of ``training.json``."""
     languages = {
         name: {"documents": text.documents, "bytes": text.bytes, "sampled_bytes": sampler.drawn[name]}
         for name, text in sampler.languages.items()
@@ -63,5 +63,5 @@ def describe(sampler: Sampler, settings: Settings, skipped: SkippedLines) -> dic
 
 
 def _may_replace(output: Path) -> bool:
-    """--overwrite deletes a folder: only an empty one or a tokenizer, lest a slip of the hand deletes other work."""
+    """Tell if --overwrite may delete a folder: an empty one or a tokenizer, so that a slip deletes no other work."""
     return output.is_dir() and ((output / MODEL_FILE).exists() or not any(output.iterdir()))

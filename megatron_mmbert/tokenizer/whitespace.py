@@ -17,13 +17,13 @@ from typing import Any
 
 import sentencepiece
 
-from megatron_mmbert.tokenizer.proto import Kind, NormalizerSpec, parse_model
+from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, NormalizerSpec, parse_model
 
 SPACE = "▁"
-"""How SentencePiece writes a space."""
+"""SentencePiece's way to write a space."""
 
 ESCAPE = "\ufdd0"
-"""What a ``▁`` of the text becomes."""
+"""The character that a ``▁`` of the text becomes."""
 
 RULE_NAME = "identity_with_U+2581_escaped"
 """The normaliser's name in a model trained here, by which the exporter knows what it does."""
@@ -32,9 +32,9 @@ _RUN_LENGTHS = (2, 4, 8, 16)
 
 
 def whitespace_pieces() -> dict[str, float]:
-    """Piece to score: newline, tab, and runs of newlines, spaces and tabs, a run's halves joined before the run.
+    """Return piece to score: newline, tab, and runs of newlines, spaces and tabs, a run's halves joined before the run.
 
-    A single space is missing on purpose: it stays free to merge with the word behind it. Learned pieces have scores of
+    A single space is missing on purpose: it stays free to merge with the word after it. Learned pieces have scores of
     0 and below.
     """
     singles = {"\n": 0.0, "\t": 0.0}
@@ -43,7 +43,7 @@ def whitespace_pieces() -> dict[str, float]:
 
 
 def keep_whitespace(content: bytes) -> bytes:
-    """The model trained with :func:`whitespace_pieces` as user-defined symbols, finished as the module says.
+    """Return the model trained with :func:`whitespace_pieces` as user-defined symbols, finished as the module says.
 
     While training, a user-defined symbol is a boundary that no piece crosses; afterwards it is a piece like any other.
     """
@@ -62,7 +62,7 @@ def keep_whitespace(content: bytes) -> bytes:
 
 
 def _exchange(old: str, new: str) -> bytes:
-    """SentencePiece's compiled form of the rule that turns the character ``old`` into ``new``."""
+    """Return SentencePiece's compiled form of the rule that turns the character ``old`` into ``new``."""
     sentencepiece.set_min_log_level(2)
     with tempfile.TemporaryDirectory() as folder:
         rule = Path(folder) / "rule.tsv"

@@ -1,7 +1,7 @@
-"""Encoding with a memory for words: the ids SentencePiece gives, without computing most of them again.
+"""Encoding with a cache of words: the ids SentencePiece gives, without computing most of them again.
 
 A BPE encoder merges neighbouring pieces while the vocabulary has the result. Where no piece of the vocabulary reaches
-from a letter into the white space behind it, no merge ever crosses that place, and a text's ids are those of its
+from a letter into the white space after it, no merge ever crosses that boundary, and a text's ids are those of its
 segments end to end, a segment being a word with the white space before it. Most words of a text have been seen before.
 """
 
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.tokenizer.proto import BPE, Kind
+from megatron_mmbert.tokenizer.sentencepiece_proto import BPE, Kind
 from megatron_mmbert.tokenizer.whitespace import RULE_NAME, SPACE
 
-_LONGEST = 32
-_MOST = 1 << 17
+_MAX_WORD_CHARACTERS = 32
+_MAX_WORDS = 1 << 17
 _SEGMENT = re.compile(r"[ \n]*[^ \n]+|[ \n]+")
 _CROSSES = re.compile(f"[^{SPACE}\n][{SPACE}\n]")
 _TEXT_KINDS = (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
 
 
 def has_separate_words(proto: Any) -> bool:
-    """Whether a SentencePiece model gives a text the ids of its words."""
+    """Tell if a SentencePiece model gives a text the ids of its words."""
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     keeps_text = not normalizer.precompiled_charsmap or normalizer.name == RULE_NAME
     plain = trainer.model_type == BPE and trainer.byte_fallback and not trainer.treat_whitespace_as_suffix
@@ -37,9 +37,9 @@ def has_separate_words(proto: Any) -> bool:
 
 
 class WordCache:
-    """Texts to ids for a model that :func:`has_separate_words`.
+    """Turns texts into ids for a model that :func:`has_separate_words`.
 
-    Remembers about two times ``_MOST`` words, the ones met last, of at most ``_LONGEST`` characters: some 50 MB.
+    Remembers about two times ``_MAX_WORDS`` words, the ones met last, of at most ``_MAX_WORD_CHARACTERS``: some 50 MB.
     """
 
     def __init__(self, encode_all: Callable[[list[str]], list[list[int]]]) -> None:
@@ -48,10 +48,10 @@ class WordCache:
         self._after_space = _Words(encode_all, lambda word: word if word.startswith("\n") else " " + word)
 
     def encode(self, texts: Iterable[str]) -> list[npt.NDArray[np.int32]]:
-        """Ids of each text, int32 [tokens], read-only."""
+        """Return the ids of each text, int32 [tokens], read-only."""
         cut = [self._cut(text) for text in texts]
-        segments = self._segments.know(first for first, _ in cut)
-        after_space = self._after_space.know(words for _, words in cut)
+        segments = self._segments.look_up(first for first, _ in cut)
+        after_space = self._after_space.look_up(words for _, words in cut)
         return [
             np.frombuffer(b"".join([*map(segments.__getitem__, first), *map(after_space.__getitem__, words)]), np.int32)
             for first, words in cut
@@ -59,7 +59,7 @@ class WordCache:
 
     @staticmethod
     def _cut(text: str) -> tuple[list[str], list[str]]:
-        """The text as segments, and further ones without the single space that each but a line end begins with."""
+        """Return the text as segments, and further ones less the single space that each but a line end begins with."""
         if "  " in text or " \n" in text or "\n " in text:
             return _SEGMENT.findall(text), []
         # Splitting at single spaces is several times faster than the expression.
@@ -81,11 +81,11 @@ class _Words:
         self._old: dict[str, bytes] = {}
         self._long: list[str] = []  # too rare to be kept
 
-    def know(self, lists: Iterable[list[str]]) -> dict[str, bytes]:
-        """The ids of all words in ``lists``, and of others; good until the next call."""
+    def look_up(self, lists: Iterable[list[str]]) -> dict[str, bytes]:
+        """Return the ids of all words in ``lists``, and of others; good until the next call."""
         for word in self._long:
             del self._new[word]
-        if len(self._new) > _MOST:
+        if len(self._new) > _MAX_WORDS:
             self._old, self._new = self._new, {}
         wanted: set[str] = set().union(*lists) - self._new.keys()
         again = {word: self._old[word] for word in wanted & self._old.keys()}
@@ -93,5 +93,5 @@ class _Words:
         ids = self._encode_all([self._segment_of(word) for word in unknown])
         self._new.update(again)
         self._new.update(zip(unknown, (array("i", some).tobytes() for some in ids), strict=True))
-        self._long = [word for word in unknown if len(word) > _LONGEST]
+        self._long = [word for word in unknown if len(word) > _MAX_WORD_CHARACTERS]
         return self._new

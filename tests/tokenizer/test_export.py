@@ -1,4 +1,4 @@
-"""The Hugging Face twin: the same ids as SentencePiece, seen through transformers."""
+"""The exported Hugging Face tokenizer: the same ids as SentencePiece, seen through transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.tokenizer_samples import CODE, HOSTILE, TEXTS
 from transformers import AutoTokenizer
 
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
 from megatron_mmbert.utils.errors import UserError
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
@@ -49,35 +49,35 @@ def auto(trained: Tokenizer) -> Any:
     return AutoTokenizer.from_pretrained(trained.path)
 
 
-def assert_same_ids(tokenizer: Tokenizer, twin: Tokenizer, texts: list[str]) -> None:
+def assert_same_ids(tokenizer: Tokenizer, exported: Tokenizer, texts: list[str]) -> None:
     for text in texts:
-        assert tokenizer.encode(text) == twin.encode(text), repr(text)
-        assert tokenizer.decode(tokenizer.encode(text)) == twin.decode(twin.encode(text)), repr(text)
+        assert tokenizer.encode(text) == exported.encode(text), repr(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == exported.decode(exported.encode(text)), repr(text)
 
 
 @pytest.mark.parametrize("kind", ["trained", "prefixed"])
 def test_same_ids_on_everything_here(kind: str, request: pytest.FixtureRequest) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(kind)
-    twin = load_tokenizer(tokenizer.path / TWIN_FILE)
+    exported = load_tokenizer(tokenizer.path / EXPORTED_FILE)
     pieces = [tokenizer.piece(i).replace("▁", " ") for i in range(5, tokenizer.vocab_size)]
     draw = random.Random(0)
     scraps = ["".join(draw.choices(pieces + HOSTILE, k=draw.randint(1, 30))) for _ in range(1000)]
     # Repeats of a piece overlap with themselves, which is where ties between merges could show.
     repeats = [piece * n + piece[:-1] for piece in pieces for n in (2, 3, 5)]
-    assert_same_ids(tokenizer, twin, [*ALL_TEXTS, *scraps, *repeats])
+    assert_same_ids(tokenizer, exported, [*ALL_TEXTS, *scraps, *repeats])
 
 
 def test_same_ids_on_real_documents(trained: Tokenizer, real_documents: list[str]) -> None:
-    assert_same_ids(trained, load_tokenizer(trained.path / TWIN_FILE), real_documents)
+    assert_same_ids(trained, load_tokenizer(trained.path / EXPORTED_FILE), real_documents)
 
 
 def test_characters_never_seen_are_spelled_as_bytes(trained: Tokenizer) -> None:
-    for tokenizer in (trained, load_tokenizer(trained.path / TWIN_FILE)):
+    for tokenizer in (trained, load_tokenizer(trained.path / EXPORTED_FILE)):
         assert [tokenizer.piece(i) for i in tokenizer.encode("ꙮ")] == ["<0xEA>", "<0x99>", "<0xAE>"]
 
 
 def test_digits_are_single(trained: Tokenizer) -> None:
-    for tokenizer in (trained, load_tokenizer(trained.path / TWIN_FILE)):
+    for tokenizer in (trained, load_tokenizer(trained.path / EXPORTED_FILE)):
         assert [tokenizer.piece(i) for i in tokenizer.encode("1948")] == list("1948")
 
 
@@ -117,10 +117,10 @@ def test_gemmas_layout_of_a_model(tmp_path: Path) -> None:
     assert tokenizer.mask_id == 4 and tokenizer.special_ids == (0, 1, 2, 3, 4)
     assert not set(tokenizer.encode("a <mask> b")) & set(tokenizer.special_ids)
     tokenizer.save_pretrained(tmp_path / "saved")
-    twin = load_tokenizer(tmp_path / "saved" / TWIN_FILE)
+    exported = load_tokenizer(tmp_path / "saved" / EXPORTED_FILE)
     texts = [*ALL_TEXTS, "<h1>\n\n\nTitle</h1>    x     y", "x▁▁▁▁▁y", "\n\n\n\n\n a"]
-    assert_same_ids(tokenizer, twin, texts)
-    assert twin.special_ids == tokenizer.special_ids
+    assert_same_ids(tokenizer, exported, texts)
+    assert exported.special_ids == tokenizer.special_ids
     assert (tmp_path / "saved" / MODEL_FILE).read_bytes() == (tmp_path / "gemma.model").read_bytes()
     auto = AutoTokenizer.from_pretrained(tmp_path / "saved")
     for text in texts:
@@ -128,10 +128,10 @@ def test_gemmas_layout_of_a_model(tmp_path: Path) -> None:
 
 
 def test_saving_a_tokenizer_json_adds_the_template(trained: Tokenizer, tmp_path: Path) -> None:
-    twin = load_tokenizer(trained.path / TWIN_FILE)
-    twin.save_pretrained(tmp_path)
+    exported = load_tokenizer(trained.path / EXPORTED_FILE)
+    exported.save_pretrained(tmp_path)
     assert not (tmp_path / MODEL_FILE).exists()
-    assert load_tokenizer(tmp_path).fingerprint() == twin.fingerprint()
+    assert load_tokenizer(tmp_path).fingerprint() == exported.fingerprint()
     auto = AutoTokenizer.from_pretrained(tmp_path)
     assert auto(CODE)["input_ids"] == [2, *trained.encode(CODE), 1] and auto("<mask>")["input_ids"] == [2, 4, 1]
 
@@ -143,10 +143,10 @@ def test_saving_a_tokenizer_json_adds_the_template(trained: Tokenizer, tmp_path:
         ({"byte_fallback": False}, "it has no byte fallback"),
         ({"normalization_rule_name": "nmt_nfkc"}, "it changes the text"),
         ({"remove_extra_whitespaces": True}, "it changes the text"),
-        ({"treat_whitespace_as_suffix": True}, "it puts spaces behind words"),
+        ({"treat_whitespace_as_suffix": True}, "it puts spaces after words"),
     ],
 )
-def test_a_model_whose_twin_would_differ_is_refused(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_a_model_whose_export_would_differ_is_refused(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(train_model(tmp_path / "other.model", **options))
     with pytest.raises(UserError, match=f"other.model: {reason}"):
         tokenizer.save_pretrained(tmp_path / "saved")

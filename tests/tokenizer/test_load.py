@@ -15,31 +15,32 @@ import tokenizers
 from support.tokenizer_samples import HOSTILE, TEXTS, VOCAB_SIZE
 
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, TWIN_FILE
+from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
 from megatron_mmbert.utils.errors import UserError
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
 
 
 def edited_json(trained: Tokenizer, target: Path, **changes: Any) -> Path:
-    """The twin's ``tokenizer.json`` with top-level entries replaced."""
-    description = json.loads((trained.path / TWIN_FILE).read_text(encoding="utf-8"))
+    """The exported ``tokenizer.json`` with top-level entries replaced."""
+    description = json.loads((trained.path / EXPORTED_FILE).read_text(encoding="utf-8"))
     target.write_text(json.dumps(description | changes), encoding="utf-8")
     return target
 
 
-@pytest.mark.parametrize("name", ["", MODEL_FILE, TWIN_FILE])
+@pytest.mark.parametrize("name", ["", MODEL_FILE, EXPORTED_FILE])
 def test_every_kind_gives_the_same_tokenizer(name: str, trained: Tokenizer) -> None:
     tokenizer = load_tokenizer(trained.path / name)
     assert tokenizer.vocab_size == VOCAB_SIZE
     ids = (tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id, tokenizer.mask_id)
     assert ids == tokenizer.special_ids == (0, 1, 2, 3, 4)
     assert [tokenizer.piece(i) for i in range(5)] == ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    assert tokenizer.encode_batch(ALL_TEXTS) == trained.encode_batch(ALL_TEXTS)
-    assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(ALL_TEXTS)] == ALL_TEXTS
+    ids = [tokenizer.encode(text) for text in ALL_TEXTS]
+    assert ids == [trained.encode(text) for text in ALL_TEXTS]
+    assert [tokenizer.decode(each) for each in ids] == ALL_TEXTS
 
 
-@pytest.mark.parametrize("name", [MODEL_FILE, TWIN_FILE])
+@pytest.mark.parametrize("name", [MODEL_FILE, EXPORTED_FILE])
 def test_no_text_gives_a_special_id(name: str, trained: Tokenizer) -> None:
     tokenizer = load_tokenizer(trained.path / name)
     for text in ("<mask>", "a <mask> b", "<bos><eos><pad><unk>", "<s> </s>"):
@@ -53,7 +54,7 @@ def test_special_ids_are_left_out_of_decoded_text(trained: Tokenizer) -> None:
     assert trained.decode(ids) == "free and equal"
 
 
-@pytest.mark.parametrize("name", [MODEL_FILE, TWIN_FILE])
+@pytest.mark.parametrize("name", [MODEL_FILE, EXPORTED_FILE])
 def test_bytes_of_the_pieces_add_up_to_the_text(name: str, trained: Tokenizer) -> None:
     tokenizer = load_tokenizer(trained.path / name)
     assert tokenizer.piece_bytes.dtype == np.int32 and tokenizer.piece_bytes.shape == (VOCAB_SIZE,)
@@ -73,7 +74,7 @@ def test_bytes_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.train_from_iterator(ALL_TEXTS, trainer)
-    backend.save(str(tmp_path / TWIN_FILE))
+    backend.save(str(tmp_path / EXPORTED_FILE))
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id) == (1, 2, 3, 4)
     for text in ALL_TEXTS:
@@ -84,7 +85,7 @@ def test_bytes_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
 def test_gemmas_layout_of_a_tokenizer_json(trained: Tokenizer, tmp_path: Path) -> None:
     # Gemma's file: <mask> an ordinary added token, white space runs added tokens, a pre-tokenizer that never splits,
     # a template with <bos> only, and ids beyond the model's vocabulary.
-    description = json.loads((trained.path / TWIN_FILE).read_text(encoding="utf-8"))
+    description = json.loads((trained.path / EXPORTED_FILE).read_text(encoding="utf-8"))
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     added = description["added_tokens"]
     added[4]["special"] = False
@@ -92,7 +93,7 @@ def test_gemmas_layout_of_a_tokenizer_json(trained: Tokenizer, tmp_path: Path) -
     added.append({"id": VOCAB_SIZE, "content": "<h1>", **plain})
     path = edited_json(
         trained,
-        tmp_path / TWIN_FILE,
+        tmp_path / EXPORTED_FILE,
         added_tokens=sorted(added, key=lambda token: token["id"]),
         pre_tokenizer={"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
         post_processor=None,
@@ -108,18 +109,18 @@ def test_gemmas_layout_of_a_tokenizer_json(trained: Tokenizer, tmp_path: Path) -
 
 def test_saved_truncation_and_padding_are_off(trained: Tokenizer, tmp_path: Path) -> None:
     truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
-    path = edited_json(trained, tmp_path / TWIN_FILE, truncation=truncation)
+    path = edited_json(trained, tmp_path / EXPORTED_FILE, truncation=truncation)
     assert load_tokenizer(path).encode(ALL_TEXTS[0]) == trained.encode(ALL_TEXTS[0])
 
 
 def test_fingerprint_is_of_the_model_file_or_of_the_rules(trained: Tokenizer, tmp_path: Path) -> None:
     content = (trained.path / MODEL_FILE).read_bytes()
     assert trained.fingerprint() == hashlib.sha256(content).hexdigest()
-    twin = load_tokenizer(trained.path / TWIN_FILE)
+    exported = load_tokenizer(trained.path / EXPORTED_FILE)
     indented = edited_json(trained, tmp_path / "indented.json", post_processor=None)
-    assert load_tokenizer(indented).fingerprint() == twin.fingerprint()
+    assert load_tokenizer(indented).fingerprint() == exported.fingerprint()
     other = edited_json(trained, tmp_path / "other.json", normalizer={"type": "Lowercase"})
-    assert load_tokenizer(other).fingerprint() != twin.fingerprint()
+    assert load_tokenizer(other).fingerprint() != exported.fingerprint()
 
 
 def test_it_can_be_sent_to_another_process(trained: Tokenizer) -> None:
@@ -127,13 +128,13 @@ def test_it_can_be_sent_to_another_process(trained: Tokenizer) -> None:
 
 
 def test_half_a_surrogate_pair_is_a_value_error(trained: Tokenizer) -> None:
-    for tokenizer in (trained, load_tokenizer(trained.path / TWIN_FILE)):
+    for tokenizer in (trained, load_tokenizer(trained.path / EXPORTED_FILE)):
         with pytest.raises(ValueError, match="surrogates"):
             tokenizer.encode("a\ud800")
 
 
 def test_a_folder_with_only_a_model_or_only_a_json(trained: Tokenizer, tmp_path: Path) -> None:
-    for name, copy in ((MODEL_FILE, "gemma.model"), (TWIN_FILE, TWIN_FILE)):
+    for name, copy in ((MODEL_FILE, "gemma.model"), (EXPORTED_FILE, EXPORTED_FILE)):
         folder = tmp_path / name
         folder.mkdir()
         shutil.copy(trained.path / name, folder / copy)
@@ -144,7 +145,7 @@ def test_what_cannot_be_loaded_is_named(trained: Tokenizer, tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "damaged.model").write_bytes((trained.path / MODEL_FILE).read_bytes()[:5000])
     (tmp_path / "empty.model").write_bytes(b"")
-    (tmp_path / "damaged.json").write_bytes((trained.path / TWIN_FILE).read_bytes()[:5000])
+    (tmp_path / "damaged.json").write_bytes((trained.path / EXPORTED_FILE).read_bytes()[:5000])
     shutil.copy(trained.path / "tokenizer_config.json", tmp_path / "config.json")
     (tmp_path / "folder").mkdir()
     for name, sentence in {

@@ -11,7 +11,7 @@ from support.tokenizer_samples import HOSTILE, TEXTS
 from megatron_mmbert.tokenizer import word_cache
 from megatron_mmbert.tokenizer.engines import SentencePieceEngine
 from megatron_mmbert.tokenizer.load import Tokenizer
-from megatron_mmbert.tokenizer.proto import Kind
+from megatron_mmbert.tokenizer.sentencepiece_proto import Kind
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
@@ -25,19 +25,20 @@ def mixed_texts(count: int) -> list[str]:
     return ["".join(pick.choice(some) + pick.choice(spaces) for _ in range(pick.randrange(80))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("most", [1 << 17, 40])
-def test_ids_are_those_of_the_whole_text(most: int, trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_cache, "_MOST", most)
+@pytest.mark.parametrize("max_words", [1 << 17, 40])
+def test_ids_are_those_of_the_whole_text(max_words: int, trained: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_cache, "_MAX_WORDS", max_words)
     engine = trained._engine
     assert isinstance(engine, SentencePieceEngine) and has_separate_words(engine._proto)
     encoder = WordCache(engine._processor.encode)
     texts = ALL_TEXTS + mixed_texts(400) + ["", " ", "\n", "  ", " a", "\na", "a ", "a\n"]
     for first in range(0, len(texts), 50):
         some = texts[first : first + 50]
-        assert [ids.tolist() for ids in encoder.encode(some)] == trained.encode_batch(some)
-        assert [ids.tolist() for ids in trained.encode_arrays(some)] == trained.encode_batch(some)
+        expected = [trained.encode(text) for text in some]
+        assert [ids.tolist() for ids in encoder.encode(some)] == expected
+        assert [ids.tolist() for ids in trained.encode_arrays(some)] == expected
     kept = encoder._after_space
-    assert len(kept._new) + len(kept._old) <= 2 * most + 4000
+    assert len(kept._new) + len(kept._old) <= 2 * max_words + 4000
 
 
 def test_a_model_whose_words_are_not_separate_is_known(trained: Tokenizer) -> None:

@@ -11,14 +11,14 @@ from sentencepiece import sentencepiece_model_pb2
 _generated: Any = sentencepiece_model_pb2
 
 Kind: Any = _generated.ModelProto.SentencePiece
-"""Kinds of piece: ``Kind.NORMAL``, ``UNKNOWN``, ``CONTROL``, ``USER_DEFINED``, ``BYTE``, ``UNUSED``."""
+"""The kinds of piece: ``Kind.NORMAL``, ``UNKNOWN``, ``CONTROL``, ``USER_DEFINED``, ``BYTE``, ``UNUSED``."""
 
 NormalizerSpec: Any = _generated.NormalizerSpec
 BPE: int = _generated.TrainerSpec.BPE
 
 
 def parse_model(content: bytes) -> Any:
-    """The ``ModelProto`` in a ``.model`` file.
+    """Return the ``ModelProto`` in a ``.model`` file.
 
     Raises:
         ValueError: ``content`` is none.

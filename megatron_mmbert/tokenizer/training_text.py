@@ -1,8 +1,8 @@
-"""Which text a tokenizer is trained on: every language by temperature, streamed, the same for the same seed.
+"""The text that a tokenizer is trained on: every language by temperature, streamed, the same for the same seed.
 
 Language i gets a share p_i = n_i^tau / sum_j n_j^tau of the budget, n_i its bytes of text. Below tau = 1 small
-languages get more than they have: their text is repeated, up to a bound. The unit drawn is a *chunk* (a line, or a part
-of a long one) and not a document, because in a language with one document a document is all or nothing.
+languages get more than they have: their text is repeated, up to a bound. The unit drawn is a *line* (of a long one, a
+part) and not a document, because in a language with one document a document is all or nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_mmbert.data.text.documents import SkippedLines, find_inputs, language_of, read_documents
+from megatron_mmbert.data.text.documents import find_inputs, language_of, read_documents
+from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, SPACE
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.progress import ByteProgress
 
-CHUNK_CHARACTERS = 4096
-"""Longest chunk. SentencePiece drops or truncates long lines without a word, so none is given to it."""
+MAX_LINE_CHARACTERS = 4096
+"""The longest line drawn. SentencePiece drops or truncates long lines without a word, so none is given to it."""
 
 BOUNDARIES = f"\t\r\x00▅{SPACE}{ESCAPE}"
-"""Never part of a learned piece: tabs and carriage returns have pieces of their own, SentencePiece drops a whole line
-with U+2585 (its mark for an unknown character) in it, and U+2581 and its escape are no letters."""
+"""Characters that are never part of a learned piece: tabs and carriage returns have pieces of their own, SentencePiece
+drops a whole line with U+2585 (its mark for an unknown character) in it, and U+2581 and its escape are no letters."""
 
 
 @dataclass
 class LanguageText:
-    """What the corpus holds of one language; ``characters`` counts each character of its text."""
+    """The corpus's text in one language; ``characters`` counts each character of its text."""
 
     files: list[Path] = field(default_factory=list)
     documents: int = 0
@@ -65,16 +66,16 @@ def measure_corpus(inputs: list[Path], text_field: str, skipped: SkippedLines | 
     return {name: languages[name] for name in sorted(languages) if languages[name].bytes}
 
 
-def copies_per_chunk(sizes: Mapping[str, int], temperature: float, budget: int, most_copies: float) -> dict[str, float]:
-    """How often each chunk of a language is used on average (0.1: one in ten; 3: three times).
+def copies_per_line(sizes: Mapping[str, int], temperature: float, budget: int, max_copies: float) -> dict[str, float]:
+    """Return how often each line of a language is used on average (0.1: one in ten; 3: three times).
 
-    What a language cannot take within ``most_copies`` goes to the others by the same rule, so the budget is met unless
+    What a language cannot take within ``max_copies`` goes to the others by the same rule, so the budget is met unless
     all languages are at the bound.
 
     Args:
         sizes: bytes of text (> 0) per language.
         temperature: tau; 1 is proportional to size, 0 gives every language the same.
-        budget: bytes to draw in all.
+        budget: total bytes to draw.
     """
     copies: dict[str, float] = {}
     # Weights relative to the largest language, so that the power neither overflows nor vanishes.
@@ -83,24 +84,24 @@ def copies_per_chunk(sizes: Mapping[str, int], temperature: float, budget: int, 
     left = float(budget)
     while weights:
         per_weight = left / sum(weights.values())
-        full = [name for name in weights if weights[name] * per_weight > most_copies * sizes[name]]
+        full = [name for name in weights if weights[name] * per_weight > max_copies * sizes[name]]
         for name in full or list(weights):
-            copies[name] = most_copies if full else weights[name] * per_weight / sizes[name]
+            copies[name] = max_copies if full else weights[name] * per_weight / sizes[name]
             left -= copies[name] * sizes[name]
             del weights[name]
     return copies
 
 
-def cut_chunks(text: str, drop_cut_space: bool) -> Iterator[str]:
-    """Lines of ``text``, long ones cut before a space (or anywhere in a script without spaces).
+def cut_lines(text: str, drop_cut_space: bool) -> Iterator[str]:
+    """Yield the lines of ``text``, long ones cut before a space (or anywhere in a script without spaces).
 
     Args:
-        drop_cut_space: the trainer puts a space in front of every chunk itself, so the one at the cut is left out.
+        drop_cut_space: the trainer puts a space in front of every line itself, so the one at the cut is left out.
     """
     for line in text.split("\n"):
-        while len(line) > CHUNK_CHARACTERS:
-            cut = line.rfind(" ", 1, CHUNK_CHARACTERS)
-            cut = cut if cut > 0 else CHUNK_CHARACTERS
+        while len(line) > MAX_LINE_CHARACTERS:
+            cut = line.rfind(" ", 1, MAX_LINE_CHARACTERS)
+            cut = cut if cut > 0 else MAX_LINE_CHARACTERS
             yield line[:cut]
             line = line[cut:]
             if drop_cut_space:
@@ -111,7 +112,7 @@ def cut_chunks(text: str, drop_cut_space: bool) -> Iterator[str]:
 
 @dataclass
 class Sampler:
-    """The chunks to train on. Iterating twice gives the same text; ``drawn`` holds the bytes of the latest pass."""
+    """The lines to train on. Iterating twice gives the same text; ``drawn`` holds the bytes of the latest pass."""
 
     languages: dict[str, LanguageText]
     copies: dict[str, float]
@@ -122,11 +123,11 @@ class Sampler:
 
     @property
     def expected_bytes(self) -> int:
-        """About how many bytes one pass gives."""
+        """The bytes that one pass gives, about."""
         return round(sum(self.copies[name] * language.bytes for name, language in self.languages.items()))
 
     def character_weights(self) -> Counter[str]:
-        """How often each character is expected in one pass (a Counter of floats)."""
+        """Return how often each character is expected in one pass (a Counter of floats)."""
         weights: dict[str, float] = {}
         for name, language in self.languages.items():
             for character, count in language.characters.items():
@@ -138,19 +139,19 @@ class Sampler:
     def __iter__(self) -> Iterator[str]:
         self.drawn.clear()
         for name, language in self.languages.items():
-            for chunk, copies in zip(self._chunks(language), self._copies(name), strict=False):
-                self.drawn[name] += copies * len(chunk.encode("utf-8"))
+            for line, copies in zip(self._lines(language), self._copies(name), strict=False):
+                self.drawn[name] += copies * len(line.encode("utf-8"))
                 for _ in range(copies):
-                    yield chunk
+                    yield line
 
-    def _chunks(self, language: LanguageText) -> Iterator[str]:
+    def _lines(self, language: LanguageText) -> Iterator[str]:
         for file in language.files:
             # Bad lines were reported, or refused, when the corpus was measured.
             for document in read_documents(file, self.text_field, SkippedLines()):
-                yield from cut_chunks(document.text, drop_cut_space=self.prefix_space)
+                yield from cut_lines(document.text, drop_cut_space=self.prefix_space)
 
     def _copies(self, name: str) -> Iterator[int]:
-        """Copies of chunk 0, 1, …: spread evenly over the whole text and exact to one chunk, from a seeded start."""
+        """Yield the copies of line 0, 1, …: spread evenly over the text and exact to one line, from a seeded start."""
         rate = self.copies[name]
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         start = int.from_bytes(digest[:6], "big") / 2**48

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.tokenizer.learn import choose_alphabet
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES
 from megatron_mmbert.tokenizer.train import train_tokenizer
+from megatron_mmbert.tokenizer.train_sentencepiece import choose_alphabet
 from megatron_mmbert.utils.errors import UserError
 
 MakeCorpus = Callable[[dict[str, list[str]]], Path]

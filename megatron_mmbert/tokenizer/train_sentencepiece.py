@@ -1,4 +1,4 @@
-"""From sampled text to a SentencePiece model of exactly the size asked for."""
+"""Train a SentencePiece model of exactly the size asked for on sampled text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import sentencepiece
 
-from megatron_mmbert.tokenizer.sampling import Sampler
 from megatron_mmbert.tokenizer.settings import SMALLEST_VOCABULARY, Settings
 from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES, SPECIAL_PIECES
+from megatron_mmbert.tokenizer.training_text import Sampler
 from megatron_mmbert.tokenizer.whitespace import SPACE, keep_whitespace, whitespace_pieces
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.progress import SECONDS_PER_LINE, ByteProgress
@@ -36,20 +36,20 @@ class VocabularyTooLarge(Exception):
         self.possible = possible
 
 
-def learn_exactly(sampler: Sampler, settings: Settings) -> bytes:
-    """The SentencePiece model with exactly ``settings.vocab_size`` pieces, as the bytes of its file.
+def train_exactly(sampler: Sampler, settings: Settings) -> bytes:
+    """Return the SentencePiece model with exactly ``settings.vocab_size`` pieces, as the bytes of its file.
 
     Raises:
         UserError: the text gives fewer; the sentence says how many it does give.
     """
     try:
-        return learn(sampler, settings)
+        return train_once(sampler, settings)
     except VocabularyTooLarge as error:
         possible = error.possible
     # A smaller vocabulary gets a smaller alphabet, which may lower what is possible again: try until it works.
     while possible >= SMALLEST_VOCABULARY:
         try:
-            learn(sampler, replace(settings, vocab_size=possible))
+            train_once(sampler, replace(settings, vocab_size=possible))
             break
         except VocabularyTooLarge as error:
             possible = error.possible
@@ -60,15 +60,15 @@ def learn_exactly(sampler: Sampler, settings: Settings) -> bytes:
     )
 
 
-def learn(sampler: Sampler, settings: Settings) -> bytes:
-    """One run of the SentencePiece trainer over one pass of ``sampler``.
+def train_once(sampler: Sampler, settings: Settings) -> bytes:
+    """Run the SentencePiece trainer once over one pass of ``sampler``.
 
     Raises:
         VocabularyTooLarge: no more pieces can be learned.
         UserError: the alphabet leaves no room, or no text is drawn.
     """
     alphabet = choose_alphabet(sampler.character_weights(), settings)
-    feed = _Feed(sampler, alphabet)
+    feed = _SentenceFeed(sampler, alphabet)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -91,7 +91,7 @@ def learn(sampler: Sampler, settings: Settings) -> bytes:
 
 
 def trainer_options(settings: Settings) -> dict[str, Any]:
-    """SentencePiece's options: Gemma 2's, with ``<mask>`` a control symbol so that text cannot spell it."""
+    """Return SentencePiece's options: Gemma 2's, with ``<mask>`` a control symbol so that text cannot spell it."""
     ids = {f"{role}_id": i for i, role in enumerate(SPECIAL_PIECES) if role != "mask"}
     pieces = {f"{role}_piece": piece for role, piece in SPECIAL_PIECES.items() if role != "mask"}
     return {
@@ -118,7 +118,7 @@ def trainer_options(settings: Settings) -> dict[str, Any]:
 
 
 def choose_alphabet(weights: Counter[str], settings: Settings) -> set[str]:
-    """The characters that get a piece of their own, the commonest first; the others are spelled as bytes.
+    """Choose the characters that get a piece of their own, the commonest first; the others are spelled as bytes.
 
     Raises:
         UserError: an explicit coverage needs more characters than the vocabulary has room for.
@@ -148,7 +148,7 @@ def choose_alphabet(weights: Counter[str], settings: Settings) -> set[str]:
     return alphabet
 
 
-class _Feed:
+class _SentenceFeed:
     """The text as the trainer reads it: rare characters become boundaries, progress is shown, errors are kept.
 
     SentencePiece turns an exception of its iterator into a RuntimeError of its own; ``error`` has the real one.
@@ -165,16 +165,16 @@ class _Feed:
     def __iter__(self) -> Iterator[str]:
         try:
             with ByteProgress("sampling", self._sampler.expected_bytes) as progress:
-                for chunk in self._sampler:
-                    yield chunk.translate(self._table)
-                    progress.add(len(chunk.encode("utf-8")))
+                for line in self._sampler:
+                    yield line.translate(self._table)
+                    progress.add(len(line.encode("utf-8")))
         except BaseException as error:
             self.error = error
             raise
         # The trainer now works in silence (it lets other threads run), for minutes on a large sample.
-        threading.Thread(target=self._show_life, daemon=True).start()
+        threading.Thread(target=self._print_time, daemon=True).start()
 
-    def _show_life(self) -> None:
+    def _print_time(self) -> None:
         start = time.monotonic()
         while not self.finished.wait(SECONDS_PER_LINE):
             print(f"learning pieces: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)

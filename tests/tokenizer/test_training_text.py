@@ -1,4 +1,4 @@
-"""Which text is drawn: temperature, bounds, chunks that lose nothing, the same choice for the same seed."""
+"""The text drawn: temperature, bounds, lines that lose nothing, the same choice for the same seed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.tokenizer.sampling import (
-    CHUNK_CHARACTERS,
+from megatron_mmbert.tokenizer.training_text import (
+    MAX_LINE_CHARACTERS,
     Sampler,
-    copies_per_chunk,
-    cut_chunks,
+    copies_per_line,
+    cut_lines,
     measure_corpus,
 )
 from megatron_mmbert.utils.errors import UserError
@@ -20,37 +20,37 @@ SIZES = {"large": 1_000_000, "small": 10_000}
 
 
 def test_temperature_one_takes_everything_once() -> None:
-    assert copies_per_chunk(SIZES, 1.0, 1_010_000, 10) == pytest.approx({"large": 1.0, "small": 1.0})
+    assert copies_per_line(SIZES, 1.0, 1_010_000, 10) == pytest.approx({"large": 1.0, "small": 1.0})
 
 
 def test_shares_follow_the_power_of_the_size() -> None:
-    copies = copies_per_chunk(SIZES, 0.5, 100_000, 100)
+    copies = copies_per_line(SIZES, 0.5, 100_000, 100)
     drawn = {name: copies[name] * SIZES[name] for name in SIZES}
     assert drawn["large"] / drawn["small"] == pytest.approx(10.0)
     assert sum(drawn.values()) == pytest.approx(100_000)
 
 
 def test_repeats_are_bounded_and_the_rest_goes_to_the_others() -> None:
-    copies = copies_per_chunk(SIZES, 0.0, 500_000, 4)
+    copies = copies_per_line(SIZES, 0.0, 500_000, 4)
     assert copies["small"] == 4
     assert sum(copies[name] * SIZES[name] for name in SIZES) == pytest.approx(500_000)
 
 
 def test_nothing_is_drawn_beyond_the_bound_of_all_languages() -> None:
-    assert copies_per_chunk({"a": 10, "b": 20}, 0.3, 10**9, 3) == {"a": 3, "b": 3}
+    assert copies_per_line({"a": 10, "b": 20}, 0.3, 10**9, 3) == {"a": 3, "b": 3}
 
 
 @pytest.mark.parametrize("text", ["one two " * 3000, "字" * 9000, "a\n\n  b\n" + "x " * 5000 + "\n", " " * 9000])
-def test_chunks_are_bounded_and_lose_only_line_ends(text: str) -> None:
-    chunks = list(cut_chunks(text, drop_cut_space=False))
-    assert "".join(chunks) == text.replace("\n", "")
-    assert all(0 < len(chunk) <= CHUNK_CHARACTERS for chunk in chunks)
+def test_lines_are_bounded_and_lose_only_line_ends(text: str) -> None:
+    lines = list(cut_lines(text, drop_cut_space=False))
+    assert "".join(lines) == text.replace("\n", "")
+    assert all(0 < len(line) <= MAX_LINE_CHARACTERS for line in lines)
 
 
 def test_long_lines_are_cut_before_a_space() -> None:
-    chunks = list(cut_chunks("one two " * 3000, drop_cut_space=False))
-    assert len(chunks) > 1 and all(chunk.startswith(" ") for chunk in chunks[1:])
-    assert list(cut_chunks("one two " * 3000, drop_cut_space=True))[1].startswith(("one", "two"))
+    lines = list(cut_lines("one two " * 3000, drop_cut_space=False))
+    assert len(lines) > 1 and all(line.startswith(" ") for line in lines[1:])
+    assert list(cut_lines("one two " * 3000, drop_cut_space=True))[1].startswith(("one", "two"))
 
 
 def test_sampler_is_exact_and_repeatable(make_corpus: Callable[[dict[str, list[str]]], Path]) -> None:

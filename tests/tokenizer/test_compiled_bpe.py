@@ -14,9 +14,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_mmbert.tokenizer.compiled import OFF, CompiledBPE, compiled_bpe
+from megatron_mmbert.tokenizer.compiled_bpe import OFF, CompiledBPE, compiled_bpe
 from megatron_mmbert.tokenizer.load import load_tokenizer
-from megatron_mmbert.tokenizer.proto import parse_model
+from megatron_mmbert.tokenizer.sentencepiece_proto import parse_model
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
 
@@ -126,7 +126,7 @@ def test_without_it_the_ids_are_the_same(model: Path) -> None:
         env=os.environ | {OFF: "1"},
     )  # fmt: skip
     kind, ids = done.stdout.splitlines()
-    assert kind == "WordEncoder"
+    assert kind == "WordCache"
     tokenizer = load_tokenizer(model)
-    assert type(tokenizer._engine._words).__name__ == "CompiledEncoder"
+    assert type(tokenizer._engine._words).__name__ == "CompiledBPE"
     assert json.loads(ids) == [each.tolist() for each in tokenizer.encode_arrays(texts)]
