@@ -117,6 +117,7 @@ def summary(blocks: list[dict[str, Any]]) -> dict[str, float]:
 
 def _train(scratch: Path, steps: int) -> tuple[list[dict[str, Any]], int]:
     recipe = _recipe(scratch)
+    parallel.enable_cpu_mode()
     parallel.start(seed=recipe.seed)
     trainer = build_trainer(recipe, recipe.phases[0], scratch / "run")
     blocks = Blocks(trainer, steps)

@@ -77,6 +77,7 @@ def fp8_gains(scale: Scale, shape: str) -> Any:
 
 def engines(scale: Scale, shape: str, length: int, local: bool) -> Any:
     """Every engine on one kind of layer: its error against fp64, and milliseconds forward and backward over a pack."""
+    parallel.enable_cpu_mode()
     parallel.start(seed=1)
     model = scale.model(shape)
     window = model.window_each_side if local else None

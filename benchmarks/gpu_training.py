@@ -105,6 +105,7 @@ def losses(scale: Scale, shape: str, share: float = 1.0, **precision: Any) -> An
 @contextmanager
 def trained(recipe: Recipe) -> Iterator[tuple[Training, Phase]]:
     """A model with fresh weights and its optimizer; its memory is given back at the end."""
+    parallel.enable_cpu_mode()
     parallel.start(seed=1)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -85,6 +85,7 @@ def rank(number: int, which: int, port: int, folder: str) -> None:
     place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     small, large = (recipe_of(shape, precision, section) for shape in (TINY, SHAPE))
+    parallel.enable_cpu_mode()
     parallel.start(large.parallel.tensor, large.parallel.pipeline, timeout_minutes=4)
     train(small, 512, 2)
     held = status("VmRSS")

@@ -81,6 +81,7 @@ def no_progress_bars() -> None:
 def load_ours(shape: str, folder: Path, recompute: Recompute = "none", dtype: Dtype = "fp32") -> Encoder:
     from safetensors import safe_open
 
+    parallel.enable_cpu_mode()
     parallel.start(seed=1)
     model = SHAPES[shape].model_copy(update={"attention_output_dropout": 0.0})
     layout, precision = ParallelConfig(recompute=recompute), PrecisionConfig(dtype=dtype)

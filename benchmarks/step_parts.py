@@ -57,6 +57,7 @@ REST = "rest: embedding, gradients' sums, Python"
 
 def main() -> None:
     args = _arguments()
+    parallel.enable_cpu_mode()
     parallel.start(seed=1)
     model = SHAPES[args.shape]
     figures: dict[str, Any] = {"machine": machine("torch"), "threads": torch.get_num_threads(), "shape": args.shape}

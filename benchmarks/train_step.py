@@ -208,7 +208,7 @@ def _work(job: dict[str, Any]) -> None:
     elif job["what"] == "mm":
         tokens = sum(map(len, samples)) // len(packs)
         rows = sum(map(_scored, samples)) // len(packs)
-        parallel.start(seed=1)  # for the allocator's settings
+        parallel.enable_cpu_mode()  # for the allocator's settings
         work = functools.partial(ceiling_work, models.SHAPES[shape], tokens, rows, dtype=models.DTYPES[dtype])
         work()
         serve(work, 1)

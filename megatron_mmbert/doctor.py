@@ -24,9 +24,8 @@ from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Trial, fastest, try_engine
 from megatron_mmbert.config.recipe import ModelConfig
-from megatron_mmbert.kernels import fp8, fp32_matmul
+from megatron_mmbert.kernels import bandwidth, fp8, fp32_matmul
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
-from megatron_mmbert.parallel import bandwidth
 from megatron_mmbert.utils.errors import run_command
 from megatron_mmbert.utils.text_table import table
 
@@ -106,8 +105,9 @@ def exchange_line() -> str | None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return "sum over ranks: not measured, as there is one; start with torchrun --nproc-per-node N -m " + _NAME
+    parallel.enable_cpu_mode()
     runtime = parallel.start()
-    rate = bandwidth.all_reduced(runtime)
+    rate = bandwidth.all_reduced(runtime.device)
     parallel.shutdown()
     kind = "NCCL" if runtime.device.type == "cuda" else "gloo"
     return f"sum over {runtime.world_size} ranks ({kind}): {rate:.2f} GB/s of bus" if runtime.is_main else None

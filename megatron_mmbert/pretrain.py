@@ -82,6 +82,7 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
 
     if recipe.numbers.deterministic:
         deterministic.switch_on()
+    parallel.enable_cpu_mode()
     parallel.join(recipe.parallel.timeout_minutes)
     layout = recipe.parallel
     with monitored_ranks(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):

@@ -28,6 +28,7 @@ def runtime() -> Iterator[parallel.Runtime]:
     Started anew for each test module, which takes milliseconds, and left behind it: modules that lay out the world
     their own way then find none, whatever order they run in.
     """
+    parallel.enable_cpu_mode()
     yield parallel.start(seed=1)
     parallel.shutdown()
 

@@ -60,7 +60,7 @@ def test_gains_are_shown_linear_by_linear_and_a_failure_with_its_reason(monkeypa
             raise AssertionError("no such kernel\nmore")
         return [Gain("qkv", 2.0, 1.0), Gain("proj", 1.0, 2.0)]
 
-    monkeypatch.setattr(fp8, "fp8_refusal", lambda scaling: None)
+    monkeypatch.setattr(fp8, "fp8_unsupported_reason", lambda scaling: None)
     monkeypatch.setattr(fp8, "probe", probe)
     lines = doctor.fp8_lines(ModelConfig(), 2048)
     assert lines[0].startswith("delayed: qkv 2.00 (") and "proj 0.50" in lines[0]

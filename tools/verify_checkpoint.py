@@ -34,6 +34,7 @@ def main() -> int:
     if arguments.deep:
         from megatron_mmbert import parallel
 
+        parallel.enable_cpu_mode()
         parallel.start()
     total = sum(size_of(path)[1] for path in paths) * (2 if arguments.deep else 1)
     with ByteProgress("verify", total) as progress:

@@ -9,7 +9,6 @@ import torch
 
 from megatron_mmbert.attention import AUTO
 from megatron_mmbert.convert.hf_config import read_config
-from megatron_mmbert.convert.import_hf import read_tensors
 from megatron_mmbert.inference.network import Network
 from megatron_mmbert.inference.options import DTYPE_NAMES
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
@@ -54,6 +53,8 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no CUDA device here; use --device cpu")
+    from megatron_mmbert.convert.import_hf import read_tensors  # imports Megatron-Core, which takes seconds
+
     config = read_config(folder)
     longest = config.model.max_length if max_length is None else max_length
     if not 3 <= longest <= config.model.max_length:

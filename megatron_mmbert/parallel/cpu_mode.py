@@ -1,8 +1,11 @@
-"""Lets Megatron-Core 0.16.1 run on a machine without CUDA (gloo), by the same code as on GPUs.
+"""The CPU mode: lets Megatron-Core 0.16.1 run on a machine without CUDA (gloo), by the same code as on GPUs.
 
 Megatron-Core names CUDA in places that only ask "where do tensors live" or "which random state". Each name patched
-here raises on a machine without CUDA, so no working behaviour changes; on a machine with CUDA :func:`install` does
-nothing. Everything CPU-specific about Megatron-Core is in this file and nowhere else.
+here raises on a machine without CUDA, so no working behaviour changes; on a machine with CUDA :func:`enable_cpu_mode`
+does nothing. Everything CPU-specific about Megatron-Core is in this file and nowhere else.
+
+It changes the whole process (names of torch and Megatron-Core, glibc's allocator, oneDNN, ``torch.compile``), so it is
+for commands, which own their process: they call it first, and no other function of this package does.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 
 from megatron_mmbert import compat
 from megatron_mmbert.kernels import fp32_matmul
+from megatron_mmbert.utils.errors import UserError
 
 _CPU = torch.device("cpu")
 _CUDA_TYPES = {
@@ -29,26 +33,45 @@ _CUDA_TYPES = {
 }
 _ALLOCATOR_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
-# Activations come from memory that is kept; what has the token table's size, and would leave a hole that nothing else
-# fills, from the kernel.
+# Activations come from memory that is kept; what has the word embedding's size, and would leave a hole that nothing
+# else fills, from the kernel.
 _MALLOC_OPTIONS = {_M_MMAP_THRESHOLD: 2**27, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**26}
-_installed = False
+_enabled = False
 
 
-def install() -> bool:
-    """Patch torch and Megatron-Core once per process; returns whether this machine needed it."""
-    global _installed
+def enable_cpu_mode() -> bool:
+    """Patch torch and Megatron-Core for the rest of this process; return whether this machine needs it.
+
+    A second call changes nothing, nor does any call where there is a CUDA device.
+    """
+    global _enabled
     if torch.cuda.is_available():
         return False
-    if not _installed:
+    if not _enabled:
         _keep_freed_memory()
         fp32_matmul.use_fastest()
         _patch_torch()
         _patch_rng()
         _patch_optimizers()
         _patch_recompute()
-        _installed = True
+        _enabled = True
     return True
+
+
+def device_type() -> str:
+    """Return the kind of device that this process trains on, ``cuda`` or ``cpu``.
+
+    Raises:
+        UserError: there is no CUDA device, and the CPU mode is not enabled.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    if not _enabled:
+        raise UserError(
+            "PyTorch finds no CUDA device here; to run Megatron-Core on CPUs, call "
+            "megatron_mmbert.parallel.enable_cpu_mode() first, which patches torch and Megatron-Core in this process"
+        )
+    return "cpu"
 
 
 def _keep_freed_memory() -> None:
@@ -75,7 +98,7 @@ def _patch_torch() -> None:
 
 
 def _on_cpu(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """A tensor constructor that takes ``device='cuda'`` to mean the CPU and needs no pinned memory."""
+    """Return a tensor constructor that takes ``device='cuda'`` to mean the CPU and needs no pinned memory."""
 
     @functools.wraps(make)
     def construct(*args: Any, **kwargs: Any) -> torch.Tensor:

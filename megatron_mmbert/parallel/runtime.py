@@ -63,10 +63,11 @@ def start(
         virtual_stages: parts of the model per pipeline rank.
 
     Raises:
-        UserError: the world size does not divide by ``tensor * pipeline``.
+        UserError: the number of processes does not divide by ``tensor * pipeline``; or there is no CUDA device, and
+            :func:`megatron_mmbert.parallel.enable_cpu_mode` was not called.
     """
     global _runtime
-    on_cpu = cpu_mode.install()
+    device_type = cpu_mode.device_type()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % (tensor * pipeline):
         raise UserError(
@@ -93,7 +94,7 @@ def start(
         tp_size=state.get_tensor_model_parallel_world_size(),
         pp_rank=state.get_pipeline_model_parallel_rank(),
         pp_size=state.get_pipeline_model_parallel_world_size(),
-        device=torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device()),
+        device=torch.device("cpu") if device_type == "cpu" else torch.device("cuda", torch.cuda.current_device()),
     )
     _seed(seed)
     return _runtime
@@ -104,10 +105,13 @@ def join(timeout_minutes: float = 30.0) -> None:
 
     Args:
         timeout_minutes: the longest wait for another rank, here and in every exchange from now on.
+
+    Raises:
+        UserError: there is no CUDA device, and the CPU mode is not enabled.
     """
     if dist.is_initialized():
         return
-    backend = "gloo" if cpu_mode.install() else "nccl"
+    backend = "gloo" if cpu_mode.device_type() == "cpu" else "nccl"
     timeout = timedelta(minutes=timeout_minutes)
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -51,6 +52,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit by the table of statuses; SIGTERM and SIGHUP clean up as Ctrl-C does."""
+    # Megatron-Core warns, file by file, of each optional package that is absent and of its own deprecated torch calls.
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
     with _signals_raise():
         _run(main)
 

@@ -40,6 +40,7 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(tool, run_name="__main__")
         written = capfd.readouterr()
+        parallel.enable_cpu_mode()
         parallel.start()
         assert "Traceback" not in written.err
         return int(ended.value.code or 0), written.out, written.err

@@ -36,6 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path, tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Hugging Face folder of ``checkpoint``."""
+    parallel.enable_cpu_mode()
     parallel.start()
     output = tmp_path_factory.mktemp("hf") / "model"
     export_checkpoint(checkpoint, tokenizer_dir, output)
@@ -53,6 +54,7 @@ def run_tool(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(tool, run_name="__main__")
         written = capfd.readouterr()
+        parallel.enable_cpu_mode()
         parallel.start()
         return int(ended.value.code or 0), written.out, written.err
 

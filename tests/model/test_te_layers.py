@@ -29,8 +29,8 @@ def ready(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Callable[[list[G
     """A machine that can, whose probe finds what is given."""
 
     def ready(gains: list[Gain]) -> None:
-        monkeypatch.setattr(fp8, "fp8_refusal", lambda scaling: None)
-        monkeypatch.setattr(fp8, "te_refusal", lambda: None)
+        monkeypatch.setattr(fp8, "fp8_unsupported_reason", lambda scaling: None)
+        monkeypatch.setattr(fp8, "te_unsupported_reason", lambda: None)
         monkeypatch.setattr(fp8, "probe", lambda model, tokens, scaling, tensor: gains)
 
     return ready

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from support import ROOT
 
 from megatron_mmbert.parallel import cpu_mode
 
@@ -26,15 +27,15 @@ def patched() -> list[object]:
     ]
 
 
-def test_installing_twice_is_installing_once() -> None:
-    assert cpu_mode.install() is True
+def test_enabling_twice_is_enabling_once() -> None:
+    assert cpu_mode.enable_cpu_mode() is True
     first = patched()
-    assert cpu_mode.install() is True
+    assert cpu_mode.enable_cpu_mode() is True
     assert [a is b for a, b in zip(first, patched(), strict=True)] == [True] * len(first)
 
 
 def test_cuda_tensors_live_on_the_cpu() -> None:
-    cpu_mode.install()
+    cpu_mode.enable_cpu_mode()
     for made in (torch.zeros(2, device="cuda"), torch.empty(2, device="cuda:0"), torch.tensor([1, 2], device="cuda")):
         assert made.device.type == "cpu"
     assert torch.zeros(2, pin_memory=True).device.type == "cpu"
@@ -45,14 +46,14 @@ def test_cuda_tensors_live_on_the_cpu() -> None:
 
 def test_device_contexts_still_work() -> None:
     """Code that builds a model on the meta device (transformers does) gets meta tensors."""
-    cpu_mode.install()
+    cpu_mode.enable_cpu_mode()
     with torch.device("meta"):
         made = (torch.zeros(2), torch.empty(2), torch.tensor([1]), torch.ones(1), torch.nn.Linear(2, 2).weight)
     assert {tensor.device.type for tensor in made} == {"meta"}
 
 
 def test_type_names_are_those_of_cuda_only_while_an_optimizer_asks() -> None:
-    cpu_mode.install()
+    cpu_mode.enable_cpu_mode()
     x = torch.ones(2)
     with cpu_mode._cuda_type_names():
         assert x.type() == "torch.cuda.FloatTensor"
@@ -62,7 +63,7 @@ def test_type_names_are_those_of_cuda_only_while_an_optimizer_asks() -> None:
 
 
 def test_the_random_state_is_the_cpus() -> None:
-    cpu_mode.install()
+    cpu_mode.enable_cpu_mode()
     torch.cuda.manual_seed(5)
     state = torch.cuda.get_rng_state()
     drawn = torch.rand(3)
@@ -94,6 +95,28 @@ def test_the_allocator_keeps_what_is_freed_unless_the_user_has_set_it(monkeypatc
 
 def test_it_needs_nothing_imported_before() -> None:
     """A tool may start the runtime before anything else has loaded torch's parts."""
-    code = "from megatron_mmbert import parallel; parallel.start(); parallel.shutdown()"
+    code = "from megatron_mmbert import parallel; parallel.enable_cpu_mode(); parallel.start(); parallel.shutdown()"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("call", ["start", "join"])
+def test_without_it_nothing_starts_on_a_cpu(call: str) -> None:
+    """A host program is not changed behind its back: it is told which function changes it."""
+    code = (
+        "import torch; from megatron_mmbert import parallel; from megatron_mmbert.utils.errors import UserError\n"
+        f"try: parallel.{call}()\n"
+        "except UserError as error: print(error, torch.distributed.is_initialized(), 'cuda' in vars(torch.Tensor))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "call megatron_mmbert.parallel.enable_cpu_mode() first" in done.stdout, done.stderr
+    assert done.stdout.strip().endswith("False False"), "no process group, no patch"
+
+
+def test_commands_that_start_the_runtime_enable_it() -> None:
+    package = ROOT / "megatron_mmbert"
+    entries = [package / "pretrain.py", package / "doctor.py", *(package / "commands").rglob("*.py")]
+    entries += [*(ROOT / "tools").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    starting = [path for path in entries if "parallel.start(" in path.read_text(encoding="utf-8")]
+    assert len(starting) > 5
+    assert [path for path in starting if "parallel.enable_cpu_mode()" not in path.read_text(encoding="utf-8")] == []

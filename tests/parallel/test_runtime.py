@@ -16,6 +16,7 @@ from megatron_mmbert.utils.errors import UserError
 @pytest.fixture(autouse=True)
 def left_behind() -> Iterator[None]:
     """Each test starts and leaves the world by itself."""
+    parallel.enable_cpu_mode()
     parallel.shutdown()
     yield
     parallel.shutdown()

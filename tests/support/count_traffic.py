@@ -95,6 +95,7 @@ def rank(number: int, ranks: int, section: dict[str, Any], port: int, folder: st
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = recipe_of(section)
     given = recipe.parallel
+    parallel.enable_cpu_mode()
     parallel.start(given.tensor, given.pipeline, timeout_minutes=2, virtual_stages=given.virtual_stages)
     counter, phase = Counter(), recipe.phases[0]
     training = build_training(recipe, phase)

@@ -64,6 +64,7 @@ def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: 
     place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": layout.ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = load_recipe(recipe_path, layout.overrides())
+    parallel.enable_cpu_mode()
     runtime = parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
     trainer = build_trainer(recipe, recipe.phases[0], output)
     packs = PackDigests()

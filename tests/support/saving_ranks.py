@@ -39,6 +39,7 @@ def fill(folder: Path) -> None:
 def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     os.environ.update({"RANK": str(number), "WORLD_SIZE": "2"})
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
+    parallel.enable_cpu_mode()
     parallel.start(seed=1)
     run, saver, seen = Run(3, distributed=True), AsyncSaver(asynchronous=True), {}
     run.train(2)

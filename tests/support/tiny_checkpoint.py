@@ -72,6 +72,7 @@ def make_checkpoint(path: Path, model: ModelConfig | None = None, **meta: Any) -
     names = hf_names(model.num_layers).items()
     tensors = {ours: reorder_rows_for_megatron(ours, weights[theirs], heads) for ours, theirs in names}
     values: dict[str, Any] = {"rope_theta": 160_000.0, "rope_theta_local": 20_000.0, "max_length": model.max_length}
+    parallel.enable_cpu_mode()
     parallel.start()  # a session fixture may run before the module's world
     write_tensors(path, CheckpointMeta(model=model, **{**values, **meta}), tensors)
     return path

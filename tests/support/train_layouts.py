@@ -56,6 +56,7 @@ def _rank(
     place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": layout.ranks, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"})
     recipe = load_recipe(recipe_path, [*layout.overrides(), *overrides])
+    parallel.enable_cpu_mode()
     parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
     LEFT_OUT[layout.left_out]()
     recorded: dict[str, list[float]] = {"losses": [], "grad_norms": [], "rms": []}

@@ -7,7 +7,6 @@ compare if tokenizer, held-out stores, evaluation and the shortest max_length of
 from __future__ import annotations
 
 import argparse
-import warnings
 from pathlib import Path
 
 from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_overrides
@@ -32,11 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.utils.files import write_json
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    warnings.filterwarnings("ignore", module=r"megatron\.")  # it names every optional package that is not there
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
+    from megatron_mmbert import parallel
     from megatron_mmbert.eval.checkpoint_scores import score_checkpoint
     from megatron_mmbert.eval.tables import scores_table
 
+    parallel.enable_cpu_mode()
     scores = score_checkpoint(arguments.checkpoint, recipe)
     print(scores_table(scores))
     if arguments.output:

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert import parallel
     from megatron_mmbert.convert.import_hf import import_folder
 
+    parallel.enable_cpu_mode()
     parallel.start()
     try:
         lines = import_folder(arguments.source, arguments.output, arguments.check, arguments.overwrite)

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert import parallel
     from megatron_mmbert.convert.export_hf import export_checkpoint
 
+    parallel.enable_cpu_mode()
     parallel.start()
     try:
         lines = export_checkpoint(

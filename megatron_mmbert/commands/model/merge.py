@@ -73,8 +73,13 @@ def request_of(arguments: argparse.Namespace) -> MergeRequest:
 def run(arguments: argparse.Namespace) -> None:
     """Merge, and say how much the models disagreed."""
     request, output = request_of(arguments), arguments.output
-    from megatron_mmbert.merge.run import REPORT, merge_folders  # torch takes seconds
+    from megatron_mmbert.merge.megatron_checkpoint import is_megatron_checkpoint  # torch takes seconds
+    from megatron_mmbert.merge.run import REPORT, merge_folders
 
+    if any(map(is_megatron_checkpoint, request.models)):  # Hugging Face's folders are merged without Megatron-Core
+        from megatron_mmbert import parallel
+
+        parallel.enable_cpu_mode()
     report = merge_folders(request, output, arguments.overwrite)
     summary = report["summary"]
     print(f"wrote {output}: {summary['tensors']} tensors of {len(request.models)} models merged by {report['method']}")

@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     before = check_shape(path, recipe.model)
     after = transition(before, recipe, phase)
     print("\n".join((f"from {path}", *explain(before, after))))
+    parallel.enable_cpu_mode()
     parallel.start()
     try:
         write_transition(path, after, arguments.output)

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from megatron_mmbert.parallel import bandwidth
+from megatron_mmbert.kernels import bandwidth
 
 CPU = torch.device("cpu")
 
