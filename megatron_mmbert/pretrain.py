@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.resilience.run_lease import LeaseHeldError
 from megatron_mmbert.train.callbacks import Callback, Heartbeat, Tolerant
 from megatron_mmbert.train.callbacks.stop_request import STATUS_STOPPED, StopRequest, end_time_of
 from megatron_mmbert.utils.errors import UserError, nearest, run_command
@@ -62,6 +63,8 @@ def main() -> int:
         finished = run(recipe, phase, folder, stop, arguments.start_from)
     except UserError as error:
         # What one rank alone meets, the others see as its loss: it says so itself.
+        if isinstance(error, LeaseHeldError):
+            raise  # the folder is another's: nothing is written into it
         if folder.path.is_dir() and (os.environ.get("RANK", "0") == "0" or not folder.failed.exists()):
             folder.write(folder.failed, {"error": str(error)})
         raise
@@ -79,6 +82,7 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     from megatron_mmbert.parallel import deterministic
     from megatron_mmbert.resilience.consistency import check_consistency, fingerprint_facts
     from megatron_mmbert.resilience.rank_monitor import monitored_ranks
+    from megatron_mmbert.train.phase_lease import phase_lease
 
     if recipe.numbers.deterministic:
         deterministic.switch_on()
@@ -94,10 +98,18 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
             virtual_stages=layout.virtual_stages,
             timeout_minutes=layout.timeout_minutes,
         )
-        return _train(recipe, phase, folder, stop, start_from)
+        with phase_lease(folder) as lease:
+            return _train(recipe, phase, folder, [*lease, stop], stop, start_from)
 
 
-def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None) -> bool:
+def _train(
+    recipe: Recipe,
+    phase: Phase,
+    folder: PhaseFolder,
+    first: Sequence[Callback],
+    stop: StopRequest,
+    start_from: Path | None,
+) -> bool:
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.discovery import resolve
     from megatron_mmbert.parallel.runtime import any_rank, print_once
@@ -106,9 +118,9 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     from megatron_mmbert.train.trainer import build_trainer
 
     is_main = parallel.current().is_main
-    callbacks = _first_callbacks(folder, stop) if is_main else []
+    callbacks = _first_callbacks(folder, first) if is_main else []
     start = find_starting_point(recipe, phase, folder.output, start_from)
-    if start.finished:
+    if start.finished and not _score_is_missing(recipe, folder):
         print_once(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
         return True
     held_out_text = load_held_out_text(recipe)
@@ -130,12 +142,19 @@ def _train(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest,
     return trainer.is_complete
 
 
-def _first_callbacks(folder: PhaseFolder, stop: StopRequest) -> list[Callback]:
+def _score_is_missing(recipe: Recipe, folder: PhaseFolder) -> bool:
+    """Return whether a process ended between the last checkpoint of the phase and its held-out score."""
+    from megatron_mmbert.parallel.runtime import broadcast_object, current
+
+    missing = bool(recipe.evaluation.stores) and current().is_main and "after" not in folder.read(folder.scores)
+    return bool(broadcast_object(missing))
+
+
+def _first_callbacks(folder: PhaseFolder, first: Sequence[Callback]) -> list[Callback]:
     """Clear the signs of earlier processes; returns the callbacks of rank 0 that are there while the model is built."""
     for sign in (folder.stopped, folder.failed, folder.interrupted):
         sign.unlink(missing_ok=True)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    return [Tolerant(Heartbeat(folder.heartbeat)), stop]
+    return [Tolerant(Heartbeat(folder.heartbeat)), *first]
 
 
 def load_held_out_text(recipe: Recipe) -> HeldOut | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +65,23 @@ class PhaseFolder:
         try:
             write_json(path, values)
         except OSError as error:
-            print(f"warning: {path}: not written ({error})", file=sys.stderr, flush=True)
+            warn(f"{path}: not written ({error})")
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Return the content of a small JSON file beside the checkpoints; empty if it is missing.
+
+        One that is damaged is kept under another name with a warning: it is no reason to end a run.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no JSON object")
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            warn(f"{path}: damaged ({error}); kept as {keep_old(path).name}, and begun anew")
+            return {}
+        return values
 
     @property
     def interrupted(self) -> Path:
@@ -73,3 +91,15 @@ class PhaseFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+
+def keep_old(path: Path) -> Path:
+    """Rename a file that is begun anew to the first free of ``NAME.1``, ``NAME.2``, ...; returns its new name."""
+    old = next(each for n in itertools.count(1) if not (each := path.with_name(f"{path.name}.{n}")).exists())
+    path.rename(old)
+    return old
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

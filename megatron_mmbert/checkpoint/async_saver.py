@@ -103,10 +103,10 @@ class AsyncSaver:
 
     Args:
         asynchronous: write in the background; else :meth:`begin` returns when the checkpoint is there.
-        after: called with the folder of checkpoints when one has been committed, on rank 0, where the writing is done.
+        after: called with the checkpoint that has been committed, on rank 0, where the writing is done.
     """
 
-    def __init__(self, asynchronous: bool, after: Callable[[Path], None] = lambda folder: None) -> None:
+    def __init__(self, asynchronous: bool, after: Callable[[Path], None] = lambda checkpoint: None) -> None:
         self._asynchronous, self._after = asynchronous, after
         self._stage = RankSavePlan(copies=asynchronous)
         self._flight: _Flight | None = None
@@ -185,7 +185,7 @@ class AsyncSaver:
         if self._cancelled.is_set():
             raise Cancelled
         commit(staging_path(flight.path), flight.path, flight.meta, flight.share, written)
-        self._after(flight.path.parent)
+        self._after(flight.path)
 
 
 def _prepare(staging: Path) -> None:

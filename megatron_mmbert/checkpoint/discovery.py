@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
 from megatron_mmbert.checkpoint.metadata import META_FILE, NAME_ANOTHER, read_meta
 from megatron_mmbert.utils.errors import UserError
 
@@ -26,18 +26,61 @@ def committed_checkpoints(checkpoints: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def newest_valid(checkpoints: Path, warn: Callable[[str], object] = print) -> Path | None:
-    """Return the newest checkpoint whose checksums hold; corrupt ones are named through ``warn`` and left alone."""
+class ValidCheckpoints:
+    """The checkpoints that this process has verified or written: each is read once, not at every save."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, tuple[int, ...]], str | None] = {}
+
+    def add(self, path: Path) -> None:
+        """Note that ``path`` has just been committed by this process, so that its checksums hold."""
+        self._known[path, _identity(path)] = None
+
+    def problem(self, path: Path) -> str | None:
+        """Return why the checkpoint ``path`` is not valid, or None; its files are read unless they have been before."""
+        key = (path, _identity(path))
+        if key not in self._known:
+            self._known[key] = _first_problem(path)
+        return self._known[key]
+
+
+def newest_valid(
+    checkpoints: Path, warn: Callable[[str], object] = print, known: ValidCheckpoints | None = None
+) -> Path | None:
+    """Return the newest checkpoint whose checksums hold; corrupt ones are named through ``warn`` and left alone.
+
+    Args:
+        known: what has been verified already, and takes what is verified here.
+    """
+    known = known or ValidCheckpoints()
     for path in reversed(committed_checkpoints(checkpoints)):
-        try:
-            read_meta(path)
-            found = next(checksum_problems(path), None)
-        except UserError as error:
-            found = str(error)
-        if found is None:
+        problem = known.problem(path)
+        if problem is None:
             return path
-        warn(f"warning: damaged checkpoint skipped: {found}")
+        warn(f"warning: damaged checkpoint skipped: {problem}")
     return None
+
+
+def _first_problem(path: Path) -> str | None:
+    try:
+        read_meta(path)
+        return next(checksum_problems(path), None)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or path}: {error.strerror or error}"
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what changes when the files that describe a checkpoint are replaced."""
+    found: list[int] = []
+    for name in (META_FILE, CHECKSUM_FILE):
+        try:
+            state = (path / name).stat()
+        except OSError:
+            continue
+        found += (state.st_ino, state.st_mtime_ns, state.st_size)
+    return tuple(found)
 
 
 def resolve(path: Path) -> Path:

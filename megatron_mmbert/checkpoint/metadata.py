@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from megatron_mmbert import __version__
 from megatron_mmbert.config.recipe import ModelConfig
@@ -18,6 +18,8 @@ from megatron_mmbert.utils.files import read_json, write_json
 
 META_FILE = "checkpoint.json"
 NAME_ANOTHER = "name a folder that holds checkpoint.json, such as RUN/PHASE/checkpoints/step-00000100"
+
+FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class TrainedSection(BaseModel):
@@ -33,8 +35,8 @@ class TrainedSection(BaseModel):
 
     phase: dict[str, Any]
     sources: dict[str, Any]
-    seed: int
-    blocks: int
+    seed: NonNegativeInt
+    blocks: NonNegativeInt
     fingerprint: str
 
 
@@ -89,13 +91,13 @@ class CheckpointMeta(BaseModel):
 
     format: int = 1
     model: ModelConfig
-    rope_theta: float
-    rope_theta_local: float
-    max_length: int
+    rope_theta: FinitePositive
+    rope_theta_local: FinitePositive
+    max_length: PositiveInt
     phase: str = ""
-    step: int = 0
-    phase_tokens: int = 0
-    total_tokens: int = 0
+    step: NonNegativeInt = 0
+    phase_tokens: NonNegativeInt = 0
+    total_tokens: NonNegativeInt = 0
     loader: dict[str, Any] = {}
     history: list[TrainedSection] = []
     has_optimizer: bool = False
@@ -107,6 +109,14 @@ class CheckpointMeta(BaseModel):
     origin: str = ""
     code_version: str = __version__
     written_at: str = ""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> CheckpointMeta:
+        if self.total_tokens < self.phase_tokens:
+            raise ValueError(f"total_tokens {self.total_tokens} is less than phase_tokens {self.phase_tokens}")
+        if self.loader.get("tokens", self.phase_tokens) != self.phase_tokens:
+            raise ValueError(f"loader.tokens {self.loader['tokens']} is not phase_tokens {self.phase_tokens}")
+        return self
 
     @model_validator(mode="after")
     def _within_the_vocabulary(self) -> CheckpointMeta:

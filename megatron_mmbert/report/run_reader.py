@@ -6,6 +6,7 @@ Everything is optional. A run that stands in its second phase, or whose merge wa
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def read_curves(path: Path) -> dict[str, Float64s]:
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
-            rows.append([float(values[name]) for name in _CURVES])
+            rows.append([math.nan if values[name] is None else float(values[name]) for name in _CURVES])
         except (ValueError, KeyError, TypeError):
             if number == len(lines) and not line.endswith("\n"):
                 break

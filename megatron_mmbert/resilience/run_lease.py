@@ -26,6 +26,10 @@ STALE_SECONDS = 60.0
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
 
+class LeaseHeldError(UserError):
+    """Another trainer has the folder; nothing of it may be touched."""
+
+
 class RunLease:
     """Exclusive right of this process to write into a phase's folder.
 
@@ -34,7 +38,7 @@ class RunLease:
         say: takes the sentence when a stale lease is taken over or waited for.
 
     Raises:
-        UserError: another trainer holds the lease.
+        LeaseHeldError: another trainer holds the lease.
     """
 
     def __init__(
@@ -90,12 +94,12 @@ class RunLease:
         """Return when the lease that is there has been removed or found stale and removed.
 
         Raises:
-            UserError: its holder lives.
+            LeaseHeldError: its holder lives.
         """
         seen = _read(self._path)
         if seen.get("machine") == _machine() and isinstance(seen.get("process"), int):
             if _process_start(seen["process"]) == seen.get("started") is not None:
-                raise self._refusal(seen)
+                raise self._refused_by(seen)
             self._take_over(seen, "its process is gone")
             return
         beat = _modified(self._path)
@@ -111,11 +115,11 @@ class RunLease:
             if _modified(self._path) is None:
                 return
             if _modified(self._path) != beat:
-                raise self._refusal(seen)
+                raise self._refused_by(seen)
         self._take_over(seen, f"it has given no sign for {self._age(beat):.0f} s")
 
-    def _refusal(self, holder: dict[str, Any]) -> UserError:
-        return UserError(
+    def _refused_by(self, holder: dict[str, Any]) -> LeaseHeldError:
+        return LeaseHeldError(
             f"{self._path.parent}: {_name(holder)} has been training here since {holder.get('since')}; wait for its "
             f"end, end it, or choose another --output"
         )

@@ -9,11 +9,12 @@ from typing import Any
 
 from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
-from megatron_mmbert.checkpoint.discovery import step_folder
+from megatron_mmbert.checkpoint.discovery import ValidCheckpoints, step_folder
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta, RecordedBatch
 from megatron_mmbert.checkpoint.retention import apply_retention
 from megatron_mmbert.config.recipe import CheckpointConfig
 from megatron_mmbert.data.loading.batch import PackedBatch
+from megatron_mmbert.parallel.runtime import broadcast_object, current
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.resume_check import record
 from megatron_mmbert.train.step import Training
@@ -42,6 +43,7 @@ class PhaseCheckpoints:
         saved_step: int | None = None,
     ) -> None:
         self.saver = AsyncSaver(settings.asynchronous, self._apply_retention)
+        self._valid = ValidCheckpoints()
         self.pack_to_record: PackedBatch | None = None
         self._folder, self._settings, self._training, self._meta = folder, settings, training, meta
         self._saved_step = saved_step
@@ -68,6 +70,16 @@ class PhaseCheckpoints:
         if last:
             self._report(self.saver.wait(), callbacks, last)
         return path
+
+    def verify(self, path: Path) -> None:
+        """Read the last checkpoint of the phase once more: only what is there and whole may be called complete.
+
+        Raises:
+            UserError: on every rank, if it is not.
+        """
+        problem = broadcast_object(ValidCheckpoints().problem(path) if current().is_main else None)
+        if problem is not None:
+            raise UserError(f"the last checkpoint is not whole: {problem}; look at the disk, and run it again")
 
     def poll_save(self, callbacks: Callback) -> None:
         """Advance the checkpoint that is being written without waiting for it; between any two steps."""
@@ -96,5 +108,6 @@ class PhaseCheckpoints:
         pack = self.pack_to_record
         return None if pack is None or self._settings.replay == "none" else record(self._training.encoders, pack)
 
-    def _apply_retention(self, folder: Path) -> None:
-        apply_retention(folder, self._settings.keep_last, self._settings.keep_every_tokens)
+    def _apply_retention(self, written: Path) -> None:
+        self._valid.add(written)
+        apply_retention(written.parent, self._settings.keep_last, self._settings.keep_every_tokens, self._valid)

@@ -46,10 +46,11 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
         if checkpoint_interval.is_due(counters.phase_tokens):
             progress_marker.at("a checkpoint")
             trainer.save(everyone)
-    if trainer.is_complete:
-        everyone.on_phase_end(counters)
     progress_marker.at("the last checkpoint")
     checkpoint = trainer.save(everyone, last=True)
+    if trainer.is_complete:
+        trainer.checkpoints.verify(checkpoint)
+        everyone.on_phase_end(counters)
     fault_point(Moment.TRAIN_END, trainer)
     return checkpoint
 

@@ -6,6 +6,7 @@ says where it is shown, so console, file and trackers need no change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -63,7 +64,7 @@ class StepMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of ``metrics.jsonl``."""
-        return {name: value for name, value, place in self._values() if place["file"]}
+        return {name: _json_value(value) for name, value, place in self._values() if place["file"]}
 
     def tracked(self) -> dict[str, float]:
         """Return the values for experiment trackers, by name."""
@@ -83,3 +84,8 @@ class StepMetrics:
         """Return the steps of the phase, if those to come have as many tokens as this one."""
         left = max(0, self.goal_tokens - self.phase_tokens)
         return self.step + -(-left // self.step_tokens)
+
+
+def _json_value(value: Any) -> Any:
+    """Return ``value``, or None for a number that JSON has no word for: the loss of a step that was skipped."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

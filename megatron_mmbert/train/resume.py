@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.discovery import newest_valid, resolve
+from megatron_mmbert.checkpoint.discovery import committed_checkpoints, newest_valid, resolve
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.phase_transition import explain, transition
 from megatron_mmbert.checkpoint.retention import remove_leftovers
@@ -61,6 +61,8 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
     if current().is_main:
         remove_leftovers(folder.checkpoints)
     own = newest_checkpoint(folder)
+    if own is None and start_from is None:
+        _refuse_damaged(folder)
     if own is not None:
         meta = training_state.check_shape(own, recipe.model)
         if not meta.finished:
@@ -80,6 +82,22 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
     print_once("\n".join((f"starting phase {phase.name} from {path}", *explain(before, after))))
     # --start-from may name a checkpoint of this very phase, that is not its newest valid one.
     return StartingPoint(path, after, is_own=path.parent == folder.checkpoints)
+
+
+def _refuse_damaged(folder: PhaseFolder) -> None:
+    """Refuse to begin a phase anew that has checkpoints, none of which is valid: a month of work may lie in them.
+
+    Raises:
+        UserError: it has, on every rank.
+    """
+    found = broadcast_object(
+        [path.name for path in committed_checkpoints(folder.checkpoints)] if current().is_main else []
+    )
+    if found:
+        raise UserError(
+            f"{folder.checkpoints}: none of {len(found)} checkpoints is valid ({', '.join(found[-3:])}); copy them "
+            f"again, name another with --start-from, or move the folder away to begin the phase anew"
+        )
 
 
 def newest_checkpoint(folder: PhaseFolder) -> Path | None:

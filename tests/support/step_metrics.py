@@ -5,7 +5,7 @@ from __future__ import annotations
 from megatron_mmbert.train.metrics import StepMetrics
 
 
-def step_metrics(step: int) -> StepMetrics:
+def step_metrics(step: int, loss: float = 3.25) -> StepMetrics:
     """Step ``step`` of ten steps of 512 tokens, half a second each."""
     return StepMetrics(
         phase="first",
@@ -13,7 +13,7 @@ def step_metrics(step: int) -> StepMetrics:
         phase_tokens=512 * step,
         goal_tokens=5120,
         total_tokens=512 * step,
-        loss=3.25,
+        loss=loss,
         lr=1e-3,
         mask_ratio=0.3,
         temperature=0.7,

@@ -97,14 +97,15 @@ def test_another_tokenizers_ids_are_refused(stopped: Path, recipe_path: Path, ru
 def test_a_record_that_is_none_is_a_damaged_description(
     change: dict[str, list[int]], stopped: Path, recipe_path: Path, runtime: Runtime, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Under good checksums: named and skipped, no traceback."""
+    """Under good checksums: named and skipped, and as none is left, the phase does not begin anew by itself."""
     path = newest(stopped)
     values = json.loads((path / META_FILE).read_text())
     values["replay"] |= change
     (path / META_FILE).write_text(json.dumps(values))
     (path / CHECKSUM_FILE).unlink()
     finalize(path)
-    assert begin(recipe_path, stopped).counters.step == 0
+    with pytest.raises(UserError, match=r"none of 1 checkpoints is valid .* to begin the phase anew"):
+        begin(recipe_path, stopped)
     assert f"damaged checkpoint skipped: {path / META_FILE}: " in capsys.readouterr().out
 
 

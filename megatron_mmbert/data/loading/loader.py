@@ -26,6 +26,7 @@ from megatron_mmbert.utils.counter_rng import key64, string_key
 from megatron_mmbert.utils.errors import UserError
 
 _PACK_ORDER, _MASKS = 1, 2
+_MAX_BLOCKS_AFTER = 64  # a phase's last step may reach a few blocks beyond its nominal end
 _PREFETCHED_PACKS = 8
 
 
@@ -134,13 +135,33 @@ class PackLoader:
         Raises:
             UserError: the settings or the data fix another order of packs than those the state was saved with.
         """
-        if state["fingerprint"] != self.mixture.fingerprint():
+        if state.get("fingerprint") != self.mixture.fingerprint():
             raise UserError(
                 f"phase {self._phase.name!r}: the data, its weights, lengths or seed are not those of the checkpoint, "
                 "so its position in the data has no meaning; restore them, or start the phase anew"
             )
         self.close()
-        self.state = LoaderState(*(int(state[name]) for name in ("block", "pack", "packs", "tokens")))
+        self.state = self._checked(state)
+
+    def _checked(self, state: Mapping[str, Any]) -> LoaderState:
+        """Return ``state`` as the loader keeps it.
+
+        Raises:
+            UserError: it is no state that this phase can have come to.
+        """
+        phase = self._phase
+        try:
+            found = LoaderState(*(int(state[name]) for name in ("block", "pack", "packs", "tokens")))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"phase {phase.name!r}: damaged loader state {dict(state)}; take another checkpoint"
+            ) from None
+        blocks = -(-phase.tokens // phase.tokens_per_block) + _MAX_BLOCKS_AFTER
+        packs = 2 * -(-phase.tokens_per_block // phase.pack_tokens) + _MAX_BLOCKS_AFTER
+        possible = 0 <= found.block <= blocks and 0 <= found.pack <= packs and 0 <= found.packs <= blocks * packs
+        if not possible or not 0 <= found.tokens <= found.packs * phase.pack_tokens:
+            raise UserError(f"phase {phase.name!r}: loader state {dict(state)} cannot be; take another checkpoint")
+        return found
 
     def consumed(self) -> list[DatasetUse]:
         """Return the samples and epochs of every dataset in whole blocks (the block in progress is not counted)."""

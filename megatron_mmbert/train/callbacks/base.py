@@ -26,7 +26,7 @@ class Callback:
         """Called when a step's numbers are out, before a checkpoint is begun; not after the last step of a phase."""
 
     def on_phase_end(self, counters: Counters) -> None:
-        """Called when the phase is complete, before its last checkpoint."""
+        """Called when the phase is complete, after its last checkpoint has been written and verified."""
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         """Called after held-out text was scored, with bits per byte by language."""

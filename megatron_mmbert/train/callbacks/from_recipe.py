@@ -23,7 +23,7 @@ def recipe_callbacks(recipe: Recipe, folder: PhaseFolder, counters: Counters) ->
     if logging.tensorboard:
         files.append(TensorBoard(folder.tensorboard, counters.step))
     if logging.wandb:
-        files.append(WeightsAndBiases(folder.path, logging.wandb, name, recipe.to_dict()))
+        files.append(WeightsAndBiases(folder, logging.wandb, name, recipe.to_dict()))
     if logging.mlflow:
-        files.append(MLflow(folder.path, logging.mlflow, name, recipe.to_dict()))
+        files.append(MLflow(folder, logging.mlflow, name, recipe.to_dict()))
     return [Console(logging.every_steps), *map(Tolerant, files)]

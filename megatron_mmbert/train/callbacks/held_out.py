@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -63,5 +62,4 @@ class HeldOutScoring(Callback):
         values = {language: score.bits_per_byte for language, score in scores.items()}
         self._others.on_scores(moment, values, counters.total_tokens)
         if current().is_main and moment in ("before", "after"):
-            known = json.loads(self._folder.scores.read_text()) if self._folder.scores.exists() else {}
-            self._folder.write(self._folder.scores, known | {moment: values})
+            self._folder.write(self._folder.scores, self._folder.read(self._folder.scores) | {moment: values})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from megatron_mmbert.builders.run_folder import keep_old, warn
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.metrics import StepMetrics
+from megatron_mmbert.utils.files import atomic_file
 
 
 class MetricsFile(Callback):
@@ -18,14 +21,12 @@ class MetricsFile(Callback):
     """
 
     def __init__(self, path: Path, resumed_step: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= resumed_step]
-        path.write_text("".join(kept), encoding="utf-8")
+        _cut_back(path, resumed_step > 0, lambda line: line["step"] <= resumed_step)
         self._file = path.open("ab", buffering=0)
         self._pending = b""
 
     def on_step(self, metrics: StepMetrics) -> None:
-        self._pending += json.dumps(metrics.to_json()).encode() + b"\n"
+        self._pending += json.dumps(metrics.to_json(), allow_nan=False).encode() + b"\n"
         self._write()
 
     def close(self) -> None:
@@ -47,10 +48,8 @@ class HeldOutFile(Callback):
     """
 
     def __init__(self, path: Path, resumed_step: int, resumed_tokens: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # A run that has taken no step scores again before its first.
-        kept = [line for line in _lines(path) if resumed_step and json.loads(line)["total_tokens"] <= resumed_tokens]
-        path.write_text("".join(kept), encoding="utf-8")
+        _cut_back(path, resumed_step > 0, lambda line: line["total_tokens"] <= resumed_tokens)
         self._path = path
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
@@ -59,8 +58,31 @@ class HeldOutFile(Callback):
             file.write(json.dumps(line) + "\n")
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines of an earlier run; a line cut off by a kill is dropped."""
+def _cut_back(path: Path, resumes: bool, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave the lines of ``path`` that ``keep`` accepts; a line cut off by a kill is dropped.
+
+    Where the phase begins anew, or where lines are damaged (a loss of power can leave zeros), the file as it was is
+    kept under another name: a mistake must not cost what a month of training has written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+        return
+    content = path.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    read = [_parsed(line, keep) for line in lines]
+    kept = b"".join(line for line, accepted in zip(lines, read, strict=True) if accepted) if resumes else b""
+    damaged = sum(accepted is None for accepted in read)
+    if damaged or (lines and not resumes):
+        old = keep_old(path)
+        what = f"{damaged} damaged lines were cut off" if damaged else "the phase begins anew"
+        warn(f"{path}: {what}; the file as it was is {old.name}")
+    with atomic_file(path) as staging:
+        staging.write_bytes(kept)
+
+
+def _parsed(line: bytes, keep: Callable[[dict[str, Any]], bool]) -> bool | None:
+    """Return what ``keep`` says of a line; None for one that is damaged."""
+    try:
+        return bool(keep(json.loads(line)))
+    except (ValueError, KeyError, TypeError):
+        return None

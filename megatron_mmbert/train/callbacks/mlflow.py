@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.metrics import StepMetrics
@@ -16,10 +15,10 @@ from megatron_mmbert.utils.files import write_json
 class MLflow(Callback):
     """One MLflow run for each phase, at the tracking address that MLflow's own variables name (default: a folder)."""
 
-    def __init__(self, folder: Path, experiment: str, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: PhaseFolder, experiment: str, name: str, config: dict[str, Any]) -> None:
         self._mlflow: Any = required_package("mlflow", "logging.mlflow")
-        record = folder / "mlflow.json"
-        known = json.loads(record.read_text(encoding="utf-8"))["id"] if record.exists() else None
+        record = folder.path / "mlflow.json"
+        known = folder.read(record).get("id")
         self._mlflow.set_experiment(experiment)
         run = self._mlflow.start_run(run_id=known, run_name=None if known else name)
         if known is None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.metrics import StepMetrics
@@ -16,13 +15,13 @@ from megatron_mmbert.utils.files import write_json
 class WeightsAndBiases(Callback):
     """One W&B run for each phase; its id is kept beside the metrics, so that a resumed phase continues it."""
 
-    def __init__(self, folder: Path, project: str, name: str, config: dict[str, Any]) -> None:
+    def __init__(self, folder: PhaseFolder, project: str, name: str, config: dict[str, Any]) -> None:
         wandb = required_package("wandb", "logging.wandb")
-        record = folder / "wandb.json"
-        known = json.loads(record.read_text(encoding="utf-8"))["id"] if record.exists() else None
+        record = folder.path / "wandb.json"
+        known = folder.read(record).get("id")
         # The mode (online, offline, disabled) and the key come from W&B's own environment variables.
         self._run: Any = wandb.init(
-            project=project, name=name, id=known, resume="allow", dir=str(folder), config=config, save_code=False
+            project=project, name=name, id=known, resume="allow", dir=str(folder.path), config=config, save_code=False
         )
         if known is None:
             write_json(record, {"id": self._run.id})

@@ -234,3 +234,30 @@ def test_with_a_real_store(tmp_path: Path) -> None:
     from_memory = PackLoader(memory, phase(), IDS)
     assert digests(from_store.next_packs(100)) == digests(from_memory.next_packs(100))
     from_store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": 10**18},
+        {"pack": 10**9},
+        {"tokens": -7},
+        {"tokens": 10**9},
+        {"block": -5},
+        {"pack": -1},
+        {"packs": -1},
+        {"block": "x"},
+        {"block": None},
+    ],
+    ids=str,
+)
+def test_a_state_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
+    """Such a state counted for ever, ended in a traceback, or trained another number of steps."""
+    running = loader()
+    running.next_packs(3)
+    good = running.state_dict()
+    loader().load_state_dict(good)
+    with pytest.raises(UserError, match="take another checkpoint"):
+        loader().load_state_dict(good | change)
+    with pytest.raises(UserError, match="take another checkpoint"):
+        loader().load_state_dict({"fingerprint": good["fingerprint"]})

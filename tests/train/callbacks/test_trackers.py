@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.step_metrics import step_metrics
 
+from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.train.callbacks.mlflow import MLflow
 from megatron_mmbert.train.callbacks.optional_package import required_package
 from megatron_mmbert.train.callbacks.tensorboard import TensorBoard
@@ -37,7 +38,7 @@ def test_mlflow_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     for step in (1, 2):
-        callback = MLflow(tmp_path, "languages", "first", {"seed": 5})
+        callback = MLflow(PhaseFolder(tmp_path.parent, tmp_path.name), "languages", "first", {"seed": 5})
         callback.on_step(step_metrics(step))
         callback.on_scores("after", {"eng_Latn": 2.5}, 512 * step)
         callback.close()
@@ -53,7 +54,7 @@ def test_wandb_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for step in (1, 2):
-        callback = WeightsAndBiases(tmp_path, "languages", "first", {"seed": 5})
+        callback = WeightsAndBiases(PhaseFolder(tmp_path.parent, tmp_path.name), "languages", "first", {"seed": 5})
         callback.on_step(step_metrics(step))
         callback.close()
     run = json.loads((tmp_path / "wandb.json").read_text())["id"]
