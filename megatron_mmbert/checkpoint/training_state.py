@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,22 @@ def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer |
     wanted = {"model": [_precise(_model_state(chunk), stored) for chunk in chunks]}
     loaded = dist_checkpointing.load(wanted, str(path))["model"]
     for chunk, weights in zip(chunks, loaded, strict=True):
-        missing, unexpected = chunk.load_state_dict(weights, strict=False)
-        lost = [name for name in (*missing, *unexpected) if not name.endswith(_EXTRA_STATE)]
-        if lost:
-            raise UserError(f"{path}: tensor {lost[0]!r} does not fit this model; take another checkpoint")
+        load_weights(chunk, weights, path)
     if optimizer is not None:
         # Not with the weights: masters may come from the same stored tensors, and Megatron wants one dtype for each.
         take(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
+
+
+def load_weights(encoder: Encoder, weights: Mapping[str, Any], path: Path) -> None:
+    """Copy ``weights`` into the encoder.
+
+    Raises:
+        UserError: a tensor is missing, or one too many; the sentence names it and ``path``.
+    """
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    strangers = [name for name in (*missing, *unexpected) if not name.endswith(_EXTRA_STATE)]
+    if strangers:
+        raise UserError(f"{path}: tensor {strangers[0]!r} does not fit this model; take another checkpoint")
 
 
 def _chunks(model: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:

@@ -107,16 +107,26 @@ def config_json(meta: CheckpointMeta, ids: SpecialIds) -> dict[str, Any]:
     }
 
 
+def read_config_values(folder: Path) -> dict[str, Any]:
+    """Return the values of ``folder/config.json``, of whatever model.
+
+    Raises:
+        UserError: no such file, or one that holds no object.
+    """
+    file = folder / CONFIG_FILE
+    values = read_json(file, "model configuration", "name a folder made by save_pretrained")
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: not a model configuration; name a folder made by save_pretrained")
+    return values
+
+
 def read_config(folder: Path) -> HFConfig:
     """The encoder that ``folder/config.json`` describes, written by either generation of transformers.
 
     Raises:
         UserError: no such file, not ModernBERT, or something that this project's encoder cannot express.
     """
-    file = folder / CONFIG_FILE
-    values = read_json(file, "model configuration", "name a folder made by save_pretrained")
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: not a model configuration; name a folder made by save_pretrained")
+    file, values = folder / CONFIG_FILE, read_config_values(folder)
     if values.get("model_type") != "modernbert":
         raise UserError(f"{file}: model_type {values.get('model_type')!r}; only 'modernbert' models can be converted")
     for key, needed in _ONLY.items():

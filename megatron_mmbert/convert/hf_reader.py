@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face model folder: safetensors, or the pickles of old, one file or shards.
+"""Reader of the tensors of a Hugging Face model folder: safetensors, or older pickles, in one file or in shards.
 
 A pickle is opened by torch's weights-only reader, which builds tensors and refuses everything else.
 """
@@ -15,36 +15,48 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from megatron_mmbert.convert.hf_writer import WEIGHTS
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+PICKLED_WEIGHTS = "pytorch_model.bin"
+_PICKLES = ("*.bin", "*.pt", "*.pth")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # what fp32 holds without loss
+_REMEDY = f"load the model where you trust it and save_pretrained it, which writes {WEIGHTS}"
 
 
 class _File(Protocol):
     """One file of tensors, read one at a time."""
 
-    def keys(self) -> list[str]: ...
+    names: frozenset[str]
+
     def shape(self, name: str) -> tuple[int, ...]: ...
     def load(self, name: str) -> Tensor: ...
 
 
 class _Safetensors:
-    def __init__(self, path: Path) -> None:
-        self._handle: Any = safe_open(path, framework="pt")
+    """A safetensors file. It is mapped for one tensor at a time, so that pages of those read before can be dropped."""
 
-    def keys(self) -> list[str]:
-        return list(self._handle.keys())
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            self.names = frozenset(file.keys())
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handle.get_slice(name).get_shape())
+        with self._open() as file:
+            return tuple(file.get_slice(name).get_shape())
 
     def load(self, name: str) -> Tensor:
-        return self._handle.get_tensor(name)
+        with self._open() as file:
+            return file.get_tensor(name)
+
+    def _open(self) -> Any:
+        return safe_open(self._path, framework="pt")
 
 
 class _Pickle:
+    """A pickle of named tensors, mapped."""
+
     def __init__(self, path: Path) -> None:
         self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(self._tensors, dict):
@@ -52,9 +64,7 @@ class _Pickle:
         for name, tensor in self._tensors.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise ValueError(f"{name!r} is no tensor")
-
-    def keys(self) -> list[str]:
-        return list(self._tensors)
+        self.names = frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
@@ -66,49 +76,66 @@ class _Pickle:
 class HFTensors:
     """All tensors of a model folder by name.
 
+    Args:
+        pickles: whether ``pytorch_model.bin`` is read where there are no safetensors.
+
     Raises:
-        UserError: no weights there, a damaged file, or a pickle that holds anything but tensors.
+        UserError: no weights there, a corrupt file, or a pickle that holds anything but tensors.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pickles: bool = True) -> None:
         self.folder = folder
+        self._kinds = (WEIGHTS, PICKLED_WEIGHTS) if pickles else (WEIGHTS,)
         self._files: dict[str, _File] = {}
         self._file_of = self._find()
 
     def names(self) -> list[str]:
+        """Return the names of all tensors, sorted within each file."""
         return list(self._file_of)
 
-    def where(self, name: str) -> Path:
-        """The file that holds a tensor."""
+    def path_of(self, name: str) -> Path:
+        """Return the file that holds a tensor."""
         return self.folder / self._file_of[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._files[self._file_of[name]].shape(name)
+        """Return a tensor's shape without reading its values."""
+        with _readable(self.path_of(name)):
+            return self._files[self._file_of[name]].shape(name)
 
-    def load(self, name: str) -> Tensor:
-        """The tensor in fp32, on the CPU; bf16 and fp16 values are kept exactly.
+    def load_as_stored(self, name: str) -> Tensor:
+        """Return a tensor on the CPU in the precision it is stored in.
 
         Raises:
-            UserError: it holds other numbers, or its bytes are damaged.
+            UserError: its bytes are corrupt.
         """
-        with _readable(self.where(name)):
-            tensor = self._files[self._file_of[name]].load(name)
+        with _readable(self.path_of(name)):
+            return self._files[self._file_of[name]].load(name)
+
+    def load(self, name: str) -> Tensor:
+        """Return a tensor in fp32 on the CPU; bf16 and fp16 values are kept exactly.
+
+        Raises:
+            UserError: it holds other numbers, or its bytes are corrupt.
+        """
+        tensor = self.load_as_stored(name)
         if tensor.dtype not in _FLOATS:
             raise UserError(
-                f"{self.where(name)}: {name} is {str(tensor.dtype).removeprefix('torch.')}; "
+                f"{self.path_of(name)}: {name} is {str(tensor.dtype).removeprefix('torch.')}; "
                 "save the model in float32, bfloat16 or float16"
             )
         return tensor.float().contiguous()
 
     def _find(self) -> dict[str, str]:
-        """Tensor name -> file name, of the first kind of file that is there."""
-        for file in WEIGHT_FILES:
+        """Return the file of each tensor, for the first kind of file that is there."""
+        for file in self._kinds:
             if (self.folder / file).is_file():
-                return dict.fromkeys(self._open(file).keys(), file)
+                return dict.fromkeys(sorted(self._open(file).names), file)
             index = self.folder / f"{file}.index.json"
             if index.is_file():
                 return self._read_index(index)
-        raise UserError(f"{self.folder}: neither {' nor '.join(WEIGHT_FILES)} in it; name a folder with weights")
+        for unread in sorted(path for pattern in _PICKLES for path in self.folder.glob(pattern)):
+            raise UserError(f"{unread}: a pickle may run code when it is opened, so it is not read; {_REMEDY}")
+        raise UserError(f"{self.folder}: neither {' nor '.join(self._kinds)} in it; name a folder with weights")
 
     def _read_index(self, index: Path) -> dict[str, str]:
         values = read_json(index, "shard index", "copy the whole folder again")
@@ -117,8 +144,8 @@ class HFTensors:
             raise UserError(f"{index}: no weight_map in it; copy the whole folder again")
         for name, file in file_of.items():
             if not isinstance(file, str) or Path(file).name != file:
-                raise UserError(f"{index}: {name} is in {file!r}, which is no file of this folder; copy it again")
-            if name not in self._open(file).keys():
+                raise UserError(f"{index}: {name} is in {file!r}, which is not a file of this folder; copy it again")
+            if name not in self._open(file).names:
                 raise UserError(f"{self.folder / file}: lacks {name}, which {index.name} promises; copy it again")
         return dict(file_of)
 
@@ -134,14 +161,11 @@ class HFTensors:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Errors of the readers as one sentence."""
+    """Turn errors of the libraries into one sentence."""
     try:
         yield
     except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: holds more than tensors and might run code, so it was not read; load the model where you trust "
-            "it and save_pretrained it, which writes model.safetensors"
-        ) from None
+        raise UserError(f"{path}: holds more than tensors and might run code, so it was not read; {_REMEDY}") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: damaged weights ({reason[:200]}); copy the file again") from None

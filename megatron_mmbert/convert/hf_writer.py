@@ -15,7 +15,7 @@ from megatron_mmbert.utils.files import write_json
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DEFAULT_SHARD = "5GB"
-_METADATA = {"format": "pt"}  # transformers asks every safetensors file which framework wrote it
+METADATA = {"format": "pt"}  # transformers asks every safetensors file which framework wrote it
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 
@@ -72,7 +72,7 @@ def write_weights(
         for name in shard:
             tensors[name] = load(name).contiguous()
             tick()
-        save_file(tensors, folder / file, metadata=_METADATA)
+        save_file(tensors, folder / file, metadata=METADATA)
         file_of |= dict.fromkeys(shard, file)
         files.append(folder / file)
     if len(shards) > 1:

@@ -74,7 +74,7 @@ def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
     embedding = stored.load(HF_WORD_EMBEDDING)
     if HF_TIED_DECODER in stored.names() and not torch.equal(stored.load(HF_TIED_DECODER), embedding):
         raise UserError(
-            f"{stored.where(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {HF_WORD_EMBEDDING}, and this encoder "
+            f"{stored.path_of(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {HF_WORD_EMBEDDING}, and this encoder "
             "ties the two; name a model with tied weights"
         )
     return {
@@ -103,11 +103,11 @@ def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
     for name in stored.names():
         if name not in known:
             raise UserError(
-                f"{stored.where(name)}: unknown tensor {name} of shape {list(stored.shape(name))}; this encoder has "
+                f"{stored.path_of(name)}: unknown tensor {name} of shape {list(stored.shape(name))}; this encoder has "
                 "no place for it, name a plain ModernBertForMaskedLM"
             )
         if stored.shape(name) != known[name]:
             raise UserError(
-                f"{stored.where(name)}: tensor {name} has shape {list(stored.shape(name))}, and config.json asks for "
+                f"{stored.path_of(name)}: tensor {name} has shape {list(stored.shape(name))}, and config.json asks for "
                 f"{list(known[name])}; copy both files from one model"
             )

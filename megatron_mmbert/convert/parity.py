@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+from megatron_mmbert.checkpoint.training_state import load_weights
 from megatron_mmbert.convert.hf_logits import Answer, ask_transformers
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
@@ -87,11 +88,7 @@ def load_encoder(tensors: CheckpointTensors) -> Encoder:
     """The checkpoint's encoder in fp32, on this process's device, for evaluation."""
     meta = tensors.meta
     encoder = Encoder(encoder_config(meta.model, meta.rope_theta, meta.rope_theta_local), meta.model.vocab_size)
-    weights = {name: tensors.load(name) for name in tensors.names()}
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
-    lost = [name for name in (*missing, *unexpected) if not name.endswith("_extra_state")]
-    if lost:
-        raise UserError(f"{tensors.path}: tensor {lost[0]!r} does not fit the encoder; take another checkpoint")
+    load_weights(encoder, {name: tensors.load(name) for name in tensors.names()}, tensors.path)
     return encoder.to(current().device).eval()
 
 

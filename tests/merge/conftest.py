@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_mmbert.merge.hf_folder import WEIGHTS
+from megatron_mmbert.convert.hf_writer import WEIGHTS
 from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.utils.errors import UserError

@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_mmbert.config.merge import MergeOptions
-from megatron_mmbert.merge.hf_folder import INDEX, ORIGINAL, WEIGHTS, HFFolder
+from megatron_mmbert.convert.hf_writer import INDEX, WEIGHTS
+from megatron_mmbert.convert.name_mapping import HF_WORD_EMBEDDING as ORIGINAL
 from megatron_mmbert.merge.methods import merge_tensor
 from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
+from megatron_mmbert.merge.sources import HFFolder
 from megatron_mmbert.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers")

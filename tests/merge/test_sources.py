@@ -1,4 +1,4 @@
-"""Hugging Face folders as merge sources: whole, in shards, tied, untied, and every way they can be wrong."""
+"""The sources of a merge. Hugging Face folders: whole, in shards, tied, untied, and every way they can be wrong."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from support.tiny_checkpoint import make_checkpoint
 
+from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.config.merge import MergeOptions
-from megatron_mmbert.merge.hf_folder import ALIAS, INDEX, ORIGINAL, WEIGHTS, HFFolder
+from megatron_mmbert.convert.hf_writer import INDEX, WEIGHTS
+from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER as ALIAS
+from megatron_mmbert.convert.name_mapping import HF_WORD_EMBEDDING as ORIGINAL
 from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import check_same_tensors, merge_folders
-from megatron_mmbert.merge.sources import open_source
+from megatron_mmbert.merge.sources import HFFolder, open_source
+from megatron_mmbert.parallel import Runtime
 
 Rewrite = Callable[[Path, dict[str, torch.Tensor | None]], None]
 Refused = Callable[..., None]
@@ -88,3 +94,14 @@ def test_damaged_shards(models: Path, refused: Refused) -> None:
     refused("../a/model.safetensors", "not a file of this folder")
     (models / "b" / INDEX).write_text("{}")
     refused("weight_map")
+
+
+def test_a_merged_checkpoint_is_valid_with_its_report(tmp_path: Path, runtime: Runtime) -> None:
+    models = [make_checkpoint(tmp_path / name) for name in ("base", "one", "two")]
+    output = tmp_path / "merged"
+    merge_folders(MergeRequest("linear", None, tuple(models)), output)
+    assert (output / "merge_report.json").is_file()
+    assert resolve(output) == output, "a report is none of the files that a checkpoint is read from"
+    merged, one = CheckpointTensors(output), CheckpointTensors(models[1])
+    name = merged.names()[0]
+    torch.testing.assert_close(merged.load(name), one.load(name))
