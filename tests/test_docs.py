@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +85,7 @@ def test_site(copy: Path) -> None:
     done = build(copy)
     assert done.returncode == 0, done.stderr
     assert (copy / "site/contributing.html").exists()
-    page = copy / "docs/novel.md"
+    page = copy / "docs" / "novel.md"
     page.write_text("# Novel\n", encoding="utf-8")
     done = build(copy)
     assert done.returncode == 1 and "novel.md" in done.stderr
@@ -92,3 +94,29 @@ def test_site(copy: Path) -> None:
     index.write_text(index.read_text(encoding="utf-8") + "\n[a](install.md#absent)\n", encoding="utf-8")
     done = build(copy)
     assert done.returncode == 1 and "install.md#absent" in done.stderr
+
+
+def source_strings() -> str:
+    """Every string of the package's code, f-strings in pieces, and the job scripts."""
+    strings = []
+    for path in (ROOT / "megatron_mmbert").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.append(node.value)
+    return "\n".join([*strings, *(path.read_text(encoding="utf-8") for path in (ROOT / "slurm").glob("*.sh"))])
+
+
+def test_documented_log_lines_are_printed() -> None:
+    """Each line of the table of log lines has its fixed words, two or more in a row, in the code."""
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = page[page.index("## Log lines") : page.index("## Checkpoints")]
+    lines = [
+        line for row in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for line in re.findall(r"`([^`]+)`", row)
+    ]
+    assert len(lines) > 15
+    text, absent = source_strings(), []
+    for line in lines:
+        for words in re.split(r"…|[][;:|()\\]|\b[A-Z]{2,}\b|\b[A-Z]\b|\b\d[\d.%/]*", line):
+            if " " in words.strip(" ,") and words.strip(" ,") not in text:
+                absent.append(f"{line}: {words.strip(' ,')!r}")
+    assert not absent, "\n".join(absent)

@@ -125,7 +125,7 @@ class Checker:
     def python(self, words: list[str], whole: bool) -> str | None:
         """Check the words after ``python``."""
         if words[:1] == ["-m"] and len(words) > 1:
-            if not words[1].startswith("megatron_mmbert"):
+            if not words[1].startswith("megatron_mmbert") or "*" in words[1]:
                 return None
             path = self.root / words[1].replace(".", "/")
             if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
