@@ -67,8 +67,8 @@ def main() -> None:
         rows[f"max_length {max_length}, {unit}"] = measure(PackLoader(store, phase, ids), arguments.seconds)
     corpus = {
         "groups": len(store.datasets),
-        "documents": sum(group.documents for group in store.datasets),
-        "tokens": sum(group.tokens for group in store.datasets),
+        "documents": sum(dataset.documents for dataset in store.datasets),
+        "tokens": sum(dataset.tokens for dataset in store.datasets),
         "vocabulary": store.vocab_size,
     }
     command = f"python benchmarks/loader.py STORE --tokenizer DIR --seconds {arguments.seconds:g}"

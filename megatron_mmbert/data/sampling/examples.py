@@ -30,7 +30,7 @@ class ExampleTable:
     per document; a table of running counts would take 12.
 
     Attributes:
-        examples: number of examples.
+        examples: how many there are.
     """
 
     def __init__(self, lengths: npt.NDArray[Any], max_length: int) -> None:

@@ -102,7 +102,7 @@ def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase
                 hint = nearest(name, sources)
                 raise UserError(f"phase {phase.name!r}: source {name!r} has no text in the phase's languages{hint}")
             if not value > 0:
-                raise UserError(f"phase {phase.name!r}: the share of source {name!r} must be positive, not {value}")
+                raise UserError(f"phase {phase.name!r}: the weight of source {name!r} must be positive, not {value}")
         raw = [float(phase.sources[name]) for name in sources]
     return np.array(raw) / math.fsum(raw)
 

@@ -179,7 +179,7 @@ def test_empty_blocks() -> None:
     source = MemorySource({("w", f"l{i}"): [126] * 5 for i in range(10)})
     tiny_blocks = phase(tokens=100_000, pack_tokens=L, block_tokens=L, temperature=1.0)
     whole = PackLoader(source, tiny_blocks, IDS)
-    assert 0 in {len(whole.plan(number).packs) for number in range(50)}
+    assert 0 in {len(whole.plan(block).packs) for block in range(50)}
     expected = digests(whole.next_packs(60))
     first = PackLoader(source, tiny_blocks, IDS)
     for index in range(60):

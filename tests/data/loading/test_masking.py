@@ -59,8 +59,8 @@ def test_special_ids_inside_text_are_left_alone() -> None:
 @pytest.mark.parametrize("policy", ["ours", "paper"])
 def test_eighty_ten_ten(policy: MaskPolicy) -> None:
     total = masked_count = kept = 0
-    for number in range(40):
-        _, masked = mask(policy, 1200, first=number * 100)
+    for trial in range(40):
+        _, masked = mask(policy, 1200, first=trial * 100)
         now = masked.tokens_T[masked.masked_index_K]
         total += 1200
         masked_count += int((now == IDS.mask).sum())
@@ -73,8 +73,8 @@ def test_eighty_ten_ten(policy: MaskPolicy) -> None:
 def test_random_ids_are_uniform_over_what_the_policy_allows() -> None:
     for policy, low, high, allowed in (("ours", 6, 998, len(TEXT)), ("paper", 0, 998, 999)):
         inserted = []
-        for number in range(60):
-            _, masked = mask(policy, 1500, first=number * 100)  # type: ignore[arg-type]
+        for trial in range(60):
+            _, masked = mask(policy, 1500, first=trial * 100)  # type: ignore[arg-type]
             now = masked.tokens_T[masked.masked_index_K]
             inserted.append(now[(now != masked.label_K) & (now != IDS.mask)])
         ids = np.concatenate(inserted)
@@ -87,9 +87,9 @@ def test_random_ids_are_uniform_over_what_the_policy_allows() -> None:
 
 def test_positions_are_chosen_uniformly() -> None:
     ours, paper = np.zeros(100), np.zeros(100)
-    for number in range(60):
+    for trial in range(60):
         for counts, policy in ((ours, "ours"), (paper, "paper")):
-            _, masked = mask(policy, 800, first=number * 100)  # type: ignore[arg-type]
+            _, masked = mask(policy, 800, first=trial * 100)  # type: ignore[arg-type]
             counts += np.bincount(masked.masked_index_K % 100, minlength=100)
     assert ours[0] == ours[99] == 0 and chi_square_holds(ours[1:99])
     assert chi_square_holds(paper)
@@ -97,8 +97,8 @@ def test_positions_are_chosen_uniformly() -> None:
 
 def test_choices_of_neighbours_are_independent() -> None:
     both = total = 0
-    for number in range(40):
-        tokens, masked = mask("ours", 1176, first=number * 100)  # 30 % of 3920 eligible
+    for trial in range(40):
+        tokens, masked = mask("ours", 1176, first=trial * 100)  # 30 % of 3920 eligible
         chosen = np.zeros(len(tokens), dtype=bool)
         chosen[masked.masked_index_K] = True
         rows = chosen[:4000].reshape(40, 100)[:, 1:99]

@@ -57,15 +57,15 @@ def test_whole_words_and_exactly_k(policy: MaskPolicy, scored: int, seed: int) -
     cut = [word for word in cut if not chosen >= set(word)]
     assert len(cut) <= 1
     for word in cut:
-        kept = [place in chosen for place in word]
+        kept = [index in chosen for index in word]
         assert kept == sorted(kept, reverse=True)  # its first positions
-    assert all(eligible[place] for place in chosen)
+    assert all(eligible[index] for index in chosen)
 
 
 def test_every_word_is_as_likely() -> None:
     counts: dict[int, list[int]] = {}
-    for number in range(150):
-        tokens, key, position = pack(first=number * 100)
+    for trial in range(150):
+        tokens, key, position = pack(first=trial * 100)
         masker = Masker(WORDS, "ours", 1, "word")
         chosen = set(masker.mask(tokens, masker.stream_keys(key), position, 1176).masked_index_K.tolist())
         eligible = [token not in IDS.specials for token in tokens.tolist()]
@@ -88,8 +88,8 @@ def spans(masked_index: np.ndarray, rows: int = 40, length: int = 100) -> np.nda
 def test_spans_have_geometric_lengths() -> None:
     """Few spans, so that hardly any two touch; 98 text positions, so that ends of samples cut a few."""
     span_lengths = []
-    for number in range(300):
-        tokens, key, position = pack(first=number * 100)
+    for trial in range(300):
+        tokens, key, position = pack(first=trial * 100)
         masker = Masker(IDS, "ours", 1, "span")
         span_lengths.append(spans(masker.mask(tokens, masker.stream_keys(key), position, 60).masked_index_K))
     lengths = np.concatenate(span_lengths)
@@ -118,8 +118,8 @@ def test_spans_score_exactly_k(policy: MaskPolicy, scored: int, seed: int) -> No
 @pytest.mark.parametrize("unit", ["word", "span"])
 def test_eighty_ten_ten_and_spans_as_a_whole(unit: MaskUnit) -> None:
     total = masked_count = kept = mixed = pairs = 0
-    for number in range(60):
-        tokens, key, position = pack(first=number * 100)
+    for trial in range(60):
+        tokens, key, position = pack(first=trial * 100)
         masker = Masker(WORDS, "ours", 1, unit)
         masked = masker.mask(tokens, masker.stream_keys(key), position, 600)
         now = masked.tokens_T[masked.masked_index_K]

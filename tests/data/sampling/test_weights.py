@@ -78,10 +78,10 @@ def test_caps_hold_and_nothing_is_lost(rows: list[tuple[str, int, float]], tau: 
     np.testing.assert_allclose(taken[table.capped], cap[table.capped], rtol=1e-8)
     free = weights(counts, chosen).weight
     sources = np.array([source for source, _ in counts])
-    for source in set(sources):  # the rest keep the proportions of their source
-        rest = (sources == source) & ~table.capped
-        if rest.any():
-            ratio = table.weight[:, rest] / free[:, rest]
+    for source in set(sources):  # the others keep the proportions of their source
+        others = (sources == source) & ~table.capped
+        if others.any():
+            ratio = table.weight[:, others] / free[:, others]
             np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1], ratio.shape), rtol=1e-9)
 
 

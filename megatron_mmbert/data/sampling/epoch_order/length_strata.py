@@ -34,7 +34,7 @@ class LengthSorted:
     """The examples of consecutive stripes, each stripe sorted by length.
 
     Attributes:
-        examples: number of examples, of all stripes together.
+        examples: how many there are, of all stripes together.
     """
 
     def __init__(self, lengths: npt.NDArray[Any], first_document: Int64s, max_length: int) -> None:
