@@ -32,6 +32,7 @@ COMMANDS = {
     "split-heldout": Command("data.split_heldout", "set held-out text aside, for languages of any size"),
     "train-tokenizer": Command("data.train_tokenizer", "train a SentencePiece tokenizer as Gemma 2's, and export it"),
     "preprocess": Command("data.preprocess", "turn text files into a token store"),
+    "inspect": Command("data.inspect", "show what the model is given at a place of a phase: packs, decoded"),
     "transition": Command("model.transition", "make the checkpoint that the next phase starts from"),
     "extend-context": Command("model.extend_context", "make a checkpoint ready for longer samples"),
     "bits-per-byte": Command("model.bits_per_byte", "measure held-out bits per byte by language of any checkpoint"),
@@ -40,6 +41,12 @@ COMMANDS = {
     "convert-from-hf": Command("model.convert_from_hf", "make a checkpoint of a Hugging Face ModernBERT folder"),
     "fill-mask": Command("model.fill_mask", "show what an exported model fills into masks"),
     "encode": Command("model.encode", "write embeddings or MLM scores of a corpus with an exported model"),
+    "doctor": Command("run.doctor", "measure what this machine can run, how fast, and say what is missing"),
+    "preflight": Command("run.preflight", "check in seconds whether nodes can train a recipe, and are alike"),
+    "report": Command("run.report", "report on a run, finished or not: plots, tables, and what they say"),
+    "verify": Command("run.verify", "verify a store or checkpoints: checksums, contents, and every tensor"),
+    "config-show": Command("run.config_show", "print one value of a recipe, for shell scripts"),
+    "where": Command("run.where", "print how far a phase has come on disk, for job scripts"),
 }
 _HEADINGS = {
     "data": "text, tokenizers and stores",

@@ -83,6 +83,21 @@ def _identity(path: Path) -> tuple[int, ...]:
     return tuple(found)
 
 
+def newest_step(checkpoints: Path, warn: Callable[[str], object] = print) -> tuple[int, bool]:
+    """Return (step, whether it is the phase's last) of the newest valid checkpoint; (0, False) for no checkpoint.
+
+    Raises:
+        UserError: there are checkpoints, and none is valid.
+    """
+    path = newest_valid(checkpoints, warn)
+    if path is None and committed_checkpoints(checkpoints):
+        raise UserError(f"{checkpoints}: none of the checkpoints is valid; copy them again, or move the folder away")
+    if path is None:
+        return 0, False
+    meta = read_meta(path)
+    return meta.step, meta.finished
+
+
 def resolve(path: Path) -> Path:
     """Return a checkpoint folder, given itself, a phase's folder or its ``checkpoints`` folder (its newest valid one).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, read_meta
 from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.text_table import table
 
 Progress = Callable[[int], None]
 COMMON_FILE = "common.pt"
@@ -20,12 +21,12 @@ COMMON_FILE = "common.pt"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found of one checkpoint.
+    """The result of checking one checkpoint.
 
     Attributes:
         meta: its description; None where that cannot be read.
         files, bytes: what the folder holds.
-        problems: one sentence each; none if it is sound.
+        problems: one sentence each; none if it is valid.
     """
 
     path: Path
@@ -35,7 +36,7 @@ class CheckResult:
     checksum_problems: tuple[str, ...]
 
     @property
-    def sound(self) -> bool:
+    def is_valid(self) -> bool:
         return not self.checksum_problems
 
 
@@ -81,6 +82,19 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
     if not found:
         found += _contents(path, deep, progress)
     return CheckResult(path, meta, files, size, tuple(found))
+
+
+def results_table(results: Sequence[CheckResult]) -> str:
+    """Return a row for each checkpoint: what it is, how large, and whether it is valid."""
+    header = ["checkpoint", "phase", "step", "tokens", "files", "MB", "optimizer", "result"]
+    rows = []
+    for each in results:
+        meta = each.meta
+        about = [meta.phase or "-", f"{meta.step:,}", f"{meta.total_tokens:,}"] if meta else ["?", "?", "?"]
+        optimizer = "?" if meta is None else "yes" if meta.has_optimizer else "no"
+        result = "valid" if each.is_valid else f"damaged ({len(each.checksum_problems)})"
+        rows.append([str(each.path), *about, str(each.files), f"{each.bytes / 1e6:,.1f}", optimizer, result])
+    return table(header, rows, [False, False, True, True, True, True, False, False])
 
 
 def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:

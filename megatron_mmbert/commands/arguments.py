@@ -30,6 +30,11 @@ def count(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ``recipe``."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="the recipe")
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add ``key.path=value ...``, recipe values to replace."""
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="recipe values to replace")

@@ -8,7 +8,7 @@ import pytest
 from support.step_folders import write
 
 from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE
-from megatron_mmbert.checkpoint.discovery import newest_valid, resolve, step_folder
+from megatron_mmbert.checkpoint.discovery import newest_step, newest_valid, resolve, step_folder
 from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.utils.errors import UserError
 
@@ -45,3 +45,17 @@ def test_resolve(tmp_path: Path) -> None:
     for given in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="no checkpoint here"):
             resolve(given)
+
+
+def test_the_newest_valid_checkpoint_counts(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert newest_step(tmp_path) == (0, False)
+    for step, finished in ((3, False), (7, True)):
+        folder = write(step_folder(tmp_path, step), step=step, finished=finished)
+    assert newest_step(tmp_path) == (7, True)
+    (folder / "data.distcp").write_bytes(b"other")
+    assert newest_step(tmp_path, said.append) == (3, False), "not complete for a damaged folder that says so"
+    assert "data.distcp: content differs" in said[0]
+    (step_folder(tmp_path, 3) / "checkpoint.json").write_text("{")
+    with pytest.raises(UserError, match="none of the checkpoints is valid"):
+        newest_step(tmp_path)

@@ -29,7 +29,7 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 def test_a_sound_checkpoint_is_sound(deep: bool, saved: Path) -> None:
     done: list[int] = []
     found = verify(saved, deep, done.append)
-    assert found.sound and found.meta == read_meta(saved)
+    assert found.is_valid and found.meta == read_meta(saved)
     assert (found.files, found.bytes) == size_of(saved)
     assert sum(done) > (1.5 if deep else 0.9) * found.bytes or not deep
     assert sum(done) <= 2 * found.bytes
@@ -68,7 +68,7 @@ def test_damage_is_named(kind: str, copy: Path, run_tool: Tool) -> None:
     status, out, err = run_tool("verify_checkpoint", "--checkpoint", copy.parents[2])
     assert status == 1
     lines = out.splitlines()
-    assert len(lines) == 4 and lines[2].endswith("sound") and "damaged (1)" in lines[3]
+    assert len(lines) == 4 and lines[2].endswith("valid") and "damaged (1)" in lines[3]
     assert f"error: {copy / named}: " in err and "step-00000001" not in err
     assert size_of(copy) == before, "nothing is deleted"
 
@@ -83,7 +83,7 @@ def test_deep_reads_the_tensors(copy: Path, run_tool: Tool) -> None:
     values[norm] = torch.ones(len(values[norm]) + 1)
     bad = copy.with_name("step-00000003")
     write_tensors(bad, meta, values)
-    assert verify(bad).sound
+    assert verify(bad).is_valid
     status, out, err = run_tool("verify_checkpoint", "--checkpoint", bad, "--deep")
     assert status == 1 and "damaged (2)" in out
     assert f"tensor {table!r} has 3 values that are not finite" in err

@@ -15,7 +15,8 @@ import pytest
 from support.cluster import Cluster, until
 from support.tiny_run import make_run
 
-from megatron_mmbert.train.where import where
+from megatron_mmbert.builders.run_folder import PhaseFolder
+from megatron_mmbert.checkpoint.discovery import newest_step
 
 pytestmark = pytest.mark.slurm
 
@@ -60,7 +61,7 @@ def steps(output: Path, phase: str = "first") -> list[int]:
 
 def trains(output: Path) -> bool:
     """Whether a checkpoint is written and training goes on behind it."""
-    step, _ = where(output, "first")
+    step, _ = newest_step(PhaseFolder(output, "first").checkpoints)
     beat = output / "first/heartbeat.json"
     return step > 0 and beat.exists() and json.loads(beat.read_text()).get("step", 0) > step
 
@@ -69,7 +70,7 @@ def test_two_nodes(cluster: Cluster, recipe: Path, output: Path) -> None:
     job = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output)
     assert cluster.wait(job) == "COMPLETED 0:0"
     assert "phase first is finished" in cluster.log()
-    assert where(output, "first")[1]
+    assert newest_step(PhaseFolder(output, "first").checkpoints)[1]
     log = "".join(path.read_text() for path in (output / "first/logs").glob("node-*.log"))
     assert "2 ranks (tp 1, pp 1, dp 2)" in log
     again = cluster.sbatch("--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output)
@@ -89,7 +90,7 @@ def test_preemption_saves_requeues_and_goes_on(cluster: Cluster, recipe: Path, o
     assert "requeue: " in log and "attempt 1] phase first on" in log
     found = steps(output)
     assert found == list(range(1, found[-1] + 1)), "each step once, none missing"
-    assert where(output, "first") == (found[-1], True)
+    assert newest_step(PhaseFolder(output, "first").checkpoints) == (found[-1], True)
 
 
 def test_time_limit_is_seen_ahead(cluster: Cluster, recipe: Path, output: Path) -> None:
@@ -99,7 +100,7 @@ def test_time_limit_is_seen_ahead(cluster: Cluster, recipe: Path, output: Path) 
         "--output", output, *long,
     )  # fmt: skip
     until(lambda: "requeue: " in cluster.log(), 300, "a requeue")
-    stopped = where(output, "first")
+    stopped = newest_step(PhaseFolder(output, "first").checkpoints)
     assert stopped[0] > 0, "what was trained is saved, though no regular save was due"
     assert not stopped[1]
     log = "".join(path.read_text() for path in (output / "first/logs").glob("node-*.log"))
@@ -119,7 +120,10 @@ def test_a_killed_node(cluster: Cluster, recipe: Path, output: Path) -> None:
         cluster.tool("boot-node", nodes[1])
     assert int(cluster.field(job, "Restarts")) >= 1
     found = steps(output)
-    assert found == list(range(1, found[-1] + 1)) and where(output, "first") == (found[-1], True)
+    assert found == list(range(1, found[-1] + 1)) and newest_step(PhaseFolder(output, "first").checkpoints) == (
+        found[-1],
+        True,
+    )
 
 
 def test_bad_recipe_fails_for_good_and_says_why(cluster: Cluster, recipe: Path, output: Path) -> None:
@@ -157,7 +161,10 @@ def test_a_lost_rank_is_named_and_the_job_goes_on(cluster: Cluster, recipe: Path
     assert "has not been heard of for 12 s" in requeued and nodes[1] in requeued
     assert cluster.wait(job, 900) == "COMPLETED 0:0"
     found = steps(output)
-    assert found == list(range(1, found[-1] + 1)) and where(output, "first") == (found[-1], True)
+    assert found == list(range(1, found[-1] + 1)) and newest_step(PhaseFolder(output, "first").checkpoints) == (
+        found[-1],
+        True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +191,10 @@ def test_the_whole_graph_ends_with_a_merged_model(cluster: Cluster, whole_recipe
     assert list(jobs) == ["preprocess", "join", "pretrain", "midtrain", "decay", "merge", "evaluate"]
     assert cluster.wait(jobs["evaluate"], 1500) == "COMPLETED 0:0", done.stdout
     assert (output / "hf/model.safetensors").is_file() and (output / "merged_bits_per_byte.json").is_file()
-    assert all(where(output, name)[1] for name in ("pretrain", "midtrain", "decay_eng", "decay_cont", "decay_all"))
+    assert all(
+        newest_step(PhaseFolder(output, name).checkpoints)[1]
+        for name in ("pretrain", "midtrain", "decay_eng", "decay_cont", "decay_all")
+    )
     assert list((output / "report").iterdir())
 
 

@@ -11,7 +11,7 @@ import pytest
 from support.tiny_run import make_run
 
 from megatron_mmbert.config import load_recipe
-from megatron_mmbert.preflight import compare, node_facts, problems
+from megatron_mmbert.diagnosis.nodes import compare, node_facts, problems
 
 
 @pytest.fixture(scope="module")

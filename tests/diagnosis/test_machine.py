@@ -11,15 +11,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from megatron_mmbert import doctor
 from megatron_mmbert.attention import ENGINES, Request
 from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.diagnosis import machine
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 
 
 def test_a_table_marks_the_chosen_engine_and_quotes_refusals() -> None:
-    lines = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=True), 2, 128, 256).splitlines()
+    lines = machine.engine_table(Request("cpu", torch.float32, 16, 64, backward=True), 2, 128, 256).splitlines()
     assert len(lines) == 2 + len(ENGINES)
     (chosen,) = [line for line in lines if line.startswith("*")]
     assert "cpu" in chosen
@@ -32,24 +32,24 @@ def test_a_wrong_engine_is_shown_as_wrong(monkeypatch: pytest.MonkeyPatch) -> No
     wrong: Callable[..., torch.Tensor] = lambda q, k, v, layout, window: v  # noqa: E731
     engine = ENGINES["torch"]
     monkeypatch.setitem(ENGINES, "torch", type(engine)("torch", wrong, engine.unsupported_reason))
-    text = doctor.engine_table(Request("cpu", torch.float32, 16, 64, backward=False), 2, 128, 256)
+    text = machine.engine_table(Request("cpu", torch.float32, 16, 64, backward=False), 2, 128, 256)
     (line,) = [line for line in text.splitlines() if " torch " in line]
     assert "wrong by" in line
 
 
 def test_what_is_missing_comes_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "flash-attn" else "1.0")
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    missing = dict(doctor.missing_packages())
+    monkeypatch.setattr(machine, "_version", lambda name: None if name == "flash-attn" else "1.0")
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    missing = dict(machine.missing_packages())
     assert missing["flash-attn"].startswith("pip install flash-attn")
     assert [command for name, command in missing.items() if "compiler" in name] == ["apt-get install g++"]
 
 
 def test_machine_and_fp8_on_a_machine_without_a_gpu() -> None:
-    lines = doctor.machine_lines("cpu")
+    lines = machine.machine_lines("cpu")
     assert f"torch {torch.__version__.split('+')[0]}" in lines[0]
     assert lines[-1] == "gpu: none that PyTorch can use"
-    lines = doctor.fp8_lines(ModelConfig(), 2048)
+    lines = machine.fp8_lines(ModelConfig(), 2048)
     assert [line.split(":")[0] for line in lines] == ["delayed", "current", "block"]
     assert all("cannot run here (Transformer Engine" in line for line in lines)
 
@@ -62,17 +62,17 @@ def test_gains_are_shown_linear_by_linear_and_a_failure_with_its_reason(monkeypa
 
     monkeypatch.setattr(fp8, "fp8_unsupported_reason", lambda scaling: None)
     monkeypatch.setattr(fp8, "probe", probe)
-    lines = doctor.fp8_lines(ModelConfig(), 2048)
+    lines = machine.fp8_lines(ModelConfig(), 2048)
     assert lines[0].startswith("delayed: qkv 2.00 (") and "proj 0.50" in lines[0]
     assert lines[2] == "block: cannot run here (fails: no such kernel)"
 
 
 def test_one_process_says_how_to_measure_a_sum_over_ranks() -> None:
-    assert "torchrun" in str(doctor.exchange_line())
+    assert "torchrun" in str(machine.exchange_line())
 
 
 def test_two_ranks_measure_it_and_one_of_them_speaks() -> None:
-    code = "from megatron_mmbert import doctor; print('said', doctor.exchange_line())"
+    code = "from megatron_mmbert.diagnosis import machine; print('said', machine.exchange_line())"
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [
         subprocess.Popen(
