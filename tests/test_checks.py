@@ -38,6 +38,7 @@ def tree(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     write(tmp_path / "megatron_mmbert/__init__.py", '"""A package."""\n')
     write(tmp_path / "megatron_mmbert/good.py", GOOD_MODULE)
+    write(tmp_path / "tools/good.py", GOOD_MODULE)
     return tmp_path
 
 
@@ -68,10 +69,12 @@ def test_format(tree: Path) -> None:
 
 
 def test_types(tree: Path) -> None:
-    write(tree / "megatron_mmbert/bad.py", '"""A module."""\n\nVALUE: int = "one"\n')
+    for folder in ("megatron_mmbert", "tools"):
+        write(tree / folder / "bad.py", '"""A module."""\n\nVALUE: int = "one"\n')
     done = run(sys.executable, "-m", "mypy", "--cache-dir", os.devnull, cwd=tree)
     assert done.returncode == 1
-    assert "bad.py:3" in done.stdout and "good.py" not in done.stdout
+    assert "megatron_mmbert/bad.py:3" in done.stdout and "tools/bad.py:3" in done.stdout
+    assert "Found 2 errors in 2 files (checked 5 source files)" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +203,8 @@ BAD_COMMANDS = {
     "python -m megatron_mmbert.absent": "there is no module megatron_mmbert.absent",
     "python tools/merge_ties.py --base a --models b --density one --output d": "invalid",
     "python tools/merge_ties.py --base a --models b --output d --absent": "unrecognized arguments: --absent",
-    "python tools/merge_ties.py --base a --output d": "--models",
+    "python tools/convert_from_hf.py HF_DIR": "--output",
+    "python tools/fill_mask.py": "HF_DIR",
     "torchrun --nproc-per-host 8 -m megatron_mmbert.pretrain recipe.yaml --phase pretrain": "--nproc-per-host",
     "torchrun -m megatron_mmbert.pretrain recipe.yaml": "--phase",
     "python -m megatron_mmbert.pretrain r.yaml --phase a phases.a.token=1B": "no key phases.a.token",
@@ -231,7 +235,7 @@ def test_commands(tmp_path: Path) -> None:
 def test_the_script_ends_with_1_when_a_check_fails(small: Path) -> None:
     shutil.copytree(ROOT / "tools/checks", small / "tools/checks", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "tools/checks.sh", small / "tools")
-    for named in ("tools/report.py", "tests/run.sh"):  # in the checks' own docstrings
+    for named in ("tools/report.py", "tools/make_reference.py", "tests/run.sh"):  # in the checks' own docstrings
         write(small / named, '"""A file."""\n')
     write(small / "tools/setup_venv.sh", f"PYTHON={sys.executable}\n")
     write(small / "README.md", "# Title\n")

@@ -242,7 +242,7 @@ def command_parts(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.default == argparse.SUPPRESS or action.help == argparse.SUPPRESS:
             continue
-        value = formatter._format_args(action, action.metavar or action.dest.upper()).strip()
+        value = formatter._format_args(action, action.dest.upper()).strip()
         name = f"{', '.join(action.option_strings)} {value}".strip() if action.option_strings else value
         default = "**required**" if action.required and action.option_strings else ""
         if action.dest == "workers" and action.default == os.cpu_count():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import re
@@ -268,6 +269,7 @@ def ending_parser(whole: bool) -> Iterator[None]:
 
     def ending(parse: Callable[..., Any]) -> Callable[..., Any]:
         def parse_then_end(self: Any, args: Any = None, namespace: Any = None) -> NoReturn:
+            self.error = functools.partial(error, self)  # also where a subclass has its own
             for action in [] if whole else self._actions:
                 action.required = False
                 action.nargs = (
