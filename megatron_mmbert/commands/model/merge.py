@@ -73,10 +73,10 @@ def request_of(arguments: argparse.Namespace) -> MergeRequest:
 def run(arguments: argparse.Namespace) -> None:
     """Merge, and say how much the models disagreed."""
     request, output = request_of(arguments), arguments.output
-    from megatron_mmbert.merge.megatron_checkpoint import is_megatron_checkpoint  # torch takes seconds
-    from megatron_mmbert.merge.run import REPORT, merge_folders
+    from megatron_mmbert.merge.run import REPORT, merge_folders  # torch takes seconds
+    from megatron_mmbert.merge.sources import MegatronCheckpoint
 
-    if any(map(is_megatron_checkpoint, request.models)):  # Hugging Face's folders are merged without Megatron-Core
+    if any(map(MegatronCheckpoint.recognizes, request.models)):  # Hugging Face's folders need no Megatron-Core
         from megatron_mmbert import parallel
 
         parallel.enable_cpu_mode()
