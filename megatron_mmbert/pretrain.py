@@ -22,8 +22,8 @@ from megatron_mmbert.config.loading import load_recipe, save_recipe
 from megatron_mmbert.config.recipe import Phase, Recipe
 from megatron_mmbert.resilience.run_lease import LeaseHeldError
 from megatron_mmbert.train.callbacks import Callback, Heartbeat, Tolerant
-from megatron_mmbert.train.callbacks.stop_request import STATUS_STOPPED, StopRequest, end_time_of
-from megatron_mmbert.utils.errors import UserError, nearest, run_command
+from megatron_mmbert.train.callbacks.stop_request import StopRequest, end_time_of
+from megatron_mmbert.utils.errors import EXIT_STOPPED, UserError, nearest, run_command
 from megatron_mmbert.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ def main() -> int:
         if folder.path.is_dir() and (os.environ.get("RANK", "0") == "0" or not folder.failed.exists()):
             folder.write(folder.failed, {"error": str(error)})
         raise
-    return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else STATUS_STOPPED
+    return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else EXIT_STOPPED
 
 
 def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None) -> bool:
     """Train ``phase`` as this process's rank of the process group; returns whether the phase is complete.
 
     Ranks that disagree end here, with one sentence; when a rank fails or hangs, all end with
-    :data:`~megatron_mmbert.resilience.rank_monitor.STATUS_LOST_RANK` and a sentence that names it.
+    :data:`~megatron_mmbert.utils.errors.EXIT_FAILED_RANK` and a sentence that names it.
     """
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel

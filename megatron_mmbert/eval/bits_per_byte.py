@@ -31,6 +31,7 @@ from megatron_mmbert.model.evaluation import evaluation_mode, masked_losses
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.resilience.progress_marker import Stage
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.counter_rng import hash64, key64, string_key
 
@@ -88,7 +89,7 @@ class HeldOut:
         sums = np.zeros((3, len(languages)))
         with evaluation_mode(chunks):
             for batch in self._batches:
-                progress_marker.at("held-out text")
+                progress_marker.mark(Stage.HELD_OUT)
                 self._add(chunks, batch, row_of_dataset, sums)
         return {
             language: Score(float(nats), int(size), int(tokens))

@@ -1,7 +1,7 @@
-"""Which rank hangs, when all are alive and none gets on: the one behind the others, or the one that waits for nobody.
+"""Detection of a hang: all ranks are alive and none advances; the sentence names the rank that the others wait for.
 
-A rank that hangs keeps all others waiting in the next exchange, where every stack looks alike; what tells it apart is
-how far each has come (:mod:`.whereabouts`).
+A rank that hangs keeps all others waiting in the next exchange, where every stack looks alike. Two things tell it
+apart: its progress marker (:mod:`.progress_marker`) has the lowest count, or it alone does not wait in an exchange.
 """
 
 from __future__ import annotations
@@ -14,45 +14,45 @@ from megatron_mmbert.resilience.progress_marker import ProgressMarker
 
 @dataclass(frozen=True)
 class RankProgress:
-    """Where a rank on ``host`` is, ``since`` when (monotonic seconds)."""
+    """The progress of a rank on ``host``, and ``since`` when (monotonic seconds) it is that."""
 
     host: str
-    where: ProgressMarker
+    marker: ProgressMarker
     since: float
 
 
-class RanksProgress:
-    """What rank 0 knows of every rank."""
+class ProgressTable:
+    """The progress of every rank, as rank 0 knows it."""
 
     def __init__(self) -> None:
-        self._of: dict[int, RankProgress] = {}
+        self._ranks: dict[int, RankProgress] = {}
 
-    def hear(self, rank: int, host: str, where: ProgressMarker, now: float) -> None:
-        """``rank`` says where it is."""
-        last = self._of.get(rank)
-        since = last.since if last is not None and last.where.count == where.count else now
-        self._of[rank] = RankProgress(host, where, since)
+    def update(self, rank: int, host: str, marker: ProgressMarker, now: float) -> None:
+        """Take in the marker that ``rank`` has sent."""
+        last = self._ranks.get(rank)
+        since = last.since if last is not None and last.marker.count == marker.count else now
+        self._ranks[rank] = RankProgress(host, marker, since)
 
-    def leave(self, rank: int) -> None:
-        """``rank`` has ended in good order."""
-        self._of.pop(rank, None)
+    def remove(self, rank: int) -> None:
+        """Forget ``rank``, which has ended in good order."""
+        self._ranks.pop(rank, None)
 
-    def hang(self, seconds: float, now: float) -> str:
-        """The sentence that names who hangs, if no rank has got on for ``seconds``; "" if one has."""
-        if not self._of or any(now - standing.since <= seconds for standing in self._of.values()):
+    def find_hang(self, seconds: float, now: float) -> str:
+        """Return the sentence that names who hangs, if no rank has advanced for ``seconds``; "" if one has."""
+        if not self._ranks or any(now - each.since <= seconds for each in self._ranks.values()):
             return ""
-        return _sentence(self._of, now)
+        return _sentence(self._ranks, now)
 
 
-def _sentence(standings: Mapping[int, RankProgress], now: float) -> str:
-    last = min(standing.where.count for standing in standings.values())
-    behind = {rank: standing for rank, standing in standings.items() if standing.where.count == last}
-    free = {rank: standing for rank, standing in behind.items() if not standing.where.waits}
-    named = free or behind
-    listed = ", ".join(f"rank {rank} on {standing.host}" for rank, standing in sorted(named.items())[:8])
+def _sentence(ranks: Mapping[int, RankProgress], now: float) -> str:
+    lowest = min(each.marker.count for each in ranks.values())
+    slowest = {rank: each for rank, each in ranks.items() if each.marker.count == lowest}
+    busy = {rank: each for rank, each in slowest.items() if not each.marker.waits}
+    named = busy or slowest
+    listed = ", ".join(f"rank {rank} on {each.host}" for rank, each in sorted(named.items())[:8])
     more = f" and {len(named) - 8} more" if len(named) > 8 else ""
-    place = next(iter(named.values())).where.place
-    seconds = now - max(standing.since for standing in standings.values())
-    if len(named) == len(standings):
-        return f"no rank has got on for {seconds:.0f} s: all are in {place}"
-    return f"no rank has got on for {seconds:.0f} s: {listed}{more} hangs in {place}, and the others wait"
+    stage = next(iter(named.values())).marker.stage
+    seconds = now - max(each.since for each in ranks.values())
+    if len(named) == len(ranks):
+        return f"no rank has advanced for {seconds:.0f} s: all are in {stage}"
+    return f"no rank has advanced for {seconds:.0f} s: {listed}{more} hangs in {stage}, and the others wait"

@@ -1,6 +1,7 @@
-"""Where this rank's training stands, for a thread that asks: the place it named last, and how many it has named.
+"""Progress marker of the training thread, read by the monitor thread: the stage it reached last, and a counter.
 
-All ranks name the same places in the same order, so that the rank with the lower count is behind.
+All ranks mark the same stages in the same order, so that the rank with the lower count is the one that the others wait
+for. The stages are an enumeration: a name written differently in one place would set the counts of ranks apart.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import dataclass
+from enum import Enum
 from types import FrameType
 
 # Where a rank waits for others. Waiting for a GPU is not seen: then the count alone tells ranks apart.
@@ -15,30 +17,54 @@ _WAITING_FILES = ("distributed_c10d.py", "p2p_communication.py")
 _WAITING_FUNCTIONS = ("finish_grad_sync", "finish_param_sync")
 
 
+class Stage(Enum):
+    """The stages of a run, as they stand in the sentence about a hang."""
+
+    START_UP = "the start-up"
+    RESUME_CHECK = "the recorded batch"
+    DATA = "the data"
+    FORWARD_BACKWARD = "the forward and backward pass"
+    GRADIENT_SUM = "the sum of gradients"
+    UPDATE = "the update"
+    HELD_OUT = "held-out text"
+    CHECKPOINT = "a checkpoint"
+    LAST_CHECKPOINT = "the last checkpoint"
+
+
 @dataclass(frozen=True)
 class ProgressMarker:
-    """The ``count``-th place, and whether the main thread is in an exchange with other ranks."""
+    """A rank's progress.
+
+    Attributes:
+        count: how many stages it has marked.
+        stage: the last of them in words, ``the data of step 7``.
+        waits: the main thread is in an exchange with other ranks.
+    """
 
     count: int
-    place: str
+    stage: str
     waits: bool
 
 
-_last = (0, "the start-up")
+_last = (0, Stage.START_UP.value)
 _step: int | None = None
 
 
-def at(place: str, step: int | None = None) -> None:
-    """This rank has come to ``place``, of optimizer step ``step`` (None: of the same as before); costs nothing."""
+def mark(stage: Stage, step: int | None = None) -> None:
+    """Note that this rank has reached ``stage``; costs nothing.
+
+    Args:
+        step: the optimizer step that the stage belongs to; None: the same as before.
+    """
     global _last, _step
     _step = _step if step is None else step
-    _last = (_last[0] + 1, place if _step is None else f"{place} of step {_step}")
+    _last = (_last[0] + 1, stage.value if _step is None else f"{stage.value} of step {_step}")
 
 
-def now() -> ProgressMarker:
-    """For another thread than the main one, which must not be asked itself: it may hang."""
-    count, place = _last
-    return ProgressMarker(count, place, _waits(sys._current_frames().get(threading.main_thread().ident or 0)))
+def read() -> ProgressMarker:
+    """Return this rank's progress; for another thread than the main one, which may hang."""
+    count, stage = _last
+    return ProgressMarker(count, stage, _waits(sys._current_frames().get(threading.main_thread().ident or 0)))
 
 
 def _waits(frame: FrameType | None) -> bool:

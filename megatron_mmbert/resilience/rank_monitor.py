@@ -1,14 +1,14 @@
-"""Which rank was lost, or hangs, in one sentence, on every rank that is left.
+"""Failed and hanging ranks: every rank that is left ends with one sentence that names them.
 
-A collective that a lost rank takes part in ends with "connection closed", or after half an hour, and names nobody. So
-every rank counts aloud in the store that the process group met in, on a connection of its own, from a thread of its
-own. Rank 0 listens to all; what it finds missing it writes down, and the others read that one key and rank 0's: the
-work is linear in the ranks. A store that no longer answers means that its host, which is rank 0's, is lost. When a
-rank is lost the others print the sentence and end with :data:`STATUS_LOST_RANK`: their training threads sit in
-collectives that nothing else would wake.
+A collective that a failed rank takes part in ends with "connection closed", or after half an hour, and names nobody. So
+every rank writes a count into the store that the process group met in, on a connection of its own, from a thread of its
+own. Rank 0 reads all counts; when one stands still it writes down which, and the others read that one key and rank 0's:
+the work is linear in the ranks. A store that no longer answers means that its host, which is rank 0's, is gone. When a
+rank has failed the others print the sentence and end with :data:`~megatron_mmbert.utils.errors.EXIT_FAILED_RANK`: their
+training threads are in collectives that nothing else would wake.
 
-With its count every rank says where its training stands. When that is no news on any rank for long enough, one hangs:
-rank 0 says which, and all print where each of their threads is and end in the same way.
+With its count every rank sends its progress marker. When no rank's marker moves for long enough, one hangs: rank 0 says
+which, and all print the stacks of their threads and end in the same way.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,76 +31,153 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.resilience.hang_detector import RanksProgress
+from megatron_mmbert.resilience.hang_detector import ProgressTable
 from megatron_mmbert.resilience.progress_marker import ProgressMarker
+from megatron_mmbert.utils.errors import EXIT_FAILED_RANK
 
-STATUS_LOST_RANK = 76
-_REMEDY = "start the same command again on hosts that work, and it goes on from the last checkpoint"
+_REMEDY = "start the same command again on hosts that work, and it resumes from the last checkpoint"
 _DONE = "done"
 _COMMUNICATION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Socket", "Broken pipe")
 
 
+@dataclass(frozen=True)
+class MonitorSettings:
+    """This rank, and how long the monitor waits.
+
+    Attributes:
+        seconds: silence after which a rank has failed.
+        hang_seconds: how long all ranks may stand still before one of them is taken to hang.
+    """
+
+    rank: int
+    world_size: int
+    seconds: float
+    hang_seconds: float = float("inf")
+
+    @property
+    def period(self) -> float:
+        """Seconds between two counts."""
+        return min(2.0, self.seconds / 8)
+
+
 class RankMonitor:
-    """Tells the others that this rank is alive, and learns which are not.
+    """Tells the other ranks that this one is alive, and learns which are not.
 
     Args:
         store: a client of its own to the store that all ranks share.
-        seconds: silence after which a rank is lost.
-        hung_seconds: how long all ranks may stand still before one of them is taken to hang.
         end: called once, from a thread, with the sentence.
+
+    Attributes:
+        sentence: what was found; empty while nothing was.
     """
 
-    def __init__(
-        self,
-        store: Any,
-        rank: int,
-        world_size: int,
-        seconds: float,
-        end: Callable[[str], None],
-        hung_seconds: float = float("inf"),
-    ) -> None:
-        self._store, self._rank, self._world_size, self._seconds, self._end = store, rank, world_size, seconds, end
-        self._hung_seconds, self._standings = hung_seconds, RanksProgress()
-        self._host = socket.gethostname()
-        self._period = min(2.0, seconds / 8)
-        self._closed = threading.Event()
-        self._speaks = threading.Lock()
+    def __init__(self, store: Any, settings: MonitorSettings, end: Callable[[str], None]) -> None:
+        self._settings, self._end = settings, end
+        self._sender = _Sender(store, settings.rank)
+        self._receiver = _Receiver(store, settings)
+        self._answered = time.monotonic()
         self._found = threading.Event()
-        self._count, self._answered = 0, time.monotonic()
-        self._heard: dict[int, tuple[str, float]] = {}
-        self._store_host = "its host"
-        self._stacks = False
         self.sentence = ""
-        for run in (self._exchange, self._time):
-            threading.Thread(target=run, daemon=True, name=f"lost-ranks{run.__name__}").start()
+        for run in (self._exchange, self._watch_store):
+            threading.Thread(target=run, daemon=True, name=f"rank-monitor{run.__name__}").start()
 
     def close(self) -> None:
-        """This rank leaves on its own account."""
-        self._say_at_last(_DONE)
+        """Leave in good order."""
+        self._sender.send_last(_DONE)
 
-    def fail(self, what: str) -> None:
-        """This rank ends by an error; the others need not wait to learn it."""
-        self._say_at_last(f"failed {self._host} {what}")
-        if self._rank == 0:  # nobody else would write it down, and the store may end with this process
-            self._tell(f"rank 0 on {self._host} ended: {what}; {_REMEDY}")
-            time.sleep(2 * self._period)
+    def fail(self, reason: str) -> None:
+        """Leave by an error; the others need not wait to learn it."""
+        self._sender.send_last(f"failed {self._sender.host} {reason}")
+        if self._settings.rank == 0:  # nobody else would write it down, and the store may end with this process
+            self._sender.announce(f"rank 0 on {self._sender.host} ended: {reason}; {_REMEDY}")
+            time.sleep(2 * self._settings.period)
 
     def wait(self) -> str:
-        """Block until the lost rank is known, at most about twice the silence that makes one lost; "" if none is."""
-        self._found.wait(2 * self._seconds + 2 * self._period)
+        """Block until the failed rank is known, at most about twice the silence that makes one; "" if none is."""
+        self._found.wait(2 * self._settings.seconds + 2 * self._settings.period)
         return self.sentence
 
-    def _say_at_last(self, value: str) -> None:
-        with self._speaks:  # a count under way would otherwise come after the last word, and this rank be lost
-            self._closed.set()
-        self._set(f"rank {self._rank}", value)
+    def _exchange(self) -> None:
+        """Send and receive until this rank leaves or a sentence is there."""
+        is_first, closed = True, self._sender.closed
+        while not closed.wait(0 if is_first else self._settings.period):
+            is_first = False
+            try:
+                marker = progress_marker.read()
+                self._sender.send_count(marker)
+                finding = self._receiver.receive(self._sender.host, marker)
+                if finding:
+                    self._sender.announce(finding.sentence, finding.wants_stacks)
+                announced = self._receiver.announced()
+                if announced:
+                    if self._settings.rank == 0:
+                        # The store may end with this process: let the others read it.
+                        time.sleep(3 * self._settings.period)
+                    self._report(announced)
+                    return
+            except (RuntimeError, ValueError, IndexError):
+                continue  # _watch_store decides when no answer has been none for too long
+            self._answered = time.monotonic()
 
-    def _count_aloud(self, where: ProgressMarker) -> None:
-        with self._speaks:
-            if not self._closed.is_set():
-                self._store.set(f"rank {self._rank}", f"alive {self._host} {self._count} {_text(where)}")
+    def _watch_store(self) -> None:
+        """Report a store that does not answer any more; its calls may neither return nor fail for a long while."""
+        settings = self._settings
+        while not self._sender.closed.wait(settings.period):
+            if time.monotonic() - self._answered > settings.seconds + settings.period:
+                who, host = ("rank 0", self._receiver.store_host) if settings.rank else ("the store", self._sender.host)
+                sentence = (
+                    f"{who} on {host} has not been heard of for {settings.seconds:g} s: the host, or the network to "
+                    f"it, is lost; {_REMEDY}"
+                )
+                self._report(_Finding(sentence))
+                return
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, finding: _Finding) -> None:
+        if not self._found.is_set() and not self._sender.closed.is_set():
+            if finding.wants_stacks:
+                faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+            self.sentence = finding.sentence
+            self._found.set()
+            self._end(finding.sentence)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """The sentence that ends a run, and whether every rank is to print the stacks of its threads."""
+
+    sentence: str
+    wants_stacks: bool = False
+
+
+class _Sender:
+    """Writes this rank's key, and the sentence, into the store.
+
+    Attributes:
+        closed: the last word is being said; no count comes after it.
+    """
+
+    def __init__(self, store: Any, rank: int) -> None:
+        self._store, self._key = store, f"rank {rank}"
+        self._lock, self._count = threading.Lock(), 0
+        self.closed, self.host = threading.Event(), socket.gethostname()
+
+    def send_count(self, marker: ProgressMarker) -> None:
+        """Say that this rank is alive, and its progress."""
+        self._count += 1
+        with self._lock:
+            if not self.closed.is_set():
+                self._store.set(self._key, f"alive {self.host} {self._count} {_encode(marker)}")
+
+    def send_last(self, value: str) -> None:
+        """Say how this rank ends."""
+        with self._lock:  # a count under way would otherwise come after the last word, and this rank seem failed
+            self.closed.set()
+        self._set(self._key, value)
+
+    def announce(self, sentence: str, wants_stacks: bool = False) -> None:
+        """Write the sentence down for all ranks."""
+        if wants_stacks:
+            self._set("stacks", "wanted")
         self._set("lost", sentence)
 
     def _set(self, key: str, value: str) -> None:
@@ -108,87 +186,87 @@ class RankMonitor:
         except (RuntimeError, ValueError):
             pass  # the store is gone: nobody is left to tell
 
-    def _exchange(self) -> None:
-        while not self._closed.wait(self._period if self._count else 0):
-            self._count += 1
-            try:
-                here = progress_marker.now()
-                self._count_aloud(here)
-                if self._rank == 0:
-                    self._standings.hear(0, self._host, here, time.monotonic())
-                    self._listen()
-                elif self._store.check(["rank 0"]):
-                    self._listen_to_rank_0(self._store.get("rank 0").decode())
-                if self._store.check(["lost"]):
-                    sentence = self._store.get("lost").decode()
-                    self._stacks = self._store.check(["stacks"])
-                    if self._rank == 0:
-                        time.sleep(3 * self._period)  # the store may end with this process: let the others read it
-                    self._report(sentence)
-                    return
-            except (RuntimeError, ValueError, IndexError):
-                continue  # the timing thread decides when no answer has been none for too long
-            self._answered = time.monotonic()
 
-    def _listen_to_rank_0(self, value: str) -> None:
-        """Any other rank: rank 0 may be killed while the store, which torchrun serves, lives on."""
+class _Receiver:
+    """Reads the other ranks' keys: rank 0 all of them, any other rank that of rank 0.
+
+    Attributes:
+        store_host: the host of rank 0, and of the store.
+    """
+
+    def __init__(self, store: Any, settings: MonitorSettings) -> None:
+        self._store, self._settings = store, settings
+        self._progress = ProgressTable()
+        self._last: dict[int, tuple[str, float]] = {}
+        self.store_host = "its host"
+
+    def receive(self, host: str, marker: ProgressMarker) -> _Finding | None:
+        """Read the keys; returns what is found amiss.
+
+        Args:
+            host, marker: of this rank.
+        """
         now = time.monotonic()
-        if value != self._heard.get(0, ("", 0.0))[0]:
-            self._heard[0] = (value, now)
-        if value.startswith("alive "):
-            self._store_host = value.split()[1]
-            if now - self._heard[0][1] > self._seconds:
-                self._tell(_silence({0: self._store_host}, self._seconds))
+        if self._settings.rank == 0:
+            self._progress.update(0, host, marker, now)
+            return self._receive_all()
+        if self._store.check(["rank 0"]):
+            return self._receive_rank_0(self._store.get("rank 0").decode(), now)
+        return None
 
-    def _listen(self) -> None:
-        """Rank 0: note who still counts, and write down who does not."""
-        keys = [f"rank {rank}" for rank in range(1, self._world_size)]
+    def announced(self) -> _Finding | None:
+        """Return the sentence that some rank has written down."""
+        if not self._store.check(["lost"]):
+            return None
+        return _Finding(self._store.get("lost").decode(), self._store.check(["stacks"]))
+
+    def _receive_rank_0(self, value: str, now: float) -> _Finding | None:
+        """On any other rank: rank 0 may be killed while the store, which torchrun serves, lives on."""
+        silent_since = self._silent_since(0, value, now)
+        if not value.startswith("alive "):
+            return None
+        self.store_host = value.split()[1]
+        if now - silent_since > self._settings.seconds:
+            return _Finding(_silence({0: self.store_host}, self._settings.seconds))
+        return None
+
+    def _receive_all(self) -> _Finding | None:
+        """On rank 0: find ranks that have failed, fallen silent, or hang."""
+        keys = [f"rank {rank}" for rank in range(1, self._settings.world_size)]
         if not self._store.check(keys):  # not all have begun; joining has its own time limit
             keys = [key for key in keys if self._store.check([key])]
         now, silent, failed = time.monotonic(), {}, []
         for key, value in zip(keys, map(bytes.decode, self._store.multi_get(keys)) if keys else (), strict=True):
             rank = int(key.split()[1])
-            if value != self._heard.get(rank, ("", 0.0))[0]:
-                self._heard[rank] = (value, now)
+            silent_since = self._silent_since(rank, value, now)
             if value.startswith("failed "):
-                _, host, what = value.split(" ", 2)
-                failed.append(f"rank {rank} on {host} ended: {what}")
+                _, host, reason = value.split(" ", 2)
+                failed.append(f"rank {rank} on {host} ended: {reason}")
             elif value == _DONE:
-                self._standings.leave(rank)
+                self._progress.remove(rank)
             else:
-                _, host, _, where = value.split(" ", 3)
-                self._standings.hear(rank, host, _whereabouts(where), now)
-                if now - self._heard[rank][1] > self._seconds:
+                _, host, _, marker = value.split(" ", 3)
+                self._progress.update(rank, host, _decode(marker), now)
+                if now - silent_since > self._settings.seconds:
                     silent[rank] = host
         if failed:
-            self._tell(f"{failed[0]}; {_REMEDY}")
-        elif silent:
-            self._tell(_silence(silent, self._seconds))
-        elif hang := self._standings.hang(self._hung_seconds, now):
-            self._set("stacks", "wanted")
-            self._tell(f"{hang}; where each thread of each rank is stands in the ranks' logs; {_REMEDY}")
+            return _Finding(f"{failed[0]}; {_REMEDY}")
+        if silent:
+            return _Finding(_silence(silent, self._settings.seconds))
+        if hang := self._progress.find_hang(self._settings.hang_seconds, now):
+            stacks = "where each thread of each rank is stands in the ranks' logs"
+            return _Finding(f"{hang}; {stacks}; {_REMEDY}", wants_stacks=True)
+        return None
 
-    def _time(self) -> None:
-        while not self._closed.wait(self._period):
-            if time.monotonic() - self._answered > self._seconds + self._period:
-                who = "rank 0" if self._rank else "the store"
-                self._report(
-                    f"{who} on {self._store_host if self._rank else self._host} has not been heard of for "
-                    f"{self._seconds:g} s: the host, or the network to it, is lost; {_REMEDY}"
-                )
-                return
-
-    def _report(self, sentence: str) -> None:
-        if not self._found.is_set() and not self._closed.is_set():
-            if self._stacks:
-                faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-            self.sentence = sentence
-            self._found.set()
-            self._end(sentence)
+    def _silent_since(self, rank: int, value: str, now: float) -> float:
+        """Return when the rank's key was first seen with this value."""
+        if value != self._last.get(rank, ("", 0.0))[0]:
+            self._last[rank] = (value, now)
+        return self._last[rank][1]
 
 
 def _silence(silent: dict[int, str], seconds: float) -> str:
-    """The sentence about ranks, by host, that no longer count."""
+    """Return the sentence about ranks, by host, that no longer count."""
     listed = ", ".join(f"rank {rank} on {host}" for rank, host in list(silent.items())[:8])
     more = f" and {len(silent) - 8} more" if len(silent) > 8 else ""
     verb = "has" if len(silent) == 1 else "have"
@@ -198,13 +276,13 @@ def _silence(silent: dict[int, str], seconds: float) -> str:
     )
 
 
-def _text(where: ProgressMarker) -> str:
-    return f"{where.count} {int(where.waits)} {where.place}"
+def _encode(marker: ProgressMarker) -> str:
+    return f"{marker.count} {int(marker.waits)} {marker.stage}"
 
 
-def _whereabouts(text: str) -> ProgressMarker:
-    count, waits, place = text.split(" ", 2)
-    return ProgressMarker(int(count), place, waits == "1")
+def _decode(text: str) -> ProgressMarker:
+    count, waits, stage = text.split(" ", 2)
+    return ProgressMarker(int(count), stage, waits == "1")
 
 
 def _end_process(record: Path | None, sentence: str) -> None:
@@ -212,11 +290,11 @@ def _end_process(record: Path | None, sentence: str) -> None:
     sys.stdout.flush()
     if record is not None:
         _note(record, sentence)
-    os._exit(STATUS_LOST_RANK)
+    os._exit(EXIT_FAILED_RANK)
 
 
 def _note(record: Path, sentence: str) -> None:
-    """Leave the reason for whoever starts the run again; of all ranks the first to come writes it."""
+    """Leave the reason for whoever starts the run again; the first rank to come writes it."""
     try:
         with record.open("x", encoding="utf-8") as file:
             file.write(json.dumps({"reason": sentence}, ensure_ascii=False) + "\n")
@@ -225,14 +303,15 @@ def _note(record: Path, sentence: str) -> None:
 
 
 @contextmanager
-def monitored_ranks(seconds: float, hung_seconds: float, record: Path | None = None) -> Iterator[RankMonitor | None]:
-    """While inside, a lost or hung rank ends this process with a sentence. None, and nothing, where there is one rank.
+def monitored_ranks(seconds: float, hang_seconds: float, record: Path | None = None) -> Iterator[RankMonitor | None]:
+    """Monitor the ranks while inside: a failed or hanging one ends this process with a sentence.
 
-    To be entered by all ranks once they are in the process group. An exception that leaves the context is told to the
-    other ranks; one that comes of a lost connection waits until the lost rank is known.
+    To be entered by all ranks once they are in the process group; yields None, and does nothing, where there is one
+    rank. An exception that leaves the context is told to the other ranks; one that comes of a lost connection waits
+    until the failed rank is known.
 
     Args:
-        seconds, hung_seconds: see :class:`RankMonitor`.
+        seconds, hang_seconds: see :class:`MonitorSettings`.
         record: a file for the sentence as JSON: under torchrun the status of a rank is not that of the command.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1 or "MASTER_ADDR" not in os.environ:
@@ -247,20 +326,20 @@ def monitored_ranks(seconds: float, hung_seconds: float, record: Path | None = N
     )
     attempt = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = dist.PrefixStore(f"lost-ranks/{attempt}", client)
-    end = partial(_end_process, record)
-    watch = RankMonitor(store, dist.get_rank(), dist.get_world_size(), seconds, end, hung_seconds)
+    settings = MonitorSettings(dist.get_rank(), dist.get_world_size(), seconds, hang_seconds)
+    monitor = RankMonitor(store, settings, partial(_end_process, record))
     try:
-        yield watch
+        yield monitor
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in _COMMUNICATION):
-            watch.wait()  # ends this process when it finds one
-        watch.fail(_first_line(error))
+            monitor.wait()  # ends this process when it finds one
+        monitor.fail(_first_line(error))
         raise
     except BaseException as error:
-        watch.fail(_first_line(error))
+        monitor.fail(_first_line(error))
         raise
     else:
-        watch.close()
+        monitor.close()
 
 
 def _first_line(error: BaseException) -> str:

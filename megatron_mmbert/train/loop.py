@@ -12,6 +12,7 @@ from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import batch_at, lr_at
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.resilience.progress_marker import Stage
 from megatron_mmbert.train.anomaly_guard import place_in_data
 from megatron_mmbert.train.callbacks import Callback, CallbackList
 from megatron_mmbert.train.counters import Interval
@@ -44,9 +45,9 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
             break
         everyone.on_step_end(counters)
         if checkpoint_interval.is_due(counters.phase_tokens):
-            progress_marker.at("a checkpoint")
+            progress_marker.mark(Stage.CHECKPOINT)
             trainer.save(everyone)
-    progress_marker.at("the last checkpoint")
+    progress_marker.mark(Stage.LAST_CHECKPOINT)
     checkpoint = trainer.save(everyone, last=True)
     if trainer.is_complete:
         trainer.checkpoints.verify(checkpoint)
@@ -59,7 +60,7 @@ def take_step(trainer: Trainer) -> StepMetrics:
     """Take one optimizer step; returns its numbers. The counters advance later, when anomalies have been handled."""
     phase, loader, schedules, counters = trainer.phase, trainer.loader, trainer.schedules, trainer.counters
     started = time.perf_counter()
-    progress_marker.at("the data", counters.step + 1)
+    progress_marker.mark(Stage.DATA, counters.step + 1)
     fault_point(Moment.LOADING, counters.step + 1)
     lr = lr_at(counters.phase_tokens, schedules.lr)
     packs = loader.next_packs(batch_at(counters.phase_tokens, schedules.batch) // current().dp_size)
@@ -95,7 +96,7 @@ def handle_anomalies(trainer: Trainer, callbacks: Callback) -> None:
     if decision.kind:
         callbacks.on_event(decision.kind, f"{decision.text}; {decision.action}; {place}")
     if straggler:
-        callbacks.on_event("slow rank", straggler)
+        callbacks.on_event("straggler", straggler)
     if decision.action == "stop":
         trainer.checkpoints.wait_for_save(callbacks)
         raise UserError(f"{decision.text}; {place}; fix the cause, or change the recipe's numbers section")

@@ -23,6 +23,7 @@ from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object, current
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.resilience.progress_marker import Stage
 from megatron_mmbert.utils.errors import UserError
 
 TOKENS = 256
@@ -65,7 +66,7 @@ def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
 
 def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
     """Mean loss per scored token in nats, without dropout, on every rank; no random state is touched."""
-    progress_marker.at("the recorded batch")
+    progress_marker.mark(Stage.RESUME_CHECK)
     device = current().device
     tokens, lengths = list(batch.tokens), list(batch.lengths)
     if missing := -len(tokens) % current().tp_size:  # sequence parallelism deals them out evenly

@@ -24,6 +24,7 @@ from megatron_mmbert.optim.groups import set_hyperparameters
 from megatron_mmbert.optim.optimizer import Optimizer
 from megatron_mmbert.parallel.runtime import current, from_last_stage, sum_over_data_parallel
 from megatron_mmbert.resilience import progress_marker
+from megatron_mmbert.resilience.progress_marker import Stage
 from megatron_mmbert.train.gradient_monitor import GradientMonitor
 from megatron_mmbert.utils.counter_rng import key64, string_key
 from megatron_mmbert.utils.fault_points import Moment, fault_point
@@ -67,7 +68,7 @@ def build_training(recipe: Recipe, phase: Phase) -> Training:
 def _finalize(gradients: GradientMonitor, chunks: Any, *arguments: Any, **options: Any) -> None:
     """Sum the gradients over ranks, after a look at this rank's own."""
     gradients.look(chunks)
-    progress_marker.at("the sum of gradients")
+    progress_marker.mark(Stage.GRADIENT_SUM)
     finalize_model_grads(chunks, *arguments, **options)
 
 
@@ -92,7 +93,7 @@ def training_step(
     The loss is one global sum over one global count of scored tokens, so it does not depend on how the packs of the
     step are spread over micro batches and ranks; nor does dropout, whose masks are a function of (seed, phase, pack).
     """
-    progress_marker.at("the forward and backward pass")
+    progress_marker.mark(Stage.FORWARD_BACKWARD)
     training.gradients.start()
     for chunk in training.wrapped:
         chunk.train()
@@ -108,7 +109,7 @@ def training_step(
         micro_batch_size=1,
     )
     loss = _mean_loss(reports)
-    progress_marker.at("the update")
+    progress_marker.mark(Stage.UPDATE)
     if accept(loss):
         set_hyperparameters(training.optimizer, lr, phase.lr, weight_decay)
         training.optimizer.step()

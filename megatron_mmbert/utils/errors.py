@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_FAILED_RANK = 76
 NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 """What these errors of the system mean, in words."""
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)

@@ -114,7 +114,7 @@ def test_a_lost_host_is_named_and_a_restart_goes_on(
         job.wait_for(name, "error: ", 3 * SILENCE)
         (sentence,) = sentences(job.said(name))
         assert f"rank {ranks[other]} on {other} has not been heard of for {SILENCE:g} s" in sentence
-        assert "goes on from the last checkpoint" in sentence
+        assert "resumes from the last checkpoint" in sentence
     if not power:  # torchrun on a host without its store waits for it for a minute or more before it says anything
         job.wait_for(left, "(exitcode: 76)", 60)
     for name in hosts.names:

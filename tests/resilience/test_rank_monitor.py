@@ -12,7 +12,8 @@ import pytest
 import torch.distributed as dist
 
 from megatron_mmbert.resilience import progress_marker
-from megatron_mmbert.resilience.rank_monitor import RankMonitor
+from megatron_mmbert.resilience.progress_marker import Stage
+from megatron_mmbert.resilience.rank_monitor import MonitorSettings, RankMonitor
 
 SILENCE = 1.6
 
@@ -28,7 +29,8 @@ class World:
         self.store = server()
         self.said: dict[int, list[str]] = {rank: [] for rank in range(ranks)}
         self.watches = [
-            RankMonitor(self._client(), rank, ranks, SILENCE, self.said[rank].append) for rank in range(ranks)
+            RankMonitor(self._client(), MonitorSettings(rank, ranks, SILENCE), self.said[rank].append)
+            for rank in range(ranks)
         ]
 
     def _client(self) -> dist.TCPStore:
@@ -36,7 +38,7 @@ class World:
 
     def die(self, rank: int) -> None:
         """Fall silent, as a killed process does, without a word to the others."""
-        self.watches[rank]._closed.set()
+        self.watches[rank]._sender.closed.set()
 
 
 def until(is_so: Callable[[], bool], seconds: float) -> None:
@@ -55,14 +57,16 @@ def test_ranks_that_all_stand_still_hang(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("faulthandler.dump_traceback", lambda *_, **__: None)
     store, said = server(), {0: [], 1: []}
     client = partial(dist.TCPStore, "127.0.0.1", store.port, is_master=False, wait_for_workers=False)
-    watches = [RankMonitor(client(), rank, 2, SILENCE, said[rank].append, 2 * SILENCE) for rank in (0, 1)]
+    watches = [
+        RankMonitor(client(), MonitorSettings(rank, 2, SILENCE, 2 * SILENCE), said[rank].append) for rank in (0, 1)
+    ]
     for step in range(12):
-        progress_marker.at("the data", step)
+        progress_marker.mark(Stage.DATA, step)
         time.sleep(SILENCE / 3)
     assert not any(said.values()), "they got on"
     until(lambda: all(said.values()), 8 * SILENCE)
     for rank in (0, 1):
-        assert "no rank has got on for " in said[rank][0] and "all are in the data of step 11" in said[rank][0]
+        assert "no rank has advanced for " in said[rank][0] and "all are in the data of step 11" in said[rank][0]
     for watch in watches:
         watch.close()
 
@@ -127,7 +131,7 @@ class Slow:
 def test_the_last_word_stays_the_last(leave: Callable[[RankMonitor], None], word: bytes) -> None:
     """A count that is under way when the rank leaves must not come after it: the rank would seem lost."""
     slow, said = Slow(server()), []
-    watch = RankMonitor(slow, 1, 2, SILENCE, said.append)
+    watch = RankMonitor(slow, MonitorSettings(1, 2, SILENCE), said.append)
     slow.sets.wait()
     leave(watch)
     time.sleep(1)
@@ -160,11 +164,11 @@ def test_a_store_that_does_not_answer_means_rank_0_is_lost() -> None:
     store = server()
     store.set("rank 0", "alive headnode 1")
     deaf, said = Deaf(store), []
-    watch = RankMonitor(deaf, 1, 2, SILENCE, said.append)
+    watch = RankMonitor(deaf, MonitorSettings(1, 2, SILENCE), said.append)
     time.sleep(SILENCE)
     assert not said
     deaf.gone = True
     until(lambda: bool(said), 5 * SILENCE)
     assert said and said[0].startswith(f"rank 0 on headnode has not been heard of for {SILENCE:g} s")
     assert watch.wait() == said[0]
-    watch._closed.set()
+    watch._sender.closed.set()

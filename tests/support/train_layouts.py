@@ -31,8 +31,8 @@ from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.model.parameter_names import WORD_EMBEDDING
-from megatron_mmbert.optim.logical_rms import LogicalRms
 from megatron_mmbert.optim.schedule import lr_at
+from megatron_mmbert.optim.stable_adamw import local_rms_reducer
 from megatron_mmbert.train.resume import fresh_meta
 from megatron_mmbert.train.step import Training, build_training, training_step
 from support.joined_shards import join_shards
@@ -58,9 +58,11 @@ def _rank(
     recipe = load_recipe(recipe_path, [*layout.overrides(), *overrides])
     parallel.enable_cpu_mode()
     parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
-    LEFT_OUT[layout.left_out]()
+    REDUCTIONS.get(layout.left_out, lambda: None)()
     recorded: dict[str, list[float]] = {"losses": [], "grad_norms": [], "rms": []}
     training, loader = build_training(recipe, recipe.phases[0]), _loader(recipe)
+    if layout.left_out == "global-rms":
+        training.optimizer.stable_adamw.rms_reducer = local_rms_reducer
     if layout.resume_at:
         _steps(training, recipe, loader, layout, layout.resume_at, recorded)
         training, loader = _saved_and_loaded(training, loader, recipe, scratch / "step-00000001")
@@ -83,11 +85,13 @@ def _steps(
     phase = recipe.phases[0]
     schedule = lr_schedule(phase)
     count = phase.batch.tokens_per_step // phase.batch.tokens_per_micro_batch // layout.dp
+    # Dropout's masks follow from the seed: another one gives each tensor-parallel rank masks of its own.
+    seed = recipe.seed + (parallel.current().tp_rank if layout.left_out == "common-dropout" else 0)
     for _ in range(steps):
         lr = lr_at(loader.state.tokens, schedule)
         packs = list(_merged(loader.next_packs(count), layout.packs))
         decay = recipe.optimizer.weight_decay
-        recorded["losses"].append(training_step(training, packs, lr, phase, decay, recipe.seed))
+        recorded["losses"].append(training_step(training, packs, lr, phase, decay, seed))
         recorded["grad_norms"].append(_grad_norm(training))
         rms_P = training.optimizer.stable_adamw.last_rms_P
         recorded["rms"].append(rms_P.max().item() if len(rms_P) else 0.0)
@@ -186,33 +190,11 @@ def _replace_reduction(name: str) -> Callable[[], None]:
     return leave_out
 
 
-def _local_rms() -> None:
-    def of_this_rank(self: LogicalRms, squares_P: Tensor, params: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return squares_P, torch.tensor([param.numel() for param in params], dtype=torch.float64)
-
-    LogicalRms.__call__ = of_this_rank  # type: ignore[method-assign, assignment]
-
-
-def _dropout_of_this_rank() -> None:
-    """Give each tensor-parallel rank masks of its own."""
-    from megatron_mmbert.model import dropout
-
-    original = dropout.keyed_dropout
-
-    def drawn_apart(x: Tensor, rate: float, key: int, *others: Any) -> Tensor:
-        return original(x, rate, key + parallel.current().tp_rank, *others)
-
-    dropout.keyed_dropout = drawn_apart
-
-
-LEFT_OUT: dict[str, Callable[[], None]] = {
-    "": lambda: None,
+REDUCTIONS: dict[str, Callable[[], None]] = {
     "tied-embedding-reduction": _replace_reduction("_allreduce_word_embedding_grads"),
     "norm-gradient-reduction": _replace_reduction("_allreduce_non_tensor_model_parallel_grads"),
-    "global-rms": _local_rms,
-    "common-dropout": _dropout_of_this_rank,
 }
-"""What a negative control leaves out, in the forked ranks only."""
+"""Megatron-Core's reductions that a negative control leaves out, in the forked ranks only."""
 
 
 def _free_port() -> int:

@@ -143,7 +143,7 @@ def test_a_spike_is_skipped_by_all(layout: str, lab: Lab) -> None:
 def test_a_slow_rank_is_named(layout: str, lab: Lab) -> None:
     ended = lab.run(layout, "slow", "phases.first.tokens=21000", rank=1)
     assert ended.status == 0, ended.log[-3000:]
-    (event, *_) = ended.events("slow rank")
+    (event, *_) = ended.events("straggler")
     assert event.startswith(f"rank 1 on {socket.gethostname()} (")
     ended.agreed()
 

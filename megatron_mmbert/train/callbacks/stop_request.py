@@ -21,9 +21,6 @@ from types import FrameType
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.metrics import StepMetrics
 
-STATUS_STOPPED = 75
-"""Exit status of a run that saved and wants to be started again (``EX_TEMPFAIL`` of sysexits.h)."""
-
 DEFAULT_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGUSR2")
 END_TIME_VARIABLE = "MMBERT_END_TIME"
 _UNKNOWN_SAVE = 60.0  # seconds, until one was seen
