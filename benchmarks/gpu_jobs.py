@@ -55,13 +55,13 @@ def _speed() -> list[Job]:
         Job("small, 1024", partial(run, shape="small", length=1024), 120),
         Job("base, 1024, dropout", partial(run, shape="base", length=1024, dropout=0.1)),
         _te("base, 1024, te", 1024),
-        *(_te(f"base, 1024, FP8 {scaling}", 1024, fp8=scaling, fp8_linears=ALL_LINEARS) for scaling in SCALINGS),
+        *(_te(f"base, 1024, FP8 {scaling}", 1024, fp8=scaling, fp8_linear_layers=ALL_LINEARS) for scaling in SCALINGS),
         _te("base, 1024, FP8 current, probed", 1024, fp8="current"),
         Job("base, 1024, packs of 128k", partial(run, shape="base", length=1024, times=2)),
         Job("base, 8192, packs of 128k", partial(run, shape="base", length=8192, times=2)),
         Job("profile, base, 1024", partial(training.profile, shape="base", length=1024)),
         Job("profile, base, 8192", partial(training.profile, shape="base", length=8192)),
-        _te("base, 8192, FP8 current", 8192, fp8="current", fp8_linears=ALL_LINEARS),
+        _te("base, 8192, FP8 current", 8192, fp8="current", fp8_linear_layers=ALL_LINEARS),
     ]
     for engine in ("te", "flex", "varlen", "flash"):
         work = partial(run, shape="base", length=8192, attention_global=engine)
@@ -87,7 +87,7 @@ def _peers() -> list[Job]:
         *(
             Job(
                 f"losses, FP8 {scaling}",
-                partial(training.losses, shape="small", layers="te", fp8=scaling, fp8_linears=ALL_LINEARS),
+                partial(training.losses, shape="small", layers="te", fp8=scaling, fp8_linear_layers=ALL_LINEARS),
             )
             for scaling in ("current", "block", "delayed")
         ),

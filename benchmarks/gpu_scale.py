@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 
 RATIOS = {1024: 0.30, 8192: 0.15}
 

@@ -15,7 +15,8 @@ from gpu_packs import packed, samples_of_pack
 from gpu_scale import RATIOS, Scale
 
 from megatron_mmbert import parallel
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.flops import training_flops

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from results import machine, save
 from torch import Tensor
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 from megatron_mmbert.utils.text_table import table
 

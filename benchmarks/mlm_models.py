@@ -12,7 +12,9 @@ import torch
 from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, PrecisionConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder

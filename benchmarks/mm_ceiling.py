@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 
 _HEAD_ROWS = {"cpu": 512, "cuda": 4096}
 

@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, Request, choose
 from megatron_mmbert.attention.selection import sequence_layout
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.config.loading import load_recipe, save_recipe
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.resilience.run_lease import LeaseHeldError
 from megatron_mmbert.train.callbacks import Callback, Heartbeat, Tolerant
 from megatron_mmbert.train.callbacks.stop_request import StopRequest, end_time_of
-from megatron_mmbert.utils.errors import EXIT_STOPPED, UserError, nearest, run_command
+from megatron_mmbert.utils.errors import EXIT_STOPPED, UserError, run_command
 from megatron_mmbert.utils.files import write_json
 
 if TYPE_CHECKING:
@@ -48,16 +49,10 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    names = [phase.name for phase in recipe.phases]
-    if arguments.phase not in names:
-        raise UserError(
-            f"{arguments.recipe}: no phase {arguments.phase!r}{nearest(arguments.phase, names)}; "
-            f"choose from {', '.join(names)}"
-        )
+    phase = recipe.phase(arguments.phase)
     output = arguments.output or Path("runs") / recipe.name
     # First of all: a signal that comes while Megatron-Core is imported is heard too.
     stop = StopRequest(recipe.logging.stop_signals, end_time_of(os.environ))
-    phase = recipe.phase(arguments.phase)
     folder = PhaseFolder(output, phase.name)
     try:
         finished = run(recipe, phase, folder, stop, arguments.start_from)
@@ -84,12 +79,12 @@ def run(recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, st
     from megatron_mmbert.resilience.rank_monitor import monitored_ranks
     from megatron_mmbert.train.phase_lease import phase_lease
 
-    if recipe.numbers.deterministic:
+    if recipe.precision.deterministic:
         deterministic.switch_on()
     parallel.enable_cpu_mode()
     parallel.join(recipe.parallel.timeout_minutes)
-    layout = recipe.parallel
-    with monitored_ranks(layout.lost_rank_seconds, layout.hung_rank_seconds, folder.interrupted):
+    layout, limits = recipe.parallel, recipe.resilience
+    with monitored_ranks(limits.failed_rank_seconds, limits.hang_seconds, folder.interrupted):
         check_consistency(fingerprint_facts(recipe, phase.name))
         parallel.start(
             layout.tensor,

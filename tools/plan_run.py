@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs from a checkout that is not installed
 
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.config.recipe import ParallelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
 from megatron_mmbert.config.values import parse_count
 from megatron_mmbert.plan.cost import Machine, forecast
 from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from megatron_mmbert.checkpoint.metadata import TrainedSection
-from megatron_mmbert.config.recipe import LanguageTable, Phase, Recipe, SourceConfig
+from megatron_mmbert.config.data import LanguageTable, SourceConfig
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.masking_units import word_marks
 from megatron_mmbert.data.sampling.resume import ResumePoints, TrainedPhase, nominal_blocks, resume_points_after
 from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenizerIds, TokenSource

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from megatron_mmbert.builders.data import data_phase, stores_of, token_ids, trained_resume_points
 from megatron_mmbert.checkpoint.metadata import TrainedSection
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.parallel.runtime import Runtime, print_once
 from megatron_mmbert.tokenizer.load import Tokenizer

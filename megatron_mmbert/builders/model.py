@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
+from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.kernels.compiled import switch_off
 from megatron_mmbert.model.config import EncoderConfig, encoder_config
 from megatron_mmbert.model.encoder import Encoder

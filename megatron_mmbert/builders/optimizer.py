@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from megatron_mmbert.builders.schedules import weight_decay_of
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.optim.optimizer import Optimizer, OptimizerSettings, build_optimizer

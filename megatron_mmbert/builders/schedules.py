@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_mmbert.config.recipe import ParallelConfig, Phase, Recipe
+from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule
 from megatron_mmbert.utils.errors import UserError
 

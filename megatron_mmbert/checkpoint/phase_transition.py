@@ -13,7 +13,8 @@ from typing import Any
 from megatron_mmbert import __version__
 from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, committed_checkpoint
 from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, TrainedSection, read_meta, write_meta
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.sampling.resume import blocks_begun
 from megatron_mmbert.utils.errors import UserError

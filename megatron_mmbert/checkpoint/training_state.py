@@ -17,7 +17,7 @@ from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.optim.optimizer import Optimizer
 from megatron_mmbert.utils.errors import UserError

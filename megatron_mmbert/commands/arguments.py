@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_mmbert.config.recipe import Phase, Recipe
+    pass
 
 CHECKPOINT_HELP = "a checkpoint, or a phase's folder (its newest)"
 
@@ -56,18 +56,6 @@ def check_min(arguments: argparse.Namespace, low: int, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
-
-
-def phase_of(recipe: Recipe, file: Path, name: str) -> Phase:
-    """Return the phase ``name`` of ``recipe``, which is in ``file``.
-
-    Raises:
-        UserError: there is no such phase.
-    """
-    names = [phase.name for phase in recipe.phases]
-    if name not in names:
-        raise UserError(f"{file}: no phase {name!r}{nearest(name, names)}; choose from {', '.join(names)}")
-    return recipe.phase(name)
 
 
 def add_renamed(parser: argparse.ArgumentParser, old: str, new: str, **options: Any) -> None:

@@ -5,6 +5,8 @@ Errors name the file, the line, the value and the remedy; an unknown key names t
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.config.renamed_keys import Part, current_path, parts_of, rename_keys
 from megatron_mmbert.utils.errors import UserError, nearest
 
 Location = tuple[str | int, ...]
@@ -36,11 +39,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: no such file, bad YAML, an unknown key, a value out of range.
     """
     written, lines = _read_yaml(path)
+    written, renamed = _renamed(written, path)
     chosen = written.pop("preset", None)
     values = _merge(_preset(str(chosen), path, lines), written) if chosen is not None else written
-    places = {location: f"{path}:{line}" for location, line in lines.items()}
-    for override in overrides:
-        places[_apply_override(values, override)] = f"override {override!r}"
+    places = {current_path(location): f"{path}:{line}" for location, line in lines.items()}
+    changes = [(override, part) for override in overrides for part in _override_parts(override)]
+    _check_given_once([part for _, part in changes])
+    for override, part in changes:
+        places[_apply_override(values, override, part)] = f"override {override!r}"
+    _warn(path, [*renamed, *(part for _, part in changes if part.is_renamed)])
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -147,24 +154,52 @@ def _has_name(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("name"), str)
 
 
-def _apply_override(values: dict[str, Any], override: str) -> Location:
-    """Set the value in place; returns where, with list items by their names."""
+def _override_parts(override: str) -> list[Part]:
+    """Return what ``key.path=value`` sets; a section under an old name may be of several parts."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"{override!r}: not an override; write key.path=value")
-    *parents, last = key.split(".")
-    place: Any = values
-    for part in parents:
-        place = _child(place, part, key)
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(f"{override!r}: the value is not valid YAML; quote it") from None
+    return list(parts_of(value, tuple(key.split("."))))
+
+
+def _apply_override(values: dict[str, Any], override: str, part: Part) -> Location:
+    """Set a part of an override in ``values``; return its location, with list items by their names."""
+    key = override.partition("=")[0]
+    *parents, last = map(str, part.path)
+    place: Any = values
+    for each in parents:
+        place = _child(place, each, key)
     if isinstance(place, list):
-        place[_index(place, last, key)] = value
+        place[_index(place, last, key)] = part.value
     else:
-        place[last] = value
-    return _locate(tuple(int(part) if part.isdigit() else part for part in (*parents, last)), values)
+        place[last] = part.value
+    return _locate(tuple(int(each) if each.isdigit() else each for each in (*parents, last)), values)
+
+
+def _check_given_once(parts: Sequence[Part]) -> None:
+    """Raise UserError if overrides give a key under its old and its new name: neither is meant to win."""
+    plain = {part.path for part in parts if not part.is_renamed}
+    for part in parts:
+        if part.is_renamed and part.path in plain:
+            raise UserError(part.given_twice())
+
+
+def _renamed(values: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[Part]]:
+    try:
+        return rename_keys(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _warn(path: Path, renamed: Sequence[Part]) -> None:
+    """Say in one sentence which keys have new names; of several ranks one says it."""
+    if renamed and os.environ.get("RANK", "0") == "0":
+        listed = ", ".join(dict.fromkeys(part.describe() for part in renamed))
+        print(f"warning: {path}: {listed}; the old names still work, but write the new ones", file=sys.stderr)
 
 
 def _child(place: Any, part: str, key: str) -> Any:

@@ -1,15 +1,66 @@
-"""Whether a model can be laid over ranks as the recipe's ``parallel`` section says."""
+"""The recipe's ``parallel`` section: how the model is laid out over ranks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
+from pydantic import Field, model_validator
+
+from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.values import Positive, PositiveCount
+
+Recompute = Literal["none", "light", "selective", "full"]
 
 
-def misfit(parallel: ParallelConfig, model: ModelConfig) -> str | None:
-    """Why this model cannot be laid out so, with the remedy; None where it can."""
+class ParallelConfig(Section):
+    """The layout of the model over ranks; data parallelism takes what is left of the world size."""
+
+    tensor: Positive = 1
+    """Ranks that share each matrix product; a divisor of heads, feed-forward width and vocabulary."""
+    sequence: bool = False
+    """Sequence parallelism: between the tensor-parallel matrix products each rank holds its share of the tokens."""
+    pipeline: Positive = 1
+    """Ranks that hold successive layers."""
+    virtual_stages: Positive = 1
+    """Parts of the model per pipeline rank; more than 1 interleaves them, which shortens the pipeline's bubble."""
+    layers_per_stage: list[Annotated[int, Field(ge=0)]] | None = None
+    """Layers of each stage in order (pipeline x virtual_stages of them); by default balanced, counting the embedding
+    and the head as layers."""
+    distributed_optimizer: bool = False
+    """Shard the optimizer's state (masters and moments) over the data-parallel ranks."""
+    overlap: bool = False
+    """Reduce gradients over data-parallel ranks during backward, and with the distributed optimizer gather updated
+    weights during forward."""
+    bucket_elements: PositiveCount = 40_000_000
+    """Gradients that one such reduction takes at a time."""
+    recompute: Recompute = "none"
+    """Activations computed again in backward to save memory: of norms and GeGLU (light, which repeats no matrix
+    product), of attention and feed-forward (selective), or of whole layers (full)."""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Minutes: the longest wait for ranks that are alive, in one exchange."""
+
+    @property
+    def stages(self) -> int:
+        """The number of pipeline stages, virtual ones included."""
+        return self.pipeline * self.virtual_stages
+
+    @model_validator(mode="after")
+    def _possible(self) -> ParallelConfig:
+        if self.virtual_stages > 1 and self.pipeline == 1:
+            raise ValueError(
+                f"virtual_stages {self.virtual_stages} needs pipeline 2 or more; set it to 1 or raise pipeline"
+            )
+        if self.layers_per_stage is not None and len(self.layers_per_stage) != self.stages:
+            raise ValueError(
+                f"layers_per_stage has {len(self.layers_per_stage)} numbers for {self.stages} stages (pipeline "
+                f"{self.pipeline} x virtual_stages {self.virtual_stages}); give one for each"
+            )
+        return self
+
+
+def layout_problem(parallel: ParallelConfig, model: ModelConfig) -> str | None:
+    """Return why this model cannot be laid out so, with the remedy; None where it can."""
     sizes = {
         "num_attention_heads": model.num_attention_heads,
         "ffn_hidden_size": model.ffn_hidden_size,

@@ -7,28 +7,35 @@ from typing import Literal
 from pydantic import model_validator
 
 from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.parallel import Recompute
 
+Dtype = Literal["fp32", "bf16"]
 LinearName = Literal["qkv", "proj", "fc1", "fc2"]
 
 
 class PrecisionConfig(Section):
-    """Arithmetic of the layers; master weights and the optimizer are always fp32."""
+    """The arithmetic of the layers; master weights and the optimizer are always fp32."""
 
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Dtype = "fp32"
+    """The type of weights and activations."""
     attention_local: str = "auto"
     """Attention engine of the layers with a window; ``python -m megatron_mmbert.doctor`` lists what runs here."""
     attention_global: str = "auto"
     """Attention engine of the layers that see the whole sample."""
     layers: Literal["auto", "torch", "te"] = "auto"
-    """The body's linears: PyTorch's, or Transformer Engine's (``te``), which ``auto`` takes where FP8 needs them.
+    """The linear layers: PyTorch's, or Transformer Engine's (``te``), which ``auto`` takes where FP8 needs them.
     Weights and checkpoints are the same."""
     fp8: Literal["none", "delayed", "current", "block"] = "none"
-    """FP8 products in the body while training: scales from earlier steps, from the tensor itself, or of blocks of 128.
-    Head, embedding, attention and scoring stay in bf16."""
-    fp8_linears: Literal["probe"] | list[LinearName] = "probe"
-    """The linears of each layer that run in FP8; ``probe`` times them at start and takes those that gain."""
+    """FP8 products of the linear layers while training: scales from earlier steps, from the tensor itself, or of blocks
+    of 128. Head, embedding, attention and scoring stay in bf16."""
+    fp8_linear_layers: Literal["probe"] | list[LinearName] = "probe"
+    """The linear layers of each transformer layer that run in FP8; ``probe`` times them at start and takes those that
+    gain."""
     compile: Literal["auto", "none"] = "auto"
     """On a GPU, ``auto`` fuses GeGLU, rotation, dropout and the head's softmax by torch.compile; ``none`` does not."""
+    deterministic: bool = False
+    """On GPUs too the same recipe, layout and devices give the same bits: attention engines in a fixed order, and no
+    kernel that adds in the order its threads come. Slower."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PrecisionConfig:
@@ -36,24 +43,24 @@ class PrecisionConfig(Section):
             key = "fp8" if self.fp8 != "none" else "layers"
             raise ValueError(f"{key} {getattr(self, key)} works on bf16 weights; set dtype to bf16")
         if self.fp8 != "none" and self.layers == "torch":
-            raise ValueError(f"fp8 {self.fp8} needs Transformer Engine's linears; set layers to te or auto")
+            raise ValueError(f"fp8 {self.fp8} needs Transformer Engine's linear layers; set layers to te or auto")
+        if self.deterministic and self.fp8 != "none" and self.fp8_linear_layers == "probe":
+            raise ValueError(
+                "deterministic fixes what runs in FP8, and a probe chooses it by its speed; name the linear layers in "
+                "fp8_linear_layers"
+            )
         return self
 
-    def misfit(self, recompute: str, deterministic: bool) -> str | None:
-        """Why other sections' values do not go with these, with the remedy; None where they do."""
+    def recompute_problem(self, recompute: Recompute) -> str | None:
+        """Return why ``parallel.recompute`` does not go with these layers, with the remedy; None where it does."""
         if recompute == "light" and (self.layers == "te" or self.fp8 != "none"):
             return (
-                "parallel.recompute light drops the inputs of PyTorch's linears, and these are Transformer Engine's; "
-                "choose recompute selective or full, or layers torch"
-            )
-        if deterministic and self.fp8 != "none" and self.fp8_linears == "probe":
-            return (
-                "numbers.deterministic fixes what runs in FP8, and a probe chooses it by its speed; name the linears "
-                "in fp8_linears"
+                "parallel.recompute light drops the inputs of PyTorch's linear layers, and these are Transformer "
+                "Engine's; choose recompute selective or full, or layers torch"
             )
         return None
 
     @property
     def for_scoring(self) -> PrecisionConfig:
-        """The same without what is of use in training alone."""
+        """These settings without those of use in training alone."""
         return self.model_copy(update={"layers": "torch", "fp8": "none"})

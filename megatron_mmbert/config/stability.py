@@ -1,4 +1,4 @@
-"""The recipe's ``numbers``: bad losses and gradients, and slow ranks."""
+"""The recipe's ``stability`` and ``resilience`` sections: bad losses and gradients; failed, hanging and slow ranks."""
 
 from __future__ import annotations
 
@@ -7,25 +7,38 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.values import Positive, Seconds
+
+BadStepAction = Literal["skip", "rewind", "stop"]
 
 
 class StabilityConfig(Section):
-    """What is done about losses and gradients that are not finite, and about loss spikes.
+    """The reaction to losses and gradients that are not finite, and to loss spikes.
 
-    ``skip`` leaves the step out and goes on behind its samples; ``rewind`` also takes weights and optimizer back to the
-    newest checkpoint; ``stop`` ends the run with one sentence; ``report`` only says so.
+    ``skip`` leaves the step out and continues after its samples; ``rewind`` also takes weights and optimizer back to
+    the newest checkpoint; ``stop`` ends the run with one sentence; ``report`` only says so.
     """
 
-    on_non_finite: Literal["skip", "rewind", "stop"] = "skip"
-    on_spike: Literal["report", "skip", "rewind", "stop"] = "report"
+    on_non_finite: BadStepAction = "skip"
+    """The reaction to a NaN or an infinity in the loss or a gradient."""
+    on_spike: Literal["report"] | BadStepAction = "report"
+    """The reaction to a loss far above the recent ones."""
     spike_threshold: Annotated[float, Field(gt=0)] = 10.0
-    """Spreads (1.48 median absolute deviations) above the median of the recent losses."""
+    """Spreads (1.48 median absolute deviations) above the median of the recent losses that make a spike."""
     spike_window: Annotated[int, Field(ge=4)] = 128
-    """How many losses are looked back on."""
-    most_in_a_row: Annotated[int, Field(gt=0)] = 10
-    """After so many bad steps one after another the run stops: they are no accident."""
-    slow_rank: Annotated[float, Field(gt=1)] = 1.5
+    """Steps whose losses are the recent ones."""
+    max_bad_steps: Positive = 10
+    """Bad steps one after another that stop the run whatever the reaction is: they are no accident."""
+
+
+class ResilienceConfig(Section):
+    """The limits by which ranks watch one another."""
+
+    failed_rank_seconds: Seconds = 60.0
+    """Seconds of silence after which a rank is taken for failed; the others name it and end."""
+    hang_seconds: Seconds = 1200.0
+    """Seconds without progress of any rank, while all live, after which the one that hangs is named and all end.
+    Longer than the first step, a save, and the start; shorter than parallel.timeout_minutes, which would name one of
+    those that wait."""
+    straggler_ratio: Annotated[float, Field(gt=1)] = 1.5
     """A rank whose own work takes this many times the median's is named in the log."""
-    deterministic: bool = False
-    """On GPUs too the same recipe, layout and devices give the same bits: attention engines in a fixed order, and no
-    kernel that adds in the order its threads come. Slower."""

@@ -1,4 +1,4 @@
-"""Values a recipe may write in a human form: token counts (``2.3T``) and schedules over a phase (``{from, to}``)."""
+"""Types of a recipe's values: counts in human form (``2.3T``), ratios, and schedules over a phase (``{from, to}``)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]{1,2})?)\s*([kKM
 
 
 def parse_count(value: Any) -> Any:
-    """``600B``, ``4_718_592``, ``1e9`` or a whole number, as an int; anything else goes on to the type check."""
+    """Return ``600B``, ``4_718_592``, ``1e9`` or a whole number as an int; anything else is left to the type check."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str | bool):
@@ -38,6 +38,9 @@ def parse_count(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
 PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+Positive = Annotated[int, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class LinearRamp(BaseModel):
@@ -46,10 +49,12 @@ class LinearRamp(BaseModel):
     In YAML ``{from: 0.3, to: 0.15}``, or ``0.3``, which is written back as the plain number.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
     start: float = Field(alias="from")
+    """The value at the start of the phase."""
     end: float = Field(alias="to")
+    """The value at the end of the phase."""
 
     @classmethod
     def constant(cls, value: float) -> LinearRamp:

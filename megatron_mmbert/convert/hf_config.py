@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
 from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING, hf_names, reorder_rows_for_megatron

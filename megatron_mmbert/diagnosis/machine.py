@@ -13,7 +13,7 @@ import torch
 from megatron_mmbert import parallel
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, choose
 from megatron_mmbert.attention.selection import Trial, fastest, try_engine
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import bandwidth, fp8, fp32_matmul
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
 from megatron_mmbert.utils.text_table import table

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 
 from megatron_mmbert.builders.data import stores_of, token_ids
-from megatron_mmbert.config.constants import IGNORED_LABEL
-from megatron_mmbert.config.recipe import EvaluationConfig, Recipe
+from megatron_mmbert.config.base import IGNORED_LABEL
+from megatron_mmbert.config.outputs import EvaluationConfig
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import Assembler, PackedBatch
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.packing import pack_block

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_mmbert.attention import AUTO, Engine, Request, SequenceLayout, choose
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import rope

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 
 INSTALL_HINT = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
 SCALINGS = ("delayed", "current", "block")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
 from megatron_mmbert.model.pipeline_split import stage_layout
 
 
@@ -27,7 +28,7 @@ class EncoderConfig(TransformerConfig):
     attention_global: str = "auto"
     sample_tokens: int = 1024
     layers: str = "torch"
-    fp8_linears: tuple[str, ...] = ()
+    fp8_linear_layers: tuple[str, ...] = ()
     light_recompute: bool = False
 
     def is_global(self, layer: int) -> bool:
@@ -131,13 +132,13 @@ def _layers(precision: PrecisionConfig) -> dict[str, Any]:
     Raises:
         ValueError: linears are left to a probe, which has to come first.
     """
-    if precision.fp8 != "none" and precision.fp8_linears == "probe":
+    if precision.fp8 != "none" and precision.fp8_linear_layers == "probe":
         raise ValueError("which linears run in FP8 is not settled; see model.te_layers.settled")
-    in_fp8 = tuple(precision.fp8_linears) if precision.fp8 != "none" else ()
+    in_fp8 = tuple(precision.fp8_linear_layers) if precision.fp8 != "none" else ()
     if precision.layers != "te" and not in_fp8:
         return {}
     # Weights are cast anew for each micro batch: a cached cast would outlive an update, or a checkpoint's loading.
-    settings: dict[str, Any] = {"layers": "te", "fp8_linears": in_fp8, "disable_parameter_transpose_cache": True}
+    settings: dict[str, Any] = {"layers": "te", "fp8_linear_layers": in_fp8, "disable_parameter_transpose_cache": True}
     return settings | (_FP8[precision.fp8] if in_fp8 else {})
 
 

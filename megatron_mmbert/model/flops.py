@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 
 
 def training_flops(model: ModelConfig, sample_lengths: Sequence[int], scored_rows: int) -> float:

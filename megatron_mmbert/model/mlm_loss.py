@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.kernels.scratch import Slot, recycled, scratch
 from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad

@@ -6,7 +6,7 @@ checkpoint has these names whatever layout saved it.
 
 from __future__ import annotations
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
 EMBEDDING_NORM = "embedding.norm.weight"

@@ -6,7 +6,8 @@ quarter of a million words the decoder of one scored row costs as much as many l
 
 from __future__ import annotations
 
-from megatron_mmbert.config.recipe import ModelConfig, Phase
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.utils.errors import UserError
 
 EMBEDDING_IN_LAYERS = 1

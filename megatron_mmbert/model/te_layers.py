@@ -13,8 +13,8 @@ from typing import Any
 from megatron.core.transformer import ModuleSpec
 from torch import Tensor
 
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.utils.errors import UserError
@@ -46,10 +46,10 @@ def resolve_precision(
         raise UserError(f"precision.{key} {getattr(precision, key)}: {reason}; set precision.{off}{hint}")
     if not wants_fp8:
         return precision, "te"
-    linears, words = precision.fp8_linears, ""
+    linears, words = precision.fp8_linear_layers, ""
     if linears == "probe":
         linears, words = _probed(precision.fp8, model, tokens, tensor)
-    chosen = precision.model_copy(update={"layers": "te", "fp8_linears": linears})
+    chosen = precision.model_copy(update={"layers": "te", "fp8_linear_layers": linears})
     return chosen, f"te, FP8 ({precision.fp8}) in {', '.join(linears) or 'no linear'}{words}"
 
 
@@ -71,7 +71,9 @@ def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple
 def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:
     """The spec of the linear called ``name``, one of :func:`megatron_mmbert.kernels.fp8.shapes`."""
     column, row = _types()
-    return ModuleSpec(module=column if name in ("qkv", "fc1") else row, params={"in_fp8": name in config.fp8_linears})
+    return ModuleSpec(
+        module=column if name in ("qkv", "fc1") else row, params={"in_fp8": name in config.fp8_linear_layers}
+    )
 
 
 @cache

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.model import mlm_loss
 from megatron_mmbert.optim import stable_adamw
 from megatron_mmbert.plan.parallel_layout import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from megatron_mmbert.config.recipe import ModelConfig, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import balanced_split, head_in_layers
 
 Precision = Literal["fp32", "bf16"]

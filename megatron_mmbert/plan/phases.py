@@ -15,7 +15,9 @@ import numpy as np
 
 from megatron_mmbert.builders.data import data_phase, found_languages
 from megatron_mmbert.builders.schedules import batch_ramp
-from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.masking import scored_positions
 from megatron_mmbert.data.loading.packing import Int64s, pack_block
 from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals

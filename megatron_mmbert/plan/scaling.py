@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_mmbert.builders.schedules import batch_ramp
-from megatron_mmbert.config.parallel import misfit
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig, Phase, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig, layout_problem
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers, scored_for_balance
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
@@ -91,7 +93,7 @@ def _seconds(sent: float, leaving_share: float, gpu: Gpu) -> float:
 def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> ParallelLayout | None:
     """How ``phase`` would be laid out; None where training would refuse it."""
     ranks, micro = parallel.tensor * parallel.pipeline, phase.batch.tokens_per_micro_batch
-    if gpus % ranks or misfit(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
+    if gpus % ranks or layout_problem(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
         return None
     replicas = gpus // ranks
     changed = recipe.model_copy(update={"parallel": parallel})

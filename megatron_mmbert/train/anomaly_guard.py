@@ -32,7 +32,7 @@ class Decision:
 
 
 class AnomalyGuard:
-    """Judges each step by the recipe's ``numbers``."""
+    """Judges each step by the recipe's ``stability``."""
 
     def __init__(self, settings: StabilityConfig, losses: Sequence[float] = ()) -> None:
         """
@@ -63,7 +63,7 @@ class AnomalyGuard:
         text, action = f"step {step}: {what}", self.settings.on_non_finite if bad else self.settings.on_spike
         if action == "report":
             return Decision("step", kind, text)
-        if self._in_a_row >= self.settings.most_in_a_row:
+        if self._in_a_row >= self.settings.max_bad_steps:
             return Decision("stop", kind, f"{text}; {self._in_a_row} bad steps in a row")
         return Decision(action, kind, text)
 

@@ -12,7 +12,7 @@ from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
 from megatron_mmbert.checkpoint.discovery import ValidCheckpoints, step_folder
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta, RecordedBatch
 from megatron_mmbert.checkpoint.retention import apply_retention
-from megatron_mmbert.config.recipe import CheckpointConfig
+from megatron_mmbert.config.outputs import CheckpointConfig
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.parallel.runtime import broadcast_object, current
 from megatron_mmbert.train.callbacks.base import Callback
@@ -106,7 +106,7 @@ class PhaseCheckpoints:
 
     def _recorded_batch(self) -> RecordedBatch | None:
         pack = self.pack_to_record
-        return None if pack is None or self._settings.replay == "none" else record(self._training.encoders, pack)
+        return None if pack is None or self._settings.resume_check == "none" else record(self._training.encoders, pack)
 
     def _apply_retention(self, written: Path) -> None:
         self._valid.add(written)

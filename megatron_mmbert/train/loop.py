@@ -99,7 +99,7 @@ def handle_anomalies(trainer: Trainer, callbacks: Callback) -> None:
         callbacks.on_event("straggler", straggler)
     if decision.action == "stop":
         trainer.checkpoints.wait_for_save(callbacks)
-        raise UserError(f"{decision.text}; {place}; fix the cause, or change the recipe's numbers section")
+        raise UserError(f"{decision.text}; {place}; fix the cause, or change the recipe's stability section")
     if decision.action == "rewind":
         trainer.rewind(callbacks)
 

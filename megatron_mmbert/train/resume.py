@@ -15,7 +15,8 @@ from megatron_mmbert.checkpoint.discovery import committed_checkpoints, newest_v
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.phase_transition import explain, transition
 from megatron_mmbert.checkpoint.retention import remove_leftovers
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.parallel.runtime import broadcast_object, current, print_once
 from megatron_mmbert.train.resume_check import check
 from megatron_mmbert.train.step import Training
@@ -125,7 +126,7 @@ def resume(training: Training, start: StartingPoint, check_batch: str) -> None:
     """Load weights and optimizer of the starting point; of a phase's own checkpoint, compare the recorded loss.
 
     Args:
-        check_batch: the recipe's ``checkpoint.replay``: ``stop`` or ``warn`` where the loss differs, or ``none``.
+        check_batch: the recipe's ``checkpoint.resume_check``: ``stop`` or ``warn`` where the loss differs, or ``none``.
 
     Raises:
         UserError: the loss on the recorded batch is not what it was, and ``check_batch`` is ``stop``.

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from megatron_mmbert.checkpoint.metadata import RecordedBatch
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.model.encoder import Encoder
@@ -60,7 +60,7 @@ def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
     raise UserError(
         f"{path}: the loss on the batch recorded in it is {found} (rank {rank}; limit {limit:g} of it; computed by "
         f"{then} then, by {now} now): weights, code or libraries are not those that it was saved by; restore them, "
-        "move this checkpoint away to go on from the one before, or set checkpoint.replay to warn"
+        "move this checkpoint away to go on from the one before, or set checkpoint.resume_check to warn"
     )
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from megatron_mmbert.builders.model import build_encoders, wrap_for_data_parallel
 from megatron_mmbert.builders.optimizer import build_phase_optimizer
-from megatron_mmbert.config.constants import IGNORED_LABEL
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.base import IGNORED_LABEL
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.encoder import Encoder

@@ -10,7 +10,8 @@ from megatron_mmbert.builders.loader import build_loader
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.builders.schedules import PhaseSchedules, phase_schedules
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.config.recipe import Phase, Recipe
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
 from megatron_mmbert.model.init import initialize
@@ -50,8 +51,8 @@ class Trainer:
         self.recipe, self.phase, self.folder, self.start = recipe, phase, folder, start
         self.counters = Counters.of(start.meta)
         self.loader, self.schedules, self.training, self.checkpoints = loader, schedules, training, checkpoints
-        self.guard = AnomalyGuard(recipe.numbers, start.meta.recent_losses)
-        self.stragglers = StragglerDetector(recipe.numbers.slow_rank)
+        self.guard = AnomalyGuard(recipe.stability, start.meta.recent_losses)
+        self.stragglers = StragglerDetector(recipe.resilience.straggler_ratio)
         self.peak_flops = peak_flops
 
     @property
@@ -110,7 +111,7 @@ def build_trainer(recipe: Recipe, phase: Phase, output: Path, start: StartingPoi
     loader = build_loader(recipe, phase, tokenizer, start.meta.history, runtime)
     schedules = phase_schedules(recipe, phase, runtime.dp_size)
     training = build_training(recipe, phase)
-    resume(training, start, recipe.checkpoint.replay)
+    resume(training, start, recipe.checkpoint.resume_check)
     if start.meta.loader:
         loader.load_state_dict(start.meta.loader)
     described = fresh_meta(recipe, phase).model_copy(

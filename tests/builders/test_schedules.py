@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from megatron_mmbert.builders.schedules import batch_ramp
-from megatron_mmbert.config.recipe import BatchConfig, ParallelConfig, Phase
+from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.phase import BatchConfig, Phase
 from megatron_mmbert.optim.schedule import batch_at
 from megatron_mmbert.utils.errors import UserError
 

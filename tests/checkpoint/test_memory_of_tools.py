@@ -14,7 +14,7 @@ from support.tiny_checkpoint import random_weights
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.parallel import Runtime
 

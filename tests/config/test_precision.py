@@ -13,7 +13,11 @@ from megatron_mmbert.config.precision import PrecisionConfig
     [
         ({"fp8": "current"}, "fp8 current works on bf16 weights; set dtype to bf16"),
         ({"layers": "te"}, "layers te works on bf16 weights; set dtype to bf16"),
-        ({"dtype": "bf16", "fp8": "block", "layers": "torch"}, "fp8 block needs Transformer Engine's linears"),
+        (
+            {"dtype": "bf16", "fp8": "current", "deterministic": True},
+            "a probe chooses it by its speed; name the linear layers in fp8_linear_layers",
+        ),
+        ({"dtype": "bf16", "fp8": "block", "layers": "torch"}, "fp8 block needs Transformer Engine's linear layers"),
     ],
 )
 def test_fp8_and_its_layers_fit_together(wish: dict[str, str], message: str) -> None:
@@ -29,9 +33,9 @@ def test_no_value_is_a_word_that_yaml_takes_for_a_truth_value() -> None:
     assert "bf16" in values and not values & {"on", "off", "yes", "no", "y", "n"}
 
 
-def test_light_recompute_is_of_pytorchs_linears() -> None:
-    assert PrecisionConfig(dtype="bf16").misfit("light", False) is None
+def test_light_recompute_is_of_pytorchs_linear_layers() -> None:
+    assert PrecisionConfig(dtype="bf16").recompute_problem("light") is None
     for wish in ({"layers": "te"}, {"fp8": "block"}):
         precision = PrecisionConfig.model_validate({"dtype": "bf16", **wish})
-        assert "parallel.recompute light drops the inputs" in (precision.misfit("light", False) or "")
-        assert precision.misfit("full", False) is None
+        assert "parallel.recompute light drops the inputs" in (precision.recompute_problem("light") or "")
+        assert precision.recompute_problem("full") is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from megatron_mmbert.attention import ENGINES, Request
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.diagnosis import machine
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain

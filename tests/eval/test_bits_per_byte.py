@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_mmbert.config.recipe import EvaluationConfig, ModelConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.outputs import EvaluationConfig
 from megatron_mmbert.data.sampling.settings import TokenizerIds
 from megatron_mmbert.eval.bits_per_byte import HeldOut
 from megatron_mmbert.model.config import encoder_config

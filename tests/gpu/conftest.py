@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.inference.network import Network
 from megatron_mmbert.inference.run import encode_ids
 from megatron_mmbert.model.encoder import Encoder

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import mlm_loss as loss_module
 from megatron_mmbert.model.dropout import keyed_dropout

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import logical_parameters
@@ -31,7 +31,7 @@ def te(request: pytest.FixtureRequest) -> dict[str, Any]:
     reason = fp8.te_unsupported_reason() if kind == "te" else fp8.fp8_unsupported_reason(kind)
     if reason:
         pytest.skip(reason)
-    return {"layers": "te"} if kind == "te" else {"fp8": kind, "fp8_linears": LINEARS}
+    return {"layers": "te"} if kind == "te" else {"fp8": kind, "fp8_linear_layers": LINEARS}
 
 
 def loss_and_gradients(encoder: Encoder, device: str, passes: int = 1) -> tuple[Tensor, list[Tensor]]:
@@ -69,7 +69,7 @@ def test_loss_and_gradients(build: Build, device: str, te: dict[str, Any]) -> No
 def test_only_the_chosen_linears_run_in_fp8(build: Build, device: str) -> None:
     if reason := fp8.fp8_unsupported_reason("current"):
         pytest.skip(reason)
-    encoder = build(fp8="current", fp8_linears=["fc1"])
+    encoder = build(fp8="current", fp8_linear_layers=["fc1"])
     loss_and_gradients(encoder, device)
     layer = encoder.encoder.layers[1]
     used = {"qkv": layer.self_attention.linear_qkv, "proj": layer.self_attention.linear_proj}

@@ -29,7 +29,7 @@ def test_fp8_learns_what_bf16_does(runtime: Runtime, device: str, scaling: str) 
         pytest.skip(reason)
     scale = dataclasses.replace(SMOKE, device=device, learning_steps=300, learning_tokens=2048)
     reference = gpu_training.losses(scale, "base")
-    found = gpu_training.losses(scale, "base", fp8=scaling, fp8_linears=gpu_training.ALL_LINEARS)
+    found = gpu_training.losses(scale, "base", fp8=scaling, fp8_linear_layers=gpu_training.ALL_LINEARS)
     assert found["mean_of_last"] == pytest.approx(reference["mean_of_last"], rel=0.01)
     assert reference["mean_of_last"] < 0.97 * reference["losses"][0], "nothing was learned, so nothing is compared"
     assert found["losses"] != reference["losses"], "nothing was computed in FP8"

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences

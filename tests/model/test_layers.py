@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from megatron.core.transformer.identity_op import IdentityOp
 
 from megatron_mmbert.attention import ENGINES
-from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.model import dropout
 from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from support import ROOT, loss_on_ranks
 from torch import Tensor
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.model import mlm_loss as loss_module
 from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.model.pipeline_split import balanced_split, head_in_layers, stage_layout
 from megatron_mmbert.utils.errors import UserError
 

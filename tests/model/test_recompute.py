@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from megatron_mmbert.config.recipe import ModelConfig, ParallelConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.config.recipe import ModelConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 from megatron_mmbert.model import te_layers
@@ -36,7 +36,9 @@ def ready(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> Callable[[list[G
     return ready
 
 
-@pytest.mark.parametrize("asked", [{"layers": "te"}, {"fp8": "current"}, {"fp8": "block", "fp8_linears": ["fc1"]}])
+@pytest.mark.parametrize(
+    "asked", [{"layers": "te"}, {"fp8": "current"}, {"fp8": "block", "fp8_linear_layers": ["fc1"]}]
+)
 def test_what_cannot_run_here_is_refused_with_the_remedy(asked: dict[str, object]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -53,10 +55,10 @@ def test_without_a_wish_the_linears_are_torchs() -> None:
 def test_the_probe_decides_linear_by_linear(ready: Callable[[list[Gain]], None]) -> None:
     ready([Gain("qkv", 3.0, 2.0), Gain("proj", 1.0, 2.0), Gain("fc1", 3.0, 2.0), Gain("fc2", 1.0, 1.0)])
     precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="block"), MODEL, 4096)
-    assert precision.fp8_linears == ["qkv", "fc1"]
+    assert precision.fp8_linear_layers == ["qkv", "fc1"]
     assert words.startswith("te, FP8 (block) in qkv, fc1; ") and "proj 0.50" in words
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
-    assert (config.fp8, config.fp8_recipe, config.fp8_linears) == ("e4m3", "blockwise", ("qkv", "fc1"))
+    assert (config.fp8, config.fp8_recipe, config.fp8_linear_layers) == ("e4m3", "blockwise", ("qkv", "fc1"))
 
 
 def test_where_nothing_gains_nothing_is_in_fp8(ready: Callable[[list[Gain]], None]) -> None:
@@ -69,7 +71,9 @@ def test_where_nothing_gains_nothing_is_in_fp8(ready: Callable[[list[Gain]], Non
 def test_a_list_is_taken_without_a_probe(ready: Callable[[list[Gain]], None], monkeypatch: pytest.MonkeyPatch) -> None:
     ready([])
     monkeypatch.delattr(fp8, "probe")
-    precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="delayed", fp8_linears=["fc2"]), MODEL, 4096)
+    precision, words = resolve_precision(
+        PrecisionConfig(dtype="bf16", fp8="delayed", fp8_linear_layers=["fc2"]), MODEL, 4096
+    )
     assert words == "te, FP8 (delayed) in fc2"
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
     assert (config.fp8, config.fp8_recipe, config.fp8_amax_history_len) == ("hybrid", "delayed", 1024)

@@ -37,7 +37,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(
         tmp_path_factory.mktemp("data"),
         phases=[phase],
-        parallel={"lost_rank_seconds": SILENCE},
+        resilience={"failed_rank_seconds": SILENCE},
         checkpoint={"every_tokens": 2000, "keep_last": 2},
         evaluation={},
     )

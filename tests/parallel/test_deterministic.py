@@ -67,10 +67,12 @@ def test_an_engine_that_is_not_deterministic_is_refused(switched_on: None, monke
 def test_a_probe_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("name: mine\npreset: tiny\ntokenizer: {path: none}\ndata: {stores: [none]}\n")
-    fp8 = ["precision.dtype=bf16", "precision.fp8=current", "numbers.deterministic=true"]
-    with pytest.raises(UserError, match=r"a probe chooses it by its speed; name the linears in fp8_linears"):
+    fp8 = ["precision.dtype=bf16", "precision.fp8=current", "precision.deterministic=true"]
+    with pytest.raises(
+        UserError, match=r"a probe chooses it by its speed; name the linear layers in fp8_linear_layers"
+    ):
         load_recipe(path, fp8)
-    assert load_recipe(path, [*fp8, "precision.fp8_linears=[fc1]"]).numbers.deterministic
+    assert load_recipe(path, [*fp8, "precision.fp8_linear_layers=[fc1]"]).precision.deterministic
 
 
 def test_two_runs_write_the_same_bits(tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_two_runs_write_the_same_bits(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         command = [sys.executable, "-W", "ignore", "-m", "megatron_mmbert.pretrain", str(recipe), "--phase", "first"]
-        options = ["--output", str(tmp_path / name), "numbers.deterministic=true", "phases.first.tokens=2000"]
+        options = ["--output", str(tmp_path / name), "precision.deterministic=true", "phases.first.tokens=2000"]
         done = subprocess.run([*command, *options], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         (newest,) = committed_checkpoints(tmp_path / name / "first/checkpoints")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, Recompute
 

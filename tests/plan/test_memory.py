@@ -14,7 +14,7 @@ from support.run_to_save import MODEL, Run
 
 from megatron_mmbert.checkpoint.save_plan import RankSavePlan
 from megatron_mmbert.checkpoint.training_state import state_of
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, Precision, rank_parameters, stage_parts

@@ -11,7 +11,7 @@ from support import tiny_run
 
 from megatron_mmbert.builders.data import data_phase, token_ids, tokenizer_of
 from megatron_mmbert.config import Recipe, load_recipe
-from megatron_mmbert.config.languages import LANGUAGE_SETS
+from megatron_mmbert.config.data import LANGUAGE_SETS
 from megatron_mmbert.config.loading import presets
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.data.sampling.mixture import Mixture

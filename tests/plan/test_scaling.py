@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from megatron_mmbert.config.loading import load_recipe
-from megatron_mmbert.config.parallel import misfit
-from megatron_mmbert.config.recipe import ModelConfig, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import layout_problem
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.plan.gpus import gpu_of
 from megatron_mmbert.plan.memory import most_loaded
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, rank_parameters, stage_parts
@@ -40,7 +41,7 @@ def test_one_gpu_has_the_given_speed_and_efficiency_only_falls(recipe: Recipe) -
 
 def test_chosen_layouts_are_legal_and_fit(recipe: Recipe) -> None:
     for point in scaling(recipe, recipe.phases[0], 1e5, H100):
-        assert misfit(point.parallel, recipe.model) is None and point.layout.ranks == point.gpus
+        assert layout_problem(point.parallel, recipe.model) is None and point.layout.ranks == point.gpus
         batch = recipe.phases[0].batch
         assert point.layout.data <= batch.tokens_per_step // batch.tokens_per_micro_batch
         assert most_loaded(recipe.model, point.layout).peak <= H100.memory

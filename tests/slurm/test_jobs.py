@@ -151,7 +151,7 @@ def test_a_lost_rank_is_named_and_the_job_goes_on(cluster: Cluster, recipe: Path
     """Under torchrun the status 76 of the other rank is 1: the job reads the record."""
     job = cluster.sbatch(
         "--nodes=2", "slurm/pretrain.sh", recipe, "--phase", "first", "--output", output, *LONG,
-        "parallel.lost_rank_seconds=12",
+        "resilience.failed_rank_seconds=12",
     )  # fmt: skip
     until(lambda: trains(output), 300, "training")
     nodes = cluster.run("scontrol", "show", "hostnames", cluster.field(job, "NodeList")).stdout.split()

@@ -52,7 +52,7 @@ def make_recipe(folder: Path, steps: int) -> Path:
         },
         "tokenizer": {"path": str(folder / "tokenizer")},
         "data": {"stores": [str(folder / "store")]},
-        "parallel": {"tensor": 2, "lost_rank_seconds": 4.0},
+        "parallel": {"tensor": 2}, "resilience": {"failed_rank_seconds": 4.0},
         "logging": {"peak_tflops": 1.0, "tensorboard": False},
         "checkpoint": {"every_tokens": 2000, "keep_last": 2},
         "phases": [

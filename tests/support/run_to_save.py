@@ -10,7 +10,8 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 
 from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
-from megatron_mmbert.config.recipe import ModelConfig, PrecisionConfig
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize

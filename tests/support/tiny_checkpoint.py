@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_mmbert import parallel
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import write_tensors
-from megatron_mmbert.config.recipe import ModelConfig
+from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.tokenizer.load import load_tokenizer

@@ -88,7 +88,7 @@ def test_a_nan_gradient_is_skipped_and_named(recipe_path: Path, runtime: Runtime
 def test_without_the_guard_it_would_spoil_the_weights(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
     trainer = build_trainer(recipe, recipe.phase("first"), tmp_path)
-    trainer.guard = AcceptsAll(recipe.numbers)
+    trainer.guard = AcceptsAll(recipe.stability)
     with installed(Moment.GRADIENTS, lambda chunks: nan_at(1)(1, trainer)):
         train(trainer, [])
     assert not all(torch.isfinite(p).all() for p in weights(trainer).values())
@@ -98,12 +98,12 @@ def test_many_in_a_row_end_the_run_with_the_place(recipe_path: Path, runtime: Ru
     with pytest.raises(
         UserError, match=r"step 5: .* 3 bad steps in a row; its samples: .*--phase first --at-token \d+"
     ):
-        run(recipe_path, tmp_path, ["numbers.most_in_a_row=3"], nan_at(*range(3, 20)))
+        run(recipe_path, tmp_path, ["stability.max_bad_steps=3"], nan_at(*range(3, 20)))
 
 
 def test_stop_ends_at_the_first(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step 3: .*head\.dense\.weight"):
-        run(recipe_path, tmp_path, ["numbers.on_non_finite=stop"], nan_at(3))
+        run(recipe_path, tmp_path, ["stability.on_non_finite=stop"], nan_at(3))
 
 
 def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
@@ -116,7 +116,7 @@ def test_rewind_takes_weights_and_optimizer_back_and_goes_on_in_the_data(
         kept[step], places[step] = weights(trainer), trainer.loader.state.tokens
         nan_at(9)(step, trainer)
 
-    overrides = ["numbers.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
+    overrides = ["stability.on_non_finite=rewind", "checkpoint.every_tokens=2500"]
     trainer, events, rows = run(recipe_path, tmp_path, overrides, inject)
     assert events[0][0] == "non-finite" and "rewind" in events[0][1]
     saved = next(
@@ -141,7 +141,7 @@ def test_a_spike(action: str, recipe_path: Path, runtime: Runtime, tmp_path: Pat
         if steps[-1] == 20:
             report[0] += 100 * report[1]
 
-    overrides = ["phases.first.tokens=14000", f"numbers.on_spike={action}", "numbers.spike_window=16"]
+    overrides = ["phases.first.tokens=14000", f"stability.on_spike={action}", "stability.spike_window=16"]
     with installed(Moment.LOADING, steps.append), installed(Moment.LOSS, raise_loss):
         _, events, rows = run(recipe_path, tmp_path, overrides)
     assert [kind for kind, _ in events] == ["spike"]

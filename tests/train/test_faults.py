@@ -107,18 +107,18 @@ def test_a_nan_gradient_is_skipped_by_all(layout: str, lab: Lab) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_nan_gradient_takes_all_back(layout: str, lab: Lab) -> None:
-    ended = lab.run(layout, "nan", "numbers.on_non_finite=rewind")
+    ended = lab.run(layout, "nan", "stability.on_non_finite=rewind")
     assert ended.status == 0 and skipped(ended) == [AT], ended.log[-3000:]
     assert re.search(r"the weights are those of \S*/step-0000000[123] again", ended.log)
     ended.agreed()
-    alone = lab.run("alone", "nan", "numbers.on_non_finite=rewind")
+    alone = lab.run("alone", "nan", "stability.on_non_finite=rewind")
     assert [row["loss"] for row in ended.rows] == pytest.approx([row["loss"] for row in alone.rows], rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_nan_gradient_ends_the_run(layout: str, lab: Lab) -> None:
-    ended = lab.run(layout, "nan", "numbers.on_non_finite=stop")
+    ended = lab.run(layout, "nan", "stability.on_non_finite=stop")
     assert ended.status == 1 and len(ended.rows) == AT - 1
     failed = json.loads((ended.output / "failed.json").read_text())["error"]
     assert f"step {AT}: " in failed and "linear_fc2.weight is not finite" in failed and "--at-token " in failed
@@ -129,7 +129,7 @@ def test_a_nan_gradient_ends_the_run(layout: str, lab: Lab) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_spike_is_skipped_by_all(layout: str, lab: Lab) -> None:
-    long = ("numbers.on_spike=skip", "numbers.spike_window=16", "phases.first.tokens=20000")
+    long = ("stability.on_spike=skip", "stability.spike_window=16", "phases.first.tokens=20000")
     ended = lab.run(layout, "spike", *long, step=18)
     assert ended.status == 0, ended.log[-3000:]
     (event,) = ended.events("spike")
@@ -151,7 +151,7 @@ def test_a_slow_rank_is_named(layout: str, lab: Lab) -> None:
 @pytest.mark.parametrize("kind", ["hang", pytest.param("hang in data", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layout", MATRIX)
 def test_a_hung_rank_is_named_and_all_end(layout: str, kind: str, lab: Lab) -> None:
-    ended = lab.run(layout, kind, "parallel.hung_rank_seconds=4", rank=1)
+    ended = lab.run(layout, kind, "resilience.hang_seconds=4", rank=1)
     where = "the data" if "data" in kind else "the forward and backward pass"
     reason = json.loads((ended.output / "interrupted.json").read_text())["reason"]
     assert f"rank 1 on {socket.gethostname()} hangs in {where} of step {AT}, and the others wait" in reason

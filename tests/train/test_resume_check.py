@@ -15,7 +15,7 @@ from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import META_FILE, CheckpointMeta, RecordedBatch, read_meta, write_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
 from megatron_mmbert.config import load_recipe
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.train import resume_check
@@ -70,11 +70,13 @@ def test_other_weights_under_good_checksums_are_refused(
     write_tensors(path.with_name("other"), meta, values)
     path.rename(path.with_name("moved"))
     path.with_name("other").rename(path)
-    with pytest.raises(UserError, match=r"step-00000004: the loss on the batch recorded in it is .*checkpoint.replay"):
+    with pytest.raises(
+        UserError, match=r"step-00000004: the loss on the batch recorded in it is .*checkpoint.resume_check"
+    ):
         begin(recipe_path, stopped)
-    trainer = begin(recipe_path, stopped, ("checkpoint.replay=warn",))
+    trainer = begin(recipe_path, stopped, ("checkpoint.resume_check=warn",))
     assert trainer.counters.step == 4 and "warning: " in capsys.readouterr().out
-    begin(recipe_path, stopped, ("checkpoint.replay=none",))
+    begin(recipe_path, stopped, ("checkpoint.resume_check=none",))
     assert "recorded" not in capsys.readouterr().out
 
 

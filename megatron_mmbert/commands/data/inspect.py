@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import add_overrides, add_recipe, check_min, phase_of
+from megatron_mmbert.commands.arguments import add_overrides, add_recipe, check_min
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_mmbert.config.recipe import Phase, Recipe
+    from megatron_mmbert.config.phase import Phase
+    from megatron_mmbert.config.recipe import Recipe
     from megatron_mmbert.data.loading.loader import PackLoader
     from megatron_mmbert.tokenizer.load import Tokenizer
 
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.config.loading import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    phase = phase_of(recipe, arguments.recipe, arguments.phase)
+    phase = recipe.phase(arguments.phase)
     check_min(arguments, 1, "packs", "samples")
     token = _token(arguments.at_token, phase)
     tokenizer = tokenizer_of(recipe)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_output, add_overrides, phase_of
+from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_output, add_overrides
 
 EXAMPLES = """
 mmbert transition RUN/pretrain --recipe RECIPE.yaml --to midtrain --output start/
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.utils.files import check_output
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    phase = phase_of(recipe, arguments.recipe, arguments.to)
+    phase = recipe.phase(arguments.to)
     check_output(arguments.output, (arguments.checkpoint,), arguments.overwrite)
     path = resolve(arguments.checkpoint)
     # Megatron-Core takes seconds to import: not before the input is known to be good.

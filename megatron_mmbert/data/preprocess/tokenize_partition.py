@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.preprocess.job import PreprocessJob, input_identities
 from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.tokenize_worker import (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.utils.counter_rng import U64
 
 _CHUNK = 1 << 19  # documents looked at together, to bound the temporary memory

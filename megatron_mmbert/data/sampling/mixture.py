@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.sampling.epoch_order.carry_over import CarryOver, Samples
 from megatron_mmbert.data.sampling.epoch_order.length_strata import LengthSorted, stratified_permutation
 from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition, dataset_key

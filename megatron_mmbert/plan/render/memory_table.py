@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_mmbert.config.recipe import ModelConfig, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import scored_for_balance
 from megatron_mmbert.plan.memory import rank_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, parallel_layout

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_mmbert.config.recipe import ModelConfig, Phase, Recipe
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.phase import Phase
+from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import most_loaded

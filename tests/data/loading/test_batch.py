@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.synthetic_source import IDS, data_phase, small_source
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.batch import PackedBatch, pad_sequences
 from megatron_mmbert.data.loading.loader import PackLoader
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.packs import TEXT, pack, within
 from support.synthetic_source import IDS, VOCAB
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.masking import MaskedPack, Masker, scored_positions
 from megatron_mmbert.data.sampling.settings import MaskPolicy, TokenizerIds
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.packs import pack, within
 from support.synthetic_source import IDS, VOCAB, data_phase
 
-from megatron_mmbert.config.constants import IGNORED_LABEL
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.masking_units import choose_units, word_marks
 from megatron_mmbert.data.sampling.settings import MaskPolicy, MaskUnit, WordMarks

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.sampling.epoch_order.stripes import Stripes
 from megatron_mmbert.data.sampling.weights import Float64s, Int64s
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megatron_mmbert.config.constants import SPECIAL_TOKENS_PER_SAMPLE
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.sampling.epoch_order.epochs import Epochs, Runs
 from megatron_mmbert.data.sampling.epoch_order.stripes import Stripes
 from megatron_mmbert.data.sampling.examples import max_sample_ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_mmbert.config.languages import LANGUAGE_SETS, expand
+from megatron_mmbert.config.data import LANGUAGE_SETS, expand
 
 
 def test_sizes_are_those_of_the_published_counts() -> None:

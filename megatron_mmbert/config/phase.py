@@ -1,0 +1,146 @@
+"""The recipe's ``phases`` and ``optimizer`` sections: what is trained when, at which rate, in which batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from megatron_mmbert.config.base import PACK_MULTIPLE, SPECIAL_TOKENS_PER_SAMPLE, Section
+from megatron_mmbert.config.data import LanguageTable, expand
+from megatron_mmbert.config.values import Count, LinearRamp, Positive, PositiveCount, Ratio, check_range
+
+Decay = Literal["one_minus_sqrt", "linear"]
+
+
+class LRConfig(Section):
+    """The learning rate by tokens: linear warm-up, plateau, decay to ``final_ratio`` of the peak (a trapezoid)."""
+
+    warmup_tokens: Count = 0
+    """Tokens of the linear rise from 0 at the start of the phase; 0 for none."""
+    decay_tokens: Count = 0
+    """Tokens of the decay at the end of the phase; 0 for none."""
+    decay: Decay = "one_minus_sqrt"
+    """The shape of the decay, ``optim/schedule.py`` has the formulas."""
+    final_ratio: Ratio = 0.02
+    """The learning rate at the end of the decay over the peak rate."""
+
+
+class BatchConfig(Section):
+    """Tokens per optimizer step, and how many of them one micro batch (pack) holds."""
+
+    tokens_per_step: PositiveCount
+    """Tokens of one optimizer step over all ranks, a multiple of tokens_per_micro_batch."""
+    tokens_per_micro_batch: PositiveCount
+    """Tokens of one pack, which one data-parallel rank takes in one forward pass; a multiple of 128."""
+    ramp_tokens: Count = 0
+    """Tokens of the phase over which a step grows to tokens_per_step; 0 for none."""
+    ramp_start_tokens: Count = 0
+    """Tokens per step at the start of the ramp; 0 means one micro batch per data-parallel rank."""
+
+    @model_validator(mode="after")
+    def _micro_batches_fit(self) -> BatchConfig:
+        if self.tokens_per_micro_batch % PACK_MULTIPLE:
+            raise ValueError(
+                f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be a multiple of {PACK_MULTIPLE}"
+            )
+        for name in ("tokens_per_step", "ramp_start_tokens"):
+            if getattr(self, name) % self.tokens_per_micro_batch:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} must be a multiple of tokens_per_micro_batch "
+                    f"{self.tokens_per_micro_batch}"
+                )
+        return self
+
+
+class Phase(Section):
+    """One row of the recipe (paper, section on training phases)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """The phase's name, which is also its folder in the run's."""
+    start_from: str | None = Field(default=None, alias="from")
+    """The phase whose last checkpoint this one starts from; by default the one before it, ``scratch`` for the first."""
+    tokens: PositiveCount
+    """Real (non-pad) tokens to train; all schedules of the phase run over them."""
+    languages: Literal["all"] | LanguageTable | list[str] = "all"
+    """Codes of the store (``eng_Latn``), without script (``eng``) for every script of a language, or named sets
+    (``@mmbert_pretrain``, see :mod:`megatron_mmbert.config.data`), which validation replaces by their codes."""
+    temperature: LinearRamp = LinearRamp.constant(1.0)
+    """tau of the tempered sources: a language of n tokens weighs n^tau. A number or ``{from, to}``, in (0, 1]."""
+    boost: dict[str, float] = {}
+    """Factors on the sampling weight of single languages, applied after the temperature."""
+    sources: dict[str, float] = {}
+    """Weights of the sources in tokens, of any sum; empty: in proportion to their tokens."""
+    max_epochs: float | None = None
+    """No language is repeated more often than this within the phase."""
+    mask_ratio: LinearRamp
+    """Scored positions over positions of a pack. A number or ``{from, to}``, in (0, 1]."""
+    max_length: Positive
+    """The longest sample in tokens, <bos> and <eos> counted; longer documents are split."""
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    """The base of the rotary embedding in global layers."""
+    rope_theta_local: Annotated[float, Field(gt=0)] | None = None
+    """The base in local layers; by default that of the global ones (ModernBERT keeps 10,000)."""
+    lr: Annotated[float, Field(gt=0)]
+    """The peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """The weight decay of this phase; by default that of the optimizer section."""
+    schedule: LRConfig = LRConfig()
+    """The learning rate over the phase."""
+    batch: BatchConfig
+    """The batch size over the phase."""
+    optimizer_state: Literal["keep", "reset"] = "keep"
+    """Whether the optimizer's moments are taken over from the phase that this one starts from."""
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _languages_listed(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError("write 'all', a list of codes such as [eng, fra_Latn], or a table")
+        return value
+
+    @field_validator("languages")
+    @classmethod
+    def _language_sets(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, list) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_range(cls, value: LinearRamp) -> LinearRamp:
+        check_range("temperature", value, 0.0, 1.0)
+        return value
+
+    @field_validator("mask_ratio")
+    @classmethod
+    def _mask_ratio_range(cls, value: LinearRamp) -> LinearRamp:
+        check_range("mask_ratio", value, 0.0, 1.0)
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Phase:
+        if self.max_length > self.batch.tokens_per_micro_batch:
+            raise ValueError(
+                f"max_length {self.max_length} must not exceed batch.tokens_per_micro_batch "
+                f"{self.batch.tokens_per_micro_batch}"
+            )
+        if self.max_length <= SPECIAL_TOKENS_PER_SAMPLE:
+            raise ValueError(f"max_length {self.max_length} must hold <bos>, <eos> and text: at least 3")
+        if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
+            raise ValueError("schedule.warmup_tokens + schedule.decay_tokens must not exceed tokens")
+        return self
+
+    @property
+    def theta_local(self) -> float:
+        """The base of the rotary embedding in local layers."""
+        return self.rope_theta if self.rope_theta_local is None else self.rope_theta_local
+
+
+class OptimizerConfig(Section):
+    """StableAdamW (arXiv 2304.13013; ModernBERT src/optimizer.py)."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of the two moments per step."""
+    eps: float = 1e-8
+    """Added to the square root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0)] = 8e-5
+    """Fully decoupled: the part of a weight that one step at the peak learning rate removes."""
