@@ -87,6 +87,8 @@ class CheckpointMeta(BaseModel):
         origin: where the weights came from (a path or a sentence).
     """
 
+    # attributes: the keys of checkpoint.json, a file format
+
     model_config = ConfigDict(extra="forbid")
 
     format: int = 1

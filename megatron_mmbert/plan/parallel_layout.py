@@ -27,6 +27,8 @@ class ParallelLayout:
         on_cpu: whether the CPU's attention engine and head run.
     """
 
+    # attributes: what the formulas of memory and communication depend on
+
     tensor: int = 1
     pipeline: int = 1
     data: int = 1

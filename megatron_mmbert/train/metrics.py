@@ -39,6 +39,8 @@ class StepMetrics:
         skipped: the weights were not updated, because of a non-finite value or a loss spike.
     """
 
+    # attributes: one for each number of a step
+
     phase: str
     step: int
     phase_tokens: int

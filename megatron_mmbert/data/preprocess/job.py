@@ -38,6 +38,8 @@ class PreprocessJob:
         partition: (I, N): make only partition I, from 1, of N, to be merged.
     """
 
+    # attributes: one for each argument of the command
+
     inputs: tuple[Path, ...]
     tokenizer: Path
     output: Path

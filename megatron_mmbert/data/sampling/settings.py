@@ -116,6 +116,8 @@ class DataPhase:
         min_stripe_tokens: tokens a stripe holds at least (see ``stripes``); one value for all phases of a run.
     """
 
+    # attributes: one for each setting of a phase that changes what is drawn
+
     name: str
     tokens: int
     max_length: int
