@@ -19,7 +19,7 @@ from megatron_mmbert.utils.errors import UserError, nearest
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
-    """The recipe's tokenizer.
+    """Load the recipe's tokenizer.
 
     Raises:
         UserError: it cannot be loaded, or its size is not the model's.
@@ -34,8 +34,8 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 
 def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
-    """What packing and masking need to know of a tokenizer; ``with_words`` for whole-word masking, which reads every
-    piece of the vocabulary."""
+    """Return the ids that packing and masking use; ``with_words``: for whole-word masking, which reads every piece of
+    the vocabulary."""
     return TokenizerIds(
         pad=tokenizer.pad_id,
         bos=tokenizer.bos_id,
@@ -48,7 +48,7 @@ def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
 
 
 def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> ConcatenatedStores:
-    """The stores, opened together.
+    """Open the stores together.
 
     Raises:
         UserError: one cannot be opened, or was made with another tokenizer.
@@ -99,9 +99,10 @@ def data_phase(
 def trained_resume_points(
     recipe: Recipe, history: Iterable[TrainedSection], stores: TokenSource, warn: Callable[[str], None] = print
 ) -> ResumePoints:
-    """Where the phases that a checkpoint has behind it have come to in each group.
+    """Return where the phases before a checkpoint have stopped in each dataset.
 
-    What is not known any more, ``warn`` is told of (``data.history.resume_points_after``); training goes on without it.
+    ``warn`` is called with a sentence about what is no longer known (:func:`resume_points_after`); training continues
+    without it.
     """
     trained = []
     for each in history:
@@ -118,18 +119,18 @@ def trained_resume_points(
 
 
 def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> ResumePoints:
-    """Where ``phase`` will go on in the data if the phases before it end in the block that they are expected to.
+    """Return where ``phase`` will resume in the data if the phases before it end in the block that they should.
 
     Raises:
         UserError: the stores lack all text, or a source, of one of those phases.
     """
-    behind: list[TrainedPhase] = []
+    before: list[TrainedPhase] = []
     origin = recipe.origin(phase)
     while origin is not None:
         settings = _data_phase_of_what_there_is(recipe, recipe.phase(origin), stores)
-        behind.insert(0, TrainedPhase(settings, nominal_blocks(settings)))
+        before.insert(0, TrainedPhase(settings, nominal_blocks(settings)))
         origin = recipe.origin(recipe.phase(origin))
-    return resume_points_after(stores, behind)
+    return resume_points_after(stores, before)
 
 
 def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSource) -> DataPhase:
@@ -138,7 +139,7 @@ def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSour
 
 
 def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:
-    """The phase's factors by the stores' own language names."""
+    """Return the phase's factors by the stores' own language names."""
     known = _known_languages(stores)
     return {name: factor for code, factor in phase.boost.items() for name in _matches(code, known)}
 
@@ -146,7 +147,7 @@ def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:
 def languages_of(
     recipe: Recipe, phase: Phase, stores: TokenSource, warn: Callable[[str], None] = print
 ) -> tuple[str, ...] | None:
-    """The stores' names of the phase's languages; None for all.
+    """Return the stores' names of the phase's languages; None for all.
 
     Raises:
         UserError: the stores lack some and the recipe does not allow it.
@@ -168,7 +169,7 @@ def languages_of(
 
 
 def found_languages(phase: Phase, stores: TokenSource) -> dict[str, list[str]] | None:
-    """For each language the phase asks for, the stores' names of it; None where it takes all of them."""
+    """Return the stores' names of each language that the phase asks for; None where it takes all of them."""
     if phase.languages == "all":
         return None
     wanted = _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else phase.languages

@@ -16,7 +16,7 @@ class LogicalRms:
     """(sum of squares, number of elements) of every logical tensor; the optimizer's ``rms_reducer``.
 
     The sum goes over all ranks, also where fewer would do: it is one vector of as many fp64 numbers as the model has
-    tensors, and every rank then steps by the same bits, the two copies of the tied table included.
+    tensors, and every rank then steps by the same bits, the two copies of the tied word embedding included.
 
     Args:
         shards: what this rank's optimizer holds.
@@ -34,7 +34,7 @@ class LogicalRms:
     def __call__(self, squares_P: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """fp64 [P] each; a collective, to be called once per step on every rank."""
         device = current().device
-        row_P, counts_P, elements_P = self._of(params, device)
+        row_P, counts_P, elements_P = self._on_device(params, device)
         if current().world_size == 1:
             return squares_P, elements_P
         total_N = torch.zeros(self._names, dtype=torch.float64, device=device)
@@ -42,8 +42,8 @@ class LogicalRms:
         dist.all_reduce(total_N)
         return total_N[row_P], elements_P
 
-    def _of(self, params: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, weight and size of each tensor on the device; the same tensors come every step."""
+    def _on_device(self, params: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Return row, weight and size of each tensor on the device; the same tensors come every step."""
         keys = [id(param) for param in params]
         if self._known is None or self._known[0] != keys:
             rows = torch.tensor([self._rows[key] for key in keys], dtype=torch.int64).to(device)
@@ -54,7 +54,7 @@ class LogicalRms:
 
 
 def _elements(shard: OptimizerShard) -> int:
-    """Of the logical tensor."""
+    """Return the number of elements of the logical tensor."""
     total = 1
     for size in shard.cut.logical_shape:
         total *= size

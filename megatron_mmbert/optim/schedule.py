@@ -1,6 +1,6 @@
 """Learning rate and batch size as pure functions of the tokens seen, so that a resumed run needs no schedule state.
 
-Both clocks count real (non-pad) tokens seen in the phase BEFORE the step they are asked for (as Composer, the trainer
+Both count real (non-pad) tokens seen in the phase BEFORE the step they are asked for (as Composer, the trainer
 of mmBERT, does). Formulas: the six mmBERT configs, ModernBERT ``src/scheduler.py`` and ``src/sequence_packer.py``.
 """
 
@@ -54,7 +54,7 @@ class LRSchedule:
 
 
 def lr_multiplier(tokens: float, schedule: LRSchedule) -> float:
-    """Learning rate over peak, in [0, 1], for the step that begins after ``tokens`` tokens of the phase."""
+    """Return the learning rate over its peak, in [0, 1], for the step that begins after ``tokens`` of the phase."""
     if tokens < schedule.warmup_tokens:
         return max(tokens, 0) / schedule.warmup_tokens
     decay_start = schedule.phase_tokens - schedule.decay_tokens
@@ -68,7 +68,7 @@ def lr_multiplier(tokens: float, schedule: LRSchedule) -> float:
 
 
 def lr_at(tokens: float, schedule: LRSchedule) -> float:
-    """Learning rate of the step that begins after ``tokens`` tokens of the phase."""
+    """Return the learning rate of the step that begins after ``tokens`` tokens of the phase."""
     return schedule.peak_lr * lr_multiplier(tokens, schedule)
 
 
@@ -108,7 +108,7 @@ class BatchRamp:
         _require((full - start) % self.increment_micro_batches == 0, self, "increment_micro_batches", remedy)
 
     def stages(self) -> list[tuple[int, int]]:
-        """(micro batches per step, tokens seen at which that size ends) for each size below full."""
+        """Return (micro batches per step, tokens seen at which that size ends) for each size below full."""
         sizes = range(self.start_micro_batches, self.full_micro_batches, self.increment_micro_batches)
         total, seen, stages = sum(sizes), 0, []
         for size in sizes:
@@ -118,7 +118,7 @@ class BatchRamp:
 
 
 def batch_at(tokens: int, ramp: BatchRamp) -> int:
-    """Micro batches of the step that begins after ``tokens`` tokens of the phase."""
+    """Return the micro batches of the step that begins after ``tokens`` tokens of the phase."""
     for size, end_tokens in ramp.stages() if tokens < ramp.ramp_tokens else ():
         if tokens < end_tokens:
             return size
@@ -126,7 +126,7 @@ def batch_at(tokens: int, ramp: BatchRamp) -> int:
 
 
 def steps_for(phase_tokens: int, ramp: BatchRamp) -> int:
-    """Optimizer steps until ``phase_tokens`` tokens are seen, when every micro batch is full."""
+    """Return the optimizer steps until ``phase_tokens`` tokens are seen, when every micro batch is full."""
     tokens, steps = 0, 0
     for size, end_tokens in [*ramp.stages(), (ramp.full_micro_batches, phase_tokens)]:
         step_tokens = size * ramp.tokens_per_micro_batch

@@ -13,7 +13,7 @@ gradient g, at step t counted from 1::
     p      ← p − lr_p·m / (sqrt(v) + eps)
 
 "Logical" matters: under tensor parallelism or a sharded optimizer one rank holds a piece of p, and the RMS of a piece
-is another optimizer. ``rms_reducer`` is the door through which the ranks add up their pieces.
+is another optimizer. Through ``rms_reducer`` the ranks add up their pieces.
 
 Shapes: P is the number of tensors that have a gradient on this rank.
 """
@@ -50,12 +50,12 @@ class _Work(NamedTuple):
 
 
 def debiased_beta(beta: float, step: int) -> float:
-    """The beta that folds Adam's bias correction into the moving average; 0 at step 1."""
+    """Return the beta that folds Adam's bias correction into the moving average; 0 at step 1."""
     return beta * (1.0 - beta ** (step - 1)) / (1.0 - beta**step)
 
 
 def local_rms_reducer(squares_P: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The reducer of one process that holds every tensor whole."""
+    """Reduce in one process that holds every tensor whole."""
     counts = [param.numel() for param in params]
     return squares_P, torch.tensor(counts, dtype=torch.float64).to(squares_P.device, non_blocking=True)
 
@@ -67,12 +67,12 @@ class _Bucket(NamedTuple):
     part: slice | None = None
 
     def of(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Views of ``tensors``, one a parameter of the bucket."""
+        """Return views of ``tensors``, one for each parameter of the bucket."""
         return tensors if self.part is None else [tensor.view(-1)[self.part] for tensor in tensors]
 
 
 def _buckets(params: list[Tensor]) -> Iterator[_Bucket]:
-    """All elements of ``params`` in order, each bucket within the scratch limit of their device."""
+    """Yield all elements of ``params`` in order, each bucket within the scratch limit of their device."""
     start, elements = 0, 0
     for index, param in enumerate(params):
         limit = SCRATCH_ELEMENTS[param.device.type]
@@ -148,7 +148,7 @@ class StableAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; returns what ``closure`` returned, if one is given."""
+        """Update once every parameter that has a gradient; returns what ``closure`` returned, if one is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -168,7 +168,7 @@ class StableAdamW(torch.optim.AdamW):
         return loss
 
     def _moments(self, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The first and second moments of ``params``."""
+        """Return the first and second moments of ``params``."""
         for param in params:
             self.initialize_state(param)
         return [self.state[p]["exp_avg"] for p in params], [self.state[p]["exp_avg_sq"] for p in params]
@@ -196,7 +196,7 @@ class StableAdamW(torch.optim.AdamW):
         return squares
 
     def _learning_rate_scales(self, squares: list[Tensor], params: list[Tensor]) -> Tensor:
-        """1 / max(1, r) per tensor, float64 [P], over all shards."""
+        """Return 1 / max(1, r) per tensor, float64 [P], over all shards."""
         squares_P = torch.stack(squares).double() if squares else torch.zeros(0, dtype=torch.float64)
         squares_P, count_P = self.rms_reducer(squares_P, params)
         self.last_rms_P = (squares_P / count_P.clamp_min(1)).sqrt()

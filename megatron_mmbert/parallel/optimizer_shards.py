@@ -1,7 +1,7 @@
-"""What this rank's optimizer holds of each logical tensor, whatever cut it: one list for the RMS and for checkpoints.
+"""The part of each logical tensor that this rank's optimizer holds: one list for the RMS and for checkpoints.
 
-Tensor parallelism cuts a tensor along a dimension, pipeline parallelism gives it to one stage (the tied table to two),
-and the distributed optimizer gives each data-parallel rank a flat range that may begin and end anywhere.
+Tensor parallelism cuts a tensor along a dimension, pipeline parallelism gives it to one stage (the tied word embedding
+to two), and the distributed optimizer gives each data-parallel rank a flat range that may begin and end anywhere.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def optimizer_shards(
 
 
 def _shard(optimizer: MegatronOptimizer, name: str, param: Tensor) -> OptimizerShard | None:
-    """None where the distributed optimizer gave every element to other ranks."""
+    """Return None where the distributed optimizer gave every element to other ranks."""
     here = current()
     split = here.tp_size > 1 and getattr(param, "tensor_model_parallel", False)
     dim, stride = (param.partition_dim, getattr(param, "partition_stride", 1)) if split else (-1, 1)  # type: ignore[attr-defined]
     cut = Cut(tuple(param.shape), dim, stride, here.tp_rank, here.tp_size if split else 1)
-    # Of tensors that ranks hold alike, the first tensor-parallel rank's and the first stage's tied table stand for all.
+    # Of copies, those of the first tensor-parallel rank, and the first stage's tied word embedding, stand for all.
     first_copy = (split or here.tp_rank == 0) and not getattr(param, "shared", False)
     if hasattr(optimizer, compat.PARAMETER_BUFFERS.name):
         if param not in compat.PARAMETER_BUFFERS.of(optimizer):
@@ -90,7 +90,7 @@ def _shard(optimizer: MegatronOptimizer, name: str, param: Tensor) -> OptimizerS
 
 
 def names_of_all_stages(names: Iterable[str]) -> list[str]:
-    """The names that the ranks of one copy of the model have between them, in the same order on every rank."""
+    """Return the names that the ranks of one copy of the model have between them, in the same order on every rank."""
     mine, group = sorted(set(names)), process_groups.model_parallel()
     gathered: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, mine, group=group)

@@ -1,4 +1,4 @@
-"""Starting and describing the parallel world: process groups, this rank's place, its device and its seeds."""
+"""The process groups: joining and laying them out, this rank's position and device, exchanges between ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron_mmbert.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Runtime:
-    """This process's place in the parallel world."""
+    """This process's rank in every dimension of the layout, and its device."""
 
     rank: int
     world_size: int
@@ -32,7 +32,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank writes logs and files that exist once."""
+        """True on the rank that writes logs and files that exist once."""
         return self.rank == 0
 
     @property
@@ -44,7 +44,7 @@ class Runtime:
         return self.pp_rank == self.pp_size - 1
 
     def describe(self) -> str:
-        """``4 ranks (tp 2, pp 1, dp 2) on cpu`` for the log."""
+        """Return ``4 ranks (tp 2, pp 1, dp 2) on cpu`` for the log."""
         ranks = "1 process" if self.world_size == 1 else f"{self.world_size} ranks"
         return f"{ranks} (tp {self.tp_size}, pp {self.pp_size}, dp {self.dp_size}) on {self.device.type}"
 
@@ -123,7 +123,7 @@ def join(timeout_minutes: float = 30.0) -> None:
 
 
 def current() -> Runtime:
-    """The runtime of this process; RuntimeError before :func:`start`."""
+    """Return the runtime of this process; RuntimeError before :func:`start`."""
     if _runtime is None:
         raise RuntimeError("call megatron_mmbert.parallel.start() first")
     return _runtime
@@ -162,7 +162,7 @@ def sum_over_data_parallel(values: torch.Tensor) -> torch.Tensor:
 
 
 def from_last_stage(values: torch.Tensor) -> torch.Tensor:
-    """The last pipeline stage's ``values`` (only it knows the loss), in place on every stage."""
+    """Copy the last pipeline stage's ``values`` (only it knows the loss) to every stage, in place."""
     if current().pp_size > 1:
         from megatron.core import parallel_state
 
@@ -172,12 +172,12 @@ def from_last_stage(values: torch.Tensor) -> torch.Tensor:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true on at least one rank; the same answer on all, so that they act together."""
+    """Return whether ``flag`` is true on at least one rank; the same answer on all, so that they act together."""
     return any_ranks([flag])[0]
 
 
 def any_ranks(flags: Sequence[bool]) -> list[bool]:
-    """:func:`any_rank` of each flag, in one message."""
+    """Return :func:`any_rank` of each flag, in one message."""
     if current().world_size == 1:
         return list(flags)
     box = torch.tensor([int(flag) for flag in flags], dtype=torch.int32, device=current().device)
@@ -186,7 +186,7 @@ def any_ranks(flags: Sequence[bool]) -> list[bool]:
 
 
 def all_ranks(value: Any) -> list[Any]:
-    """Every rank's ``value``, by rank, on all; slow, for rare events."""
+    """Return every rank's ``value``, by rank, on all; slow, for rare events."""
     found: list[Any] = [value] * current().world_size
     if current().world_size > 1:
         dist.all_gather_object(found, value)
@@ -194,7 +194,7 @@ def all_ranks(value: Any) -> list[Any]:
 
 
 def number_of_each_rank(value: float) -> list[float]:
-    """Every rank's number, by rank, on all."""
+    """Return every rank's number, by rank, on all."""
     if current().world_size == 1:
         return [value]
     mine = torch.tensor([value], dtype=torch.float64, device=current().device)
@@ -204,14 +204,14 @@ def number_of_each_rank(value: float) -> list[float]:
 
 
 def to_next_stage(values: torch.Tensor) -> None:
-    """Send ``values`` to the next pipeline rank; behind the last comes the first, with its next chunk."""
+    """Send ``values`` to the next pipeline rank; after the last comes the first, with its next chunk."""
     from megatron.core import parallel_state
 
     dist.send(values.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
 
 
 def from_stage_before(buffer: torch.Tensor) -> torch.Tensor:
-    """What the pipeline rank before sent with :func:`to_next_stage`, in ``buffer``."""
+    """Receive what the pipeline rank before sent with :func:`to_next_stage`, in ``buffer``."""
     from megatron.core import parallel_state
 
     dist.recv(buffer, parallel_state.get_pipeline_model_parallel_prev_rank())
@@ -219,7 +219,7 @@ def from_stage_before(buffer: torch.Tensor) -> torch.Tensor:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` on every rank; a process that has started no parallel world is alone."""
+    """Return rank 0's ``value`` on every rank; a process that has not called :func:`start` is alone."""
     if _runtime is None or _runtime.world_size == 1:
         return value
     box = [value]

@@ -1,4 +1,4 @@
-"""How Megatron-Core cuts a logical tensor over tensor-parallel ranks."""
+"""The cuts that Megatron-Core makes through a logical tensor for tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def local_shard(full: Tensor, dim: int, stride: int, rank: int, size: int) -> Tensor:
-    """The part of ``full`` that tensor-parallel rank ``rank`` of ``size`` holds.
+    """Return the part of ``full`` that tensor-parallel rank ``rank`` of ``size`` holds.
 
     Args:
         full: the logical tensor.
@@ -24,7 +24,7 @@ def local_shard(full: Tensor, dim: int, stride: int, rank: int, size: int) -> Te
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of a logical tensor this rank holds: the arguments of :func:`local_shard`, and the part's shape.
+    """The part of a logical tensor that this rank holds: the arguments of :func:`local_shard`, and the part's shape.
 
     Attributes:
         shape: of the part, one or two dimensions.
@@ -46,9 +46,9 @@ class Box:
     """A rectangle of a logical tensor that lies in one piece in this rank's flattened part.
 
     Attributes:
-        start, stop: its place in the flattened part.
+        start, stop: its elements in the flattened part.
         shape: its shape.
-        offset: its first element's place in the logical tensor.
+        offset: its first element's index in the logical tensor.
     """
 
     start: int
@@ -58,7 +58,7 @@ class Box:
 
 
 def boxes(cut: Cut, start: int, stop: int) -> list[Box]:
-    """The elements ``start:stop`` of a flattened part as rectangles of the logical tensor.
+    """Return the elements ``start:stop`` of a flattened part as rectangles of the logical tensor.
 
     The distributed optimizer cuts flat buffers, so a share of a matrix begins and ends within a row: the rest of a row,
     whole rows, the beginning of a row. Checkpoint formats know rectangles only.

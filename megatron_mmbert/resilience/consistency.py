@@ -1,4 +1,4 @@
-"""Before anything is built: do all ranks train the same recipe, with the same code, on the same data?
+"""Consistency check before anything is built: all ranks compare recipe, code and data.
 
 A rank that differs would not fail, or fail late and strangely: another learning rate trains nonsense, another layout
 waits for ever. Digests are compared first; only where they differ are the values themselves exchanged, to say which.
@@ -33,7 +33,7 @@ _ABSENT = "nothing"
 
 
 def fingerprint_facts(recipe: Recipe, phase: str, stores: list[Path] | None = None) -> dict[str, dict[str, str]]:
-    """What must be the same everywhere, by kind (a key of the remedies) and name."""
+    """Return the facts that must be the same on all ranks, by kind (``recipe``, ``code``, ``data``) and name."""
     paths = [*recipe.data.stores, *recipe.evaluation.stores] if stores is None else stores
     data = {str(path): _digest_of(path / MANIFEST_NAME) for path in paths}
     if recipe.tokenizer.path:
@@ -51,7 +51,7 @@ def fingerprint_facts(recipe: Recipe, phase: str, stores: list[Path] | None = No
 
 
 def code_digest(package: Path = PACKAGE) -> str:
-    """sha256 of this package's sources, by name and content: also tells checkouts of one version apart."""
+    """Return the sha256 of this package's sources, by name and content: also tells checkouts of one version apart."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -77,7 +77,7 @@ def check_consistency(mine: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def disagreement(everything: list[tuple[str, Mapping[str, Mapping[str, str]]]]) -> str:
-    """The sentence about the first fact in which ranks differ from rank 0, given (host, facts) of each rank."""
+    """Return the sentence about the first fact in which ranks differ from rank 0, given (host, facts) of each rank."""
     host, reference = everything[0]
     for kind in ("code", "recipe", "data"):
         names = {name for _, found in everything for name in found[kind]}
@@ -89,7 +89,7 @@ def disagreement(everything: list[tuple[str, Mapping[str, Mapping[str, str]]]]) 
                     theirs.setdefault(value, []).append(rank)
             if theirs:
                 value, ranks = next(iter(theirs.items()))
-                who = _ranks([(rank, everything[rank][0]) for rank in ranks])
+                who = _listed([(rank, everything[rank][0]) for rank in ranks])
                 return (
                     f"ranks disagree on {kind}: {name} is {value} for {who} and {expected} for rank 0 on {host}; "
                     f"{_REMEDIES[kind]}"
@@ -97,13 +97,13 @@ def disagreement(everything: list[tuple[str, Mapping[str, Mapping[str, str]]]]) 
     raise AssertionError("all ranks agree")
 
 
-def _ranks(places: list[tuple[int, str]]) -> str:
-    listed = ", ".join(f"rank {rank} on {host}" for rank, host in places[:4])
-    return f"{listed} and {len(places) - 4} more" if len(places) > 4 else listed
+def _listed(ranks: list[tuple[int, str]]) -> str:
+    listed = ", ".join(f"rank {rank} on {host}" for rank, host in ranks[:4])
+    return f"{listed} and {len(ranks) - 4} more" if len(ranks) > 4 else listed
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Leaves of nested sections as (``phases.0.lr``, text)."""
+    """Return the leaves of nested sections as (``phases.0.lr``, text)."""
     if isinstance(value, Mapping):
         children = [(str(key), each) for key, each in value.items()]
     elif isinstance(value, list | tuple):
@@ -114,7 +114,7 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _digest_of(path: Path) -> str:
-    """Of a file, or of all files in a folder; says so where there is none."""
+    """Return a digest of a file, or of all files in a folder; ``missing`` where there is none."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     try:

@@ -221,7 +221,7 @@ class _Receiver:
         return _Finding(self._store.get("lost").decode(), self._store.check(["stacks"]))
 
     def _receive_rank_0(self, value: str, now: float) -> _Finding | None:
-        """On any other rank: rank 0 may be killed while the store, which torchrun serves, lives on."""
+        """Watch rank 0 from another rank: it may be killed while the store, which torchrun serves, lives on."""
         silent_since = self._silent_since(0, value, now)
         if not value.startswith("alive "):
             return None
@@ -231,7 +231,7 @@ class _Receiver:
         return None
 
     def _receive_all(self) -> _Finding | None:
-        """On rank 0: find ranks that have failed, fallen silent, or hang."""
+        """Find, on rank 0, ranks that have failed, fallen silent, or hang."""
         keys = [f"rank {rank}" for rank in range(1, self._settings.world_size)]
         if not self._store.check(keys):  # not all have begun; joining has its own time limit
             keys = [key for key in keys if self._store.check([key])]

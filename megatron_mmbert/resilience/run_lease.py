@@ -53,7 +53,7 @@ class RunLease:
         self._mark = secrets.token_hex(8)
         self._stale_seconds, self._renew_seconds = stale_seconds, renew_seconds
         while not self._create():
-            self._wait_or_refuse()
+            self._wait_or_raise()
         self._ended = threading.Event()
         self._lost_to: str | None = None
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -80,17 +80,17 @@ class RunLease:
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "mark": self._mark,
         }
-        aside = self._path.with_name(f".{LEASE_FILE}.{self._mark}.tmp")
-        aside.write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        staging = self._path.with_name(f".{LEASE_FILE}.{self._mark}.tmp")
+        staging.write_text(json.dumps(holder) + "\n", encoding="utf-8")
         try:
-            os.link(aside, self._path)  # fails where there is one, and is never seen half-written
+            os.link(staging, self._path)  # fails where there is one, and is never seen half-written
         except FileExistsError:
             return False
         finally:
-            aside.unlink()
+            staging.unlink()
         return True
 
-    def _wait_or_refuse(self) -> None:
+    def _wait_or_raise(self) -> None:
         """Return when the lease that is there has been removed or found stale and removed.
 
         Raises:
@@ -125,20 +125,20 @@ class RunLease:
         )
 
     def _take_over(self, seen: dict[str, Any], reason: str) -> None:
-        aside = self._path.with_name(f".{LEASE_FILE}.{self._mark}.old")
+        staging = self._path.with_name(f".{LEASE_FILE}.{self._mark}.old")
         try:
-            os.rename(self._path, aside)
+            os.rename(self._path, staging)
         except FileNotFoundError:
             return  # somebody else was quicker
-        if _read(aside).get("mark") != seen.get("mark"):
+        if _read(staging).get("mark") != seen.get("mark"):
             # Between the look and the rename another trainer took it over: give it back, and ask again.
             try:
-                os.link(aside, self._path)
+                os.link(staging, self._path)
             except FileExistsError:
                 pass
         else:
             self._say(f"{self._path}: lease of {_name(seen)} taken over: {reason}")
-        aside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)
 
     def _age(self, beat: float) -> float:
         """Seconds since ``beat`` by the clock of the file system."""

@@ -1,8 +1,9 @@
-"""Naming a rank that is slower than the others: a hot GPU or a busy host slows the whole run and looks like nothing.
+"""Stragglers: ranks slower than the others. A hot GPU or a busy host slows the whole run, and no error shows it.
 
-Compared are a small matrix product, which each rank computes for itself, and each rank's own work before it waits for
-the others, as a mean over some steps. The first names the rank in every layout. The second also sees what is no
-arithmetic, as a slow disk, but ranks of one model wait for each other within a step: there it names a group.
+Two times are compared: of a small matrix product, which each rank computes for itself, and of each rank's own work
+before it waits for the others, as a mean over some steps. The first names the rank in every layout. The second also
+sees what is no arithmetic, as a slow disk, but ranks of one model wait for each other within a step: there it names a
+group.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ LOOK_EVERY = 20  # steps
 
 
 class StragglerDetector:
-    """Looks every :data:`LOOK_EVERY` steps; all ranks must ask."""
+    """Compares ranks every :data:`LOOK_EVERY` steps; called by all ranks together."""
 
     def __init__(self, threshold: float) -> None:
         """
@@ -27,8 +28,8 @@ class StragglerDetector:
         self._threshold = threshold
         self._seconds: list[float] = []
 
-    def look(self, seconds: float) -> str | None:
-        """After a step in which this rank was at work for ``seconds``; a sentence when a rank is slow."""
+    def add_step(self, seconds: float) -> str | None:
+        """Take in a step that kept this rank busy for ``seconds``; returns a sentence when a rank is slow."""
         if current().world_size == 1:
             return None
         self._seconds.append(seconds)
@@ -37,11 +38,11 @@ class StragglerDetector:
         mean, self._seconds = sum(self._seconds) / len(self._seconds), []
         # Both exchanges first: all ranks must take part, whatever they find.
         products, means = number_of_each_rank(product_seconds(current().device)), number_of_each_rank(mean)
-        return self._judge(products, "a matrix product") or self._judge(means, "a step")
+        return self._compare(products, "a matrix product") or self._compare(means, "a step")
 
-    def _judge(self, seconds: Sequence[float], of_what: str) -> str | None:
+    def _compare(self, seconds: Sequence[float], of_what: str) -> str | None:
         usual = sorted(seconds)[(len(seconds) - 1) // 2]
-        slow = [rank for rank, mine in enumerate(seconds) if mine > self._threshold * usual]
+        slow = [rank for rank, own in enumerate(seconds) if own > self._threshold * usual]
         if not slow:
             return None
         hosts = all_ranks(socket.gethostname())

@@ -9,7 +9,7 @@ from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 
 @dataclass
 class Counters:
-    """How far a phase has come.
+    """The progress of a phase.
 
     Attributes:
         step: optimizer steps of the phase.

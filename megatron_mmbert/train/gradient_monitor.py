@@ -1,4 +1,4 @@
-"""What a rank sees of its own work before gradients are summed over ranks: whether they are finite, how long it took.
+"""A rank's own gradients and work, before gradients are summed over ranks: are they finite, how long did it take.
 
 Afterwards it is too late for both: a NaN of one rank is then on all, and every rank has waited for the slowest.
 """
@@ -16,7 +16,7 @@ from megatron_mmbert.utils.fault_points import Moment, fault_point
 
 
 class GradientMonitor:
-    """Looks once a step; what it finds is read later, so that a GPU need not be waited for in between."""
+    """Looks at the gradients once a step; the findings are read later, so that a GPU need not be waited for."""
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
@@ -24,7 +24,7 @@ class GradientMonitor:
         self._events: tuple[Any, Any] | None = None
 
     def start(self) -> None:
-        """A step begins."""
+        """Begin a step."""
         self._sums = None
         self._started = self._ended = time.perf_counter()
         if torch.cuda.is_available():
@@ -32,7 +32,7 @@ class GradientMonitor:
             self._events[0].record()
 
     def look(self, chunks: Sequence[Any]) -> None:
-        """The backward pass is over and the gradients in the data-parallel wrappers ``chunks`` are this rank's own.
+        """Look at the gradients in the data-parallel wrappers ``chunks``, when the backward pass is over.
 
         The sum over a buffer is finite if all in it are, and costs one read of it. With overlapped reduction parts are
         summed over ranks already: a fault is then still seen, but may be seen on several ranks.
@@ -44,11 +44,11 @@ class GradientMonitor:
             self._events[1].record()
 
     def finite(self) -> bool:
-        """Whether the gradients that were looked at are."""
+        """Return whether the gradients are finite."""
         return self._sums is None or bool(torch.isfinite(self._sums).all())
 
     def seconds(self) -> float:
-        """How long this rank was at work for the step."""
+        """Return how long this rank was at work for the step."""
         if self._events is None:
             return self._ended - self._started
         self._events[1].synchronize()

@@ -91,7 +91,7 @@ def take_step(trainer: Trainer) -> StepMetrics:
 def handle_anomalies(trainer: Trainer, callbacks: Callback) -> None:
     """Report a bad step and a straggler; rewind or end the run where the recipe says so."""
     decision = trainer.guard.decision
-    straggler = trainer.stragglers.look(trainer.training.gradients.seconds())
+    straggler = trainer.stragglers.add_step(trainer.training.gradients.seconds())
     place = place_in_data(trainer.folder.recipe, trainer.phase.name, trainer.counters.phase_tokens)
     if decision.kind:
         callbacks.on_event(decision.kind, f"{decision.text}; {decision.action}; {place}")

@@ -39,12 +39,12 @@ class StartingPoint:
 
     @property
     def finished(self) -> bool:
-        """Whether the phase is complete already."""
+        """True where the phase is complete already."""
         return self.is_own and self.meta.finished
 
     @property
     def origin(self) -> str:
-        """Where the phase's first weights come from, for the descriptions of its checkpoints."""
+        """The source of the phase's first weights, for the descriptions of its checkpoints."""
         return self.meta.origin or (str(self.path) if self.path else "random initial weights")
 
 

@@ -1,4 +1,4 @@
-"""A recorded batch: the loss that the weights had on it when they were saved is compared when they have been loaded.
+"""Resume check: the loss on a recorded batch, computed when weights are saved and again when they are loaded.
 
 Checksums say that a checkpoint's files are those that were written. This says that what is computed from them is what
 was computed: by this code, these libraries, this layout and these attention engines, on these devices.
@@ -34,7 +34,7 @@ _OTHER = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 def record(encoders: Sequence[Encoder], pack: PackedBatch) -> RecordedBatch | None:
-    """The beginning of rank 0's ``pack`` and the loss on it; None where that is no number. All ranks together."""
+    """Return the beginning of rank 0's ``pack`` and the loss on it; None where that is no number. All ranks call it."""
     batch: RecordedBatch = broadcast_object(_beginning(pack) if current().is_main else None)
     loss, way = broadcast_object((loss_on(encoders, batch), _way(encoders)))
     return batch.model_copy(update={"loss": loss, "computed": way}) if math.isfinite(loss) else None
@@ -60,12 +60,12 @@ def check(path: Path, batch: RecordedBatch, encoders: Sequence[Encoder]) -> str:
     raise UserError(
         f"{path}: the loss on the batch recorded in it is {found} (rank {rank}; limit {limit:g} of it; computed by "
         f"{then} then, by {now} now): weights, code or libraries are not those that it was saved by; restore them, "
-        "move this checkpoint away to go on from the one before, or set checkpoint.resume_check to warn"
+        "move this checkpoint away to resume from the one before, or set checkpoint.resume_check to warn"
     )
 
 
 def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
-    """Mean loss per scored token in nats, without dropout, on every rank; no random state is touched."""
+    """Return the mean loss per scored token in nats, without dropout, on every rank; no random state is touched."""
     progress_marker.mark(Stage.RESUME_CHECK)
     device = current().device
     tokens, lengths = list(batch.tokens), list(batch.lengths)
@@ -80,7 +80,7 @@ def loss_on(encoders: Sequence[Encoder], batch: RecordedBatch) -> float:
 
 
 def _beginning(pack: PackedBatch) -> RecordedBatch:
-    """The first :data:`TOKENS` of a pack, the last sample cut; where none of them is scored, the first one is."""
+    """Return the first :data:`TOKENS` of a pack, the last sample cut; where none of them is scored, the first is."""
     size = min(TOKENS, len(pack.tokens_T))
     bounds = [*(bound for bound in pack.cu_seqlens.tolist() if bound < size), size]
     rows = zip(pack.masked_index_K.tolist(), pack.label_K.tolist(), strict=True)
@@ -95,15 +95,15 @@ def _beginning(pack: PackedBatch) -> RecordedBatch:
 
 
 def _way(encoders: Sequence[Encoder]) -> str:
-    """What the order of sums depends on: ``float32 on cpu with MKL, tensor 2, pipeline 1 x 1, cpu (local), cpu
+    """Describe what the order of sums depends on: ``float32 on cpu with MKL, tensor 2, pipeline 1 x 1, cpu (local), cpu
     (global)``."""
     config = encoders[0].config
     stages = f"{config.pipeline_model_parallel_size} x {len(encoders)}"
     dtype = str(config.params_dtype).removeprefix("torch.")
     engines = ", ".join(dict.fromkeys(engines_of(encoder) for encoder in encoders))
     device = current().device.type
-    place = f"{device} with {fp32_matmul.backend()}" if device == "cpu" else device
-    return f"{dtype} on {place}, tensor {current().tp_size}, pipeline {stages}, {engines}"
+    where = f"{device} with {fp32_matmul.backend()}" if device == "cpu" else device
+    return f"{dtype} on {where}, tensor {current().tp_size}, pipeline {stages}, {engines}"
 
 
 def _distance(loss: float, recorded: float) -> float:
@@ -111,7 +111,7 @@ def _distance(loss: float, recorded: float) -> float:
 
 
 def _limit(then: str, now: str) -> float:
-    """Where one of the two is narrow, what narrow sums may differ by."""
+    """Return the relative limit; that of half precision where one of the two computed in it."""
     if then == now:
         return _SAME[now.split()[0]]
     return _OTHER["bfloat16" if any(way.startswith("bfloat16") for way in (then, now)) else "float32"]

@@ -57,7 +57,7 @@ class Trainer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all tokens of the phase have been seen."""
+        """True when all tokens of the phase have been seen."""
         return self.counters.phase_tokens >= self.phase.tokens
 
     def save(self, callbacks: Callback, last: bool = False) -> Path:

@@ -26,4 +26,4 @@ def _hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_judgement(means: list[float], said: str | None) -> None:
-    assert StragglerDetector(1.5)._judge(means, "a step") == said
+    assert StragglerDetector(1.5)._compare(means, "a step") == said
