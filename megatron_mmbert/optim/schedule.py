@@ -7,10 +7,23 @@ of mmBERT, does). Formulas: the six mmBERT configs, ModernBERT ``src/scheduler.p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-Decay = Literal["one_minus_sqrt", "linear"]
+from megatron_mmbert.config.phase import Decay
+
+
+def _one_minus_sqrt(x: float, final: float) -> float:
+    return final + (1.0 - final) * (1.0 - math.sqrt(x))
+
+
+def _linear(x: float, final: float) -> float:
+    return 1.0 - x * (1.0 - final)
+
+
+DECAYS: dict[Decay, Callable[[float, float], float]] = {"one_minus_sqrt": _one_minus_sqrt, "linear": _linear}
+"""Learning rate over its peak at the share ``x`` in [0, 1] of a decay that ends at ``final``. A new shape is a function
+here and its name in :data:`megatron_mmbert.config.phase.Decay`."""
 
 
 def _require(ok: bool, owner: object, field: str, remedy: str) -> None:
@@ -47,7 +60,7 @@ class LRSchedule:
         _require(self.warmup_tokens >= 0, self, "warmup_tokens", "give 0 for no warmup, or more")
         _require(self.decay_tokens >= 0, self, "decay_tokens", "give 0 for no decay, or more")
         _require(0 <= self.final_lr_ratio <= 1, self, "final_lr_ratio", "give final / peak rate, between 0 and 1")
-        _require(self.decay in get_args(Decay), self, "decay", f"choose one of {', '.join(get_args(Decay))}")
+        _require(self.decay in DECAYS, self, "decay", f"choose one of {', '.join(DECAYS)}")
         room = self.phase_tokens - self.warmup_tokens
         remedy = f"at most phase_tokens − warmup_tokens = {room} fit; shorten the warmup or the decay"
         _require(self.decay_tokens <= room, self, "decay_tokens", remedy)
@@ -61,10 +74,7 @@ def lr_multiplier(tokens: float, schedule: LRSchedule) -> float:
     if schedule.decay_tokens == 0 or tokens <= decay_start:
         return 1.0
     x = min((tokens - decay_start) / schedule.decay_tokens, 1.0)
-    final = schedule.final_lr_ratio
-    if schedule.decay == "one_minus_sqrt":
-        return final + (1.0 - final) * (1.0 - math.sqrt(x))
-    return 1.0 - x * (1.0 - final)
+    return DECAYS[schedule.decay](x, schedule.final_lr_ratio)
 
 
 def lr_at(tokens: float, schedule: LRSchedule) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from megatron_mmbert.optim.schedule import BatchRamp, LRSchedule, batch_at, lr_at, steps_for
+from megatron_mmbert.config.phase import Decay
+from megatron_mmbert.optim.schedule import DECAYS, BatchRamp, LRSchedule, batch_at, lr_at, steps_for
 
 BILLION = 10**9
 
@@ -39,6 +40,14 @@ def test_warmup_and_plateau_of_mmbert_base(tokens: int, expected: float) -> None
 def test_both_decays(tokens: int, sqrt_multiplier: float, linear_multiplier: float) -> None:
     assert lr_at(tokens, decay_phase("one_minus_sqrt", 0.02)) == pytest.approx(8e-4 * sqrt_multiplier, rel=1e-12)
     assert lr_at(tokens, decay_phase("linear", 0.04)) == pytest.approx(8e-4 * linear_multiplier, rel=1e-12)
+
+
+def test_every_decay_of_the_recipe_has_a_shape_from_1_to_its_end() -> None:
+    assert set(DECAYS) == set(get_args(Decay))
+    for shape in DECAYS.values():
+        assert (shape(0.0, 0.02), shape(1.0, 0.02)) == (1.0, pytest.approx(0.02, rel=1e-12))
+        values = [shape(x / 100, 0.02) for x in range(101)]
+        assert values == sorted(values, reverse=True)
 
 
 def test_warmup_may_touch_the_decay() -> None:
