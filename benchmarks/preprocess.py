@@ -88,12 +88,12 @@ def ids_of(name: str, folder: Path) -> Iterator[np.ndarray]:
     """The ids of each document that a program made."""
     if name == "megatron_mmbert":
         store = Store.open(folder / "ours")
-        for number, length in enumerate(store.document_lengths("corpus", "all").tolist()):
-            yield store.tokens("corpus", "all", number, 0, length)
+        for document, length in enumerate(store.document_lengths("corpus", "all").tolist()):
+            yield store.tokens("corpus", "all", document, 0, length)
     elif name == "megatron_lm":
         made = indexed_dataset().IndexedDataset(str(folder / "lm_text_document"))
-        for number in range(len(made)):
-            yield made[number]
+        for document in range(len(made)):
+            yield made[document]
     else:
         from datasets import load_from_disk
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES
 from megatron_mmbert.utils.errors import UserError
 
-SMALLEST_VOCABULARY = FIXED_PIECES + 2
+MIN_VOCAB_SIZE = FIXED_PIECES + 2
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Settings:
         Raises:
             UserError: a value is out of range; the sentence names its flag.
         """
-        if self.vocab_size < SMALLEST_VOCABULARY:
+        if self.vocab_size < MIN_VOCAB_SIZE:
             raise UserError(
                 f"--vocab-size {self.vocab_size}: {FIXED_PIECES} pieces are special tokens, bytes and white "
-                f"space; pass at least {SMALLEST_VOCABULARY}"
+                f"space; pass at least {MIN_VOCAB_SIZE}"
             )
         if not 0 <= self.temperature <= 1:
             raise UserError(f"--temperature {self.temperature}: not between 0 and 1; 0.3 favours small languages")

@@ -14,7 +14,7 @@ from typing import Any
 
 import sentencepiece
 
-from megatron_mmbert.tokenizer.settings import SMALLEST_VOCABULARY, Settings
+from megatron_mmbert.tokenizer.settings import MIN_VOCAB_SIZE, Settings
 from megatron_mmbert.tokenizer.special_tokens import FIXED_PIECES, SPECIAL_PIECES
 from megatron_mmbert.tokenizer.training_text import Sampler
 from megatron_mmbert.tokenizer.whitespace import SPACE, keep_whitespace, whitespace_pieces
@@ -47,13 +47,13 @@ def train_exactly(sampler: Sampler, settings: Settings) -> bytes:
     except VocabularyTooLarge as error:
         possible = error.possible
     # A smaller vocabulary gets a smaller alphabet, which may lower what is possible again: try until it works.
-    while possible >= SMALLEST_VOCABULARY:
+    while possible >= MIN_VOCAB_SIZE:
         try:
             train_once(sampler, replace(settings, vocab_size=possible))
             break
         except VocabularyTooLarge as error:
             possible = error.possible
-    remedy = f"pass --vocab-size {possible}, or add text" if possible >= SMALLEST_VOCABULARY else "add text"
+    remedy = f"pass --vocab-size {possible}, or add text" if possible >= MIN_VOCAB_SIZE else "add text"
     raise UserError(
         f"--vocab-size {settings.vocab_size}: {sampler.expected_bytes} bytes of text give at most {possible} pieces; "
         f"{remedy}"

@@ -10,7 +10,7 @@ import pytest
 from support.tokenizer_samples import TEXTS, VOCAB_SIZE, run_tool
 
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
-from megatron_mmbert.tokenizer.settings import SMALLEST_VOCABULARY, Settings
+from megatron_mmbert.tokenizer.settings import MIN_VOCAB_SIZE, Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
 from megatron_mmbert.utils.errors import UserError
 
@@ -77,7 +77,7 @@ def test_a_bad_line_is_named(content: bytes, sentence: str, tmp_path: Path) -> N
 
 def test_bad_arguments_are_named(tmp_path: Path, corpus: Path) -> None:
     assert "nowhere: no such file or folder" in refused(tmp_path, "--input", tmp_path / "nowhere")
-    assert f"pass at least {SMALLEST_VOCABULARY}" in refused(tmp_path, "--input", corpus, "--vocab-size", 100)
+    assert f"pass at least {MIN_VOCAB_SIZE}" in refused(tmp_path, "--input", corpus, "--vocab-size", 100)
     assert "--vocab-size 2000000: " in refused(tmp_path, "--input", corpus, "--vocab-size", "2M")
 
 

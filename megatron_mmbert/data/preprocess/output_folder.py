@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.data.preprocess.partition_writer import PARTITION_NAME, SKIPPED_NAME
-from megatron_mmbert.data.store.manifest import MANIFEST_NAME, REMEDY, load_manifest
+from megatron_mmbert.data.preprocess.partition_writer import SKIPPED_NAME
+from megatron_mmbert.data.store.manifest import MANIFEST_NAME, PARTITION_NAME, REMEDY, load_manifest
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from megatron_mmbert.data.preprocess.partition_writer import (
     FORMAT,
     IDS_NAME,
-    PARTITION_NAME,
     ROWS_NAME,
     RUN,
     RUNS_NAME,
     VERSION,
 )
+from megatron_mmbert.data.store.manifest import PARTITION_NAME
 from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json

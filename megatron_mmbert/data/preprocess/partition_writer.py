@@ -18,12 +18,11 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from megatron_mmbert.data.store.manifest import PARTITION_NAME
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.utils.files import write_json
 
-# "part" in file names and formats is an earlier word for a partition: partitions on disks have it, and are read.
-PARTITION_NAME = "part.json"
 SKIPPED_NAME = "skipped.jsonl"
 FORMAT = "megatron_mmbert part of a token store"
 VERSION = 1

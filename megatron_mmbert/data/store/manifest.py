@@ -14,6 +14,8 @@ from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json, write_json
 
 MANIFEST_NAME = "manifest.json"
+# "part" in the file names and formats of partitions is an earlier word for them: those on disks have it, and are read.
+PARTITION_NAME = "part.json"
 FORMAT = "megatron_mmbert token store"
 VERSION = 1
 REMEDY = "make the store again with tools/preprocess_data.py"
@@ -131,7 +133,7 @@ def load_manifest(store: Path) -> Manifest:
     if not store.is_dir():
         raise UserError(f"{store}: a token store is a folder, and this is a file; {REMEDY}")
     path = store / MANIFEST_NAME
-    if (store / "part.json").exists():
+    if (store / PARTITION_NAME).exists():
         raise UserError(f"{store}: a partition of a store; merge all of them with tools/preprocess_data.py --merge")
     value = read_json(path, "token store manifest", REMEDY)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
