@@ -1,6 +1,6 @@
-"""From one phase to the next: which clocks stop, what of the optimizer stays, and what changes for the model.
+"""The transition from one phase to the next: counters, the optimizer's state, and what changes for the model.
 
-Pure functions over the checkpoint's description, used by training in memory and by the tools on disk.
+Pure functions over the checkpoint's description, used by training in memory and by the commands on disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.sampling.resume import blocks_begun
 from megatron_mmbert.utils.errors import UserError
 
-_FRESH_CLOCKS: dict[str, Any] = {
+_FRESH_COUNTERS: dict[str, Any] = {
     "step": 0,
     "phase_tokens": 0,
     "loader": {},
@@ -41,18 +41,18 @@ _SETTINGS = {
 
 
 def transition(meta: CheckpointMeta, recipe: Recipe, phase: Phase) -> CheckpointMeta:
-    """The state in which ``phase`` starts from the checkpoint ``meta`` describes.
+    """Return the state in which ``phase`` starts from the checkpoint that ``meta`` describes.
 
-    The phase's clocks start at zero and the total goes on. The optimizer's state is dropped only if the phase says
+    The phase's counters start at zero, and the total continues. The optimizer's state is dropped only if the phase says
     so: a reset costs the moments, thus a warm-up, and mmBERT keeps them.
 
     Args:
-        meta: of a checkpoint of the recipe's shape (``checkpoint.training.check_shape``).
+        meta: of a checkpoint of the recipe's shape (``checkpoint.training_state.check_shape``).
         phase: one of ``recipe.phases``.
     """
     return meta.model_copy(
         update={
-            **_FRESH_CLOCKS,
+            **_FRESH_COUNTERS,
             "model": recipe.model,
             "rope_theta": phase.rope_theta,
             "rope_theta_local": phase.theta_local,
@@ -68,7 +68,9 @@ def transition(meta: CheckpointMeta, recipe: Recipe, phase: Phase) -> Checkpoint
 
 
 def extend(meta: CheckpointMeta, max_length: int, theta: float, theta_local: float | None = None) -> CheckpointMeta:
-    """The same weights meant for longer samples; clocks start anew, as the loader counts pieces of the old length.
+    """Return the description of the same weights meant for longer samples.
+
+    The counters start anew, as the loader counts examples of the old length.
 
     Args:
         theta_local: base of the local layers; by default that of the global ones, as in mmBERT (ModernBERT keeps
@@ -94,7 +96,7 @@ def extend(meta: CheckpointMeta, max_length: int, theta: float, theta_local: flo
     model = meta.model.model_copy(update={"max_length": max(max_length, meta.model.max_length)})
     return meta.model_copy(
         update={
-            **_FRESH_CLOCKS,
+            **_FRESH_COUNTERS,
             "model": model,
             "rope_theta": theta,
             "rope_theta_local": local,
@@ -107,9 +109,10 @@ def extend(meta: CheckpointMeta, max_length: int, theta: float, theta_local: flo
 
 
 def history_of(meta: CheckpointMeta) -> list[TrainedSection]:
-    """The phases that a phase which starts from the checkpoint has behind it: its history, and what it trains itself.
+    """Return the phases trained before one that starts from the checkpoint: its history, and its own phase.
 
-    Where the loader's place is not that of a phase of the saved recipe, what was read is not known, and left out."""
+    Its own is left out when the loader's position belongs to no phase of the saved recipe: the data read is not known.
+    """
     section = _settings(meta)
     if not (section and {"block", "pack", "fingerprint"} <= set(meta.loader)):
         return meta.history
@@ -124,19 +127,19 @@ def history_of(meta: CheckpointMeta) -> list[TrainedSection]:
 
 
 def explain(old: CheckpointMeta, new: CheckpointMeta) -> list[str]:
-    """What changes from ``old`` to ``new``, one line each, and what happens to the clocks and the optimizer."""
+    """Return one line for each change from ``old`` to ``new``, counters and the optimizer's state among them."""
     lines = []
     if old.phase != new.phase:
         lines.append(f"phase: {old.phase or 'none'} -> {new.phase}")
     if old.phase and old.step and not old.finished:
         lines.append(f"note: phase {old.phase} was not complete ({old.phase_tokens:,} tokens)")
     lines.append(
-        f"clocks: step {old.step:,} -> {new.step:,}, tokens of the phase {old.phase_tokens:,} -> "
-        f"{new.phase_tokens:,}; {new.total_tokens:,} tokens in all so far"
+        f"counters: step {old.step:,} -> {new.step:,}, tokens of the phase {old.phase_tokens:,} -> "
+        f"{new.phase_tokens:,}; {new.total_tokens:,} tokens in total so far"
     )
     if new.history:
-        behind = ", ".join(each.phase["name"] for each in new.history)
-        lines.append(f"data: goes on where {behind} stopped; no text comes again before its language's epoch is over")
+        phases = ", ".join(each.phase["name"] for each in new.history)
+        lines.append(f"data: continues where {phases} stopped; no text comes again before its language's epoch is over")
     lines.append(f"optimizer state: {_optimizer_state(old, new)}")
     lines += _change("theta of global layers", _number(old.rope_theta), _number(new.rope_theta))
     lines += _change("theta of local layers", _number(old.rope_theta_local), _number(new.rope_theta_local))
@@ -151,8 +154,8 @@ def explain(old: CheckpointMeta, new: CheckpointMeta) -> list[str]:
 def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path) -> None:
     """Write checkpoint ``output``: the tensors of ``checkpoint`` under the description ``meta``, committed by rename.
 
-    Files are copied, not linked: a damaged link would damage both. When the optimizer's state is reset, only the
-    weights are written, so that the tensors and the description tell the same; this needs a running process group.
+    Files are copied, not linked: damage to one would else be damage to both. When the optimizer's state is reset, only
+    the weights are written, so that the description fits the tensors; this needs a running process group.
     """
     if read_meta(checkpoint).has_optimizer and not meta.has_optimizer:
         from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors  # Megatron takes seconds
@@ -167,13 +170,14 @@ def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path) -> No
 
 
 def _origin(meta: CheckpointMeta) -> str:
-    """Where the weights come from: the phase that trained them, else what the checkpoint itself says."""
+    """Return the origin of the weights: the phase that trained them, else what the checkpoint itself says."""
     if not (meta.phase and meta.step):
         return meta.origin
-    return f"phase {meta.phase}, step {meta.step:,}, {meta.total_tokens:,} tokens in all"
+    return f"phase {meta.phase}, step {meta.step:,}, {meta.total_tokens:,} tokens in total"
 
 
 def _optimizer_state(old: CheckpointMeta, new: CheckpointMeta) -> str:
+    """Return in words what happens to the optimizer's state."""
     if not old.has_optimizer:
         return "none in the checkpoint; starts empty"
     return "kept" if new.has_optimizer else "reset; moments start empty"
@@ -184,12 +188,12 @@ def _change(name: str, before: str, after: str) -> list[str]:
 
 
 def _settings(meta: CheckpointMeta) -> dict[str, Any]:
-    """The phase's section of the recipe; empty when the checkpoint has none."""
+    """Return the phase's section of the recipe; empty when the checkpoint has none."""
     return next((phase for phase in meta.recipe.get("phases", []) if phase.get("name") == meta.phase), {})
 
 
 def _text(value: Any) -> str:
-    """A setting as words: schedules as ``0.3 to 0.15``, long lists by their length."""
+    """Return a setting in words: schedules as ``0.3 to 0.15``, long lists by their length."""
     if isinstance(value, dict) and set(value) == {"from", "to"}:
         return LinearRamp.model_validate(value).describe()
     if isinstance(value, dict):

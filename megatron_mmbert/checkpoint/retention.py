@@ -17,7 +17,7 @@ def apply_retention(
 ) -> None:
     """Delete all but the newest ``count`` valid checkpoints, and the first after each ``every_tokens`` tokens.
 
-    A checkpoint counts only if it verifies, so that damaged ones, whatever their steps, never take the place of those
+    A checkpoint counts only if it verifies, so that corrupt ones, whatever their steps, never take the place of those
     that a resume can use. The first of a span of tokens is found among those that exist: it is never deleted, so it
     stays the first. A checkpoint whose description cannot be read is neither counted nor deleted.
 

@@ -1,4 +1,4 @@
-"""Opening a checkpoint from outside runs none of its code.
+"""Guards with which opening a checkpoint from outside runs none of its code.
 
 PyTorch's distributed checkpoints keep their table of contents in ``.metadata``, a pickle that PyTorch itself reads
 without a guard. It is read here first, by an unpickler that knows the classes such a table is made of and refuses all
@@ -42,7 +42,7 @@ _ALLOWED = {
 
 
 class _TableOnly(pickle.Unpickler):
-    """Knows the classes of a table of contents; any other name is refused before it is imported."""
+    """An unpickler of the classes of a table of contents; any other name is refused before it is imported."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _ALLOWED.get(module, ()):
@@ -52,7 +52,7 @@ class _TableOnly(pickle.Unpickler):
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Around reading the checkpoint ``path``: what the libraries raise of damaged files becomes one sentence.
+    """Turn exceptions of the libraries, as of corrupt files, into one sentence while checkpoint ``path`` is read.
 
     Raises:
         UserError: any of it.
@@ -68,7 +68,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The innermost reason; PyTorch's own exception lists them by rank, with their tracebacks."""
+    """Return the innermost reason; PyTorch's own exception lists them by rank, with their tracebacks."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
     return str(error).strip().partition("\n")[0][:200]
@@ -78,14 +78,14 @@ def check_contents(path: Path) -> None:
     """Refuse the checkpoint folder ``path`` unless its table of contents is one and nothing else.
 
     Raises:
-        UserError: no table, a damaged one, or one that reaches beyond tensors in this folder.
+        UserError: no table, a corrupt one, or one that reaches beyond tensors in this folder.
     """
     file = path / METADATA_FILE
     try:
         table = _TableOnly(io.BytesIO(file.read_bytes())).load()
     except FileNotFoundError:
         raise UserError(f"{file}: missing; take another checkpoint") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a corrupt pickle raises nearly anything
         raise UserError(f"{file}: not read ({str(error) or type(error).__name__}); take another checkpoint") from None
     if not isinstance(table, Metadata) or not isinstance(table.state_dict_metadata, dict):
         raise UserError(f"{file}: holds no table of contents; take another checkpoint")
@@ -93,6 +93,6 @@ def check_contents(path: Path) -> None:
         if not isinstance(entry, TensorStorageMetadata):
             raise UserError(f"{file}: {name!r} is no tensor but a pickled object; take another checkpoint")
     storage = table.storage_data
-    for place in storage.values() if isinstance(storage, dict) else ():
-        if len(PurePosixPath(str(place.relative_path)).parts) != 1 or place.relative_path == "..":
-            raise UserError(f"{file}: names the file {place.relative_path!r} outside the checkpoint; take another one")
+    for stored in storage.values() if isinstance(storage, dict) else ():
+        if len(PurePosixPath(str(stored.relative_path)).parts) != 1 or stored.relative_path == "..":
+            raise UserError(f"{file}: names the file {stored.relative_path!r} outside the checkpoint; take another one")

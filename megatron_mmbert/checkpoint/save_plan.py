@@ -1,4 +1,4 @@
-"""This rank's share of a checkpoint: which tensors Megatron-Core has it write, and copies of them in host memory.
+"""This rank's shards of a checkpoint: the tensors that Megatron-Core has it write, and copies of them in host memory.
 
 Planning is Megatron-Core's. Its own asynchronous writer is not used: it forks a process with running threads, and it
 gathers the plans of all ranks at every save. Here plans are gathered at the first save, as a run's tensors do not
@@ -35,12 +35,12 @@ CONTENT = {"non_homogeneous_layers": True}
 
 @dataclass(frozen=True)
 class RankShards:
-    """What this rank writes.
+    """Everything that this rank writes.
 
     Attributes:
-        tensors: which piece of which logical tensor, and its values.
-        common: what is no tensor.
-        write_table: writes the table of contents, given where all ranks have put their tensors; on rank 0.
+        tensors: shards of logical tensors: name and offset, and the values.
+        common: all that is no tensor.
+        write_table: writes the table of contents, from the file and offset of every rank's shards; on rank 0.
     """
 
     tensors: list[tuple[WriteItem, Tensor]]
@@ -49,10 +49,11 @@ class RankShards:
 
     @property
     def bytes(self) -> int:
+        """Return the bytes of all tensors."""
         return sum(tensor.numel() * tensor.element_size() for _, tensor in self.tensors)
 
     def whole_tensors(self) -> Iterator[tuple[WriteItem, Tensor]]:
-        """Each in a host storage of its own: of a view, PyTorch would write all that it is a view of."""
+        """Yield each in a host storage of its own: of a view, PyTorch would write the whole storage."""
         for item, tensor in self.tensors:
             held = tensor.detach().cpu()
             is_view = held.untyped_storage().nbytes() != held.numel() * held.element_size()
@@ -60,10 +61,11 @@ class RankShards:
 
 
 class RankSavePlan:
-    """Plans the shares of one run's checkpoints.
+    """Planner of the shards that this rank writes of each of a run's checkpoints.
 
     Args:
-        copies: whether a share is a copy, so that training may go on while it is written; the next share overwrites it.
+        copies: whether shards are copied, so that training may continue while they are written; the next checkpoint
+            overwrites the copies.
     """
 
     def __init__(self, copies: bool) -> None:
@@ -72,12 +74,12 @@ class RankSavePlan:
         self._metadata: Metadata | None = None
         self._buffers: list[Tensor] = []
 
-    def share_of(self, state: dict[str, Any], folder: Path) -> RankShards:
-        """This rank's share of ``state``; to be called by all ranks, each time with tensors of the same shapes.
+    def shards_of(self, state: dict[str, Any], folder: Path) -> RankShards:
+        """Return this rank's shards of ``state``; called by all ranks, each time with tensors of the same shapes.
 
         Args:
             state: nested, with Megatron-Core's ``ShardedTensor`` as leaves.
-            folder: where it will be written; it exists.
+            folder: the existing folder that they will be written into.
         """
         first = self._plans is None
         sharded, common = _save_preprocess(state | {"content_metadata": dict(CONTENT)}, first)
@@ -107,7 +109,7 @@ class RankSavePlan:
 
 
 class _Listing(_MegatronWriter):
-    """Lists what would be written in place of preparing to write it."""
+    """A writer that lists the shards in place of writing them."""
 
     tensors: list[tuple[WriteItem, Tensor]]
 

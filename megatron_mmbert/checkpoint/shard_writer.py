@@ -1,7 +1,7 @@
-"""Putting one rank's share of a checkpoint on the disk, and committing what all have written. Runs in a thread.
+"""Writing one rank's shards of a checkpoint to the disk, and committing those of all ranks. Runs in a thread.
 
-The format is PyTorch's distributed one as Megatron-Core writes it: each piece of a tensor is a ``torch.save`` in one
-file of the rank, at a place that the table of contents knows. Checksums are taken while the bytes pass by.
+The format is PyTorch's distributed one as Megatron-Core writes it: each shard of a tensor is a ``torch.save`` in one
+file of the rank, at an offset that the table of contents knows. Checksums are computed as the bytes are written.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from megatron_mmbert.checkpoint.save_plan import RankShards
 from megatron_mmbert.utils.fault_points import Moment, fault_point
 from megatron_mmbert.utils.files import replace_folder
 
-_CHUNK = 1 << 20  # bytes: what was just hashed is still in the cache when it is written
+_CHUNK = 1 << 20  # bytes: just hashed, they are still in the cache when they are written
 Written = tuple[list[WriteResult], dict[str, dict[str, Any]]]
-"""Where a rank's tensors are, and the checksums of its files."""
+"""File and offset of each of a rank's shards, and the checksums of its files."""
 
 
 class Cancelled(Exception):
-    """The process ends; what is being written is of no use any more."""
+    """The process ends, and the checkpoint that is being written will not be committed."""
 
 
 class HashedFile:
@@ -69,15 +69,15 @@ class HashedFile:
         self._file.write(part)
 
     def flush(self) -> None:
-        """Nothing: PyTorch asks for it after each tensor."""
+        """Do nothing: PyTorch calls it after each tensor."""
 
     def check(self) -> None:
-        """Raise what went wrong so far."""
+        """Raise the first error of :meth:`write`, if there was one."""
         if self._error is not None:
             raise self._error
 
     def finish(self) -> dict[str, Any]:
-        """See the bytes on the disk; their checksum as :func:`.commit.finalize` records it."""
+        """Sync the file to the disk; return its checksum as :func:`.commit.finalize` records it."""
         self.check()
         fault_point(Moment.SHARD_SYNC)
         self._file.flush()
@@ -91,44 +91,47 @@ class HashedFile:
             pass  # after an error the buffer cannot be written either
 
 
-def write_share(folder: Path, rank: int, share: RankShards, cancelled: threading.Event) -> Written:
-    """Write this rank's tensors into ``folder`` and see them on the disk; no file where there are none.
+def write_shards(folder: Path, rank: int, shards: RankShards, cancelled: threading.Event) -> Written:
+    """Write this rank's shards into one file in ``folder`` and sync it to the disk; no file if there are none.
 
     Raises:
-        OSError: the disk's reason; Cancelled.
+        OSError: of the file system.
+        Cancelled: the process ends.
     """
-    if not share.tensors:
+    if not shards.tensors:
         return [], {}
     name = f"__{rank}_0.distcp"
-    places = []
+    offsets = []
     fault_point(Moment.SHARD_BEGIN, folder)
     file = HashedFile(folder / name, cancelled)
     try:
-        for item, tensor in share.whole_tensors():
+        for item, tensor in shards.whole_tensors():
             start = file.bytes
             torch.save(tensor, cast(IO[bytes], file))  # of a file it needs write and flush
             file.check()
             size = file.bytes - start
-            places.append(WriteResult(item.index, size, compat.STORAGE_INFO.get()(name, start, size)))
+            offsets.append(WriteResult(item.index, size, compat.STORAGE_INFO.get()(name, start, size)))
         checksums = {name: file.finish()}
         fault_point(Moment.SHARD_END, folder)
-        return places, checksums
+        return offsets, checksums
     finally:
         file.close()
 
 
-def commit(staging: Path, path: Path, meta: CheckpointMeta, share: RankShards, written: Sequence[Written]) -> None:
-    """Add to ``staging``, where all ranks have ``written``, what describes their tensors; rename it to ``path``.
+def commit_shards(
+    staging: Path, path: Path, meta: CheckpointMeta, shards: RankShards, written: Sequence[Written]
+) -> None:
+    """Describe the shards that all ranks have ``written`` into ``staging``, and rename it to ``path``.
 
     Args:
-        share: that of rank 0.
+        shards: those of rank 0.
 
     Raises:
-        OSError: the disk's reason.
+        OSError: of the file system.
     """
     fault_point(Moment.COMMIT_BEGIN, staging)
-    share.write_table([places for places, _ in written])
-    torch.save(share.common, staging / "common.pt")
+    shards.write_table([offsets for offsets, _ in written])
+    torch.save(shards.common, staging / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(staging))
     write_meta(staging, meta)
     finalize(staging, {name: checksum for _, checksums in written for name, checksum in checksums.items()})

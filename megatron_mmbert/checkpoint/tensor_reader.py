@@ -1,6 +1,6 @@
-"""Whole tensors of a checkpoint, one at a time, whatever layout saved it; and checkpoints made of whole tensors.
+"""Whole tensors of a checkpoint, read one at a time whatever layout saved it, and checkpoints written from them.
 
-Conversion and merging work on these: a name, a shape, a tensor. Nobody needs the ranks that trained the model.
+Conversion and merging work on these: a name, a shape, a tensor. The layout that trained the model does not matter.
 """
 
 from __future__ import annotations
@@ -46,21 +46,22 @@ class CheckpointTensors:
             self._stored_as[name] = master if (master := key_of(MASTER, name)) in stored else name
 
     def names(self) -> list[str]:
-        """Names of all tensors, the tied table once."""
+        """Return the names of all weights, the tied word embedding once."""
         return list(self._shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a whole tensor."""
         return self._shapes[name]
 
     def load(self, name: str) -> Tensor:
-        """The whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is inside."""
+        """Return the whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is stored."""
         empty = torch.empty(self._shapes[name], dtype=torch.float32)
         wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
         with readable(self.path):
             return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
 
     def everything(self) -> Iterator[tuple[str, Tensor]]:
-        """All that is stored, the optimizer's state too, as it is stored: name and whole tensor, one at a time.
+        """Yield (name, whole tensor) of all that is stored, the optimizer's state too, in the stored precision.
 
         Raises:
             UserError: one cannot be read.
@@ -86,7 +87,7 @@ def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor
 
 
 def fill_folder(folder: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
-    """What :func:`write_tensors` writes, into an existing folder that the caller commits."""
+    """Write the files of :func:`write_tensors` into an existing folder, which the caller commits."""
     state = {name: ShardedTensor.from_rank_offsets(name, tensor.contiguous()) for name, tensor in tensors.items()}
     dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
     write_meta(folder, meta)

@@ -1,4 +1,4 @@
-"""Saving and loading the state of a training run: weights, optimizer, and the clocks in ``checkpoint.json``."""
+"""Saving and loading the state of a training run: weights, optimizer, and the counters in ``checkpoint.json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
-from megatron_mmbert.checkpoint.optimizer_state import MASTER, STEP_KEY, key_of, state_to_load, state_to_save, take
+from megatron_mmbert.checkpoint.optimizer_state import (
+    MASTER,
+    STEP_KEY,
+    key_of,
+    load_state,
+    state_to_load,
+    state_to_save,
+)
 from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
 from megatron_mmbert.config.model import ModelConfig
@@ -33,11 +40,11 @@ SHAPE_FIELDS = (
     "window_each_side",
     "norm_eps",
 )
-"""What weights were trained for. The last three change no tensor's shape: unnoticed, they would change the function."""
+"""Fields in which a checkpoint must equal the recipe. The last three change no tensor's shape, but the function."""
 
 
 def state_of(model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> dict[str, Any]:
-    """What a checkpoint holds of this rank, sharing memory with it.
+    """Return this rank's part of a checkpoint, sharing memory with the model and the optimizer.
 
     Args:
         model: the bare encoder of this rank (not wrapped for data parallelism), or its chunks under interleaving.
@@ -64,7 +71,7 @@ def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer | 
     """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
 
     Raises:
-        UserError: a damaged checkpoint, a tensor that this model has not, or that the checkpoint lacks.
+        UserError: a corrupt checkpoint, a tensor that this model has not, or that the checkpoint lacks.
     """
     check_contents(path)
     with readable(path), torch.no_grad():
@@ -82,7 +89,7 @@ def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer |
         load_weights(chunk, weights, path)
     if optimizer is not None:
         # Not with the weights: masters may come from the same stored tensors, and Megatron wants one dtype for each.
-        take(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
+        load_state(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
 
 
 def load_weights(encoder: Encoder, weights: Mapping[str, Any], path: Path) -> None:
@@ -102,14 +109,16 @@ def _chunks(model: Encoder | Sequence[Encoder]) -> Sequence[Encoder]:
 
 
 def _model_state(model: Encoder) -> dict[str, Any]:
-    """The encoder's sharded tensors, without the layers' empty "extra state": checkpoints made of plain tensors
-    (merged, converted) have none."""
+    """Return the encoder's sharded tensors without the layers' empty "extra state".
+
+    Checkpoints made of plain tensors (merged, converted) have none.
+    """
     state = model.sharded_state_dict(metadata=dict(CONTENT))
     return {name: value for name, value in state.items() if not name.endswith(_EXTRA_STATE)}
 
 
 def _precise(state: dict[str, Any], stored: Container[str]) -> dict[str, Any]:
-    """Let fp32 weights be read from the fp32 masters of a bf16 run, where the checkpoint has them."""
+    """Have fp32 weights read from the fp32 masters of a bf16 run, where the checkpoint has them."""
     for value in nested_values(state):
         if isinstance(value, ShardedTensor | ShardedTensorFactory):
             master = key_of(MASTER, value.key)
@@ -119,7 +128,7 @@ def _precise(state: dict[str, Any], stored: Container[str]) -> dict[str, Any]:
 
 
 def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:
-    """The checkpoint's description, if its encoder has the shape that the recipe asks for.
+    """Return the checkpoint's description, if its encoder has the shape that the recipe asks for.
 
     Raises:
         UserError: it has another shape; the sentence names the first field that differs.

@@ -1,4 +1,4 @@
-"""Verifying checkpoints without loading them into a model: files against checksums, contents, and every tensor."""
+"""Verifying checkpoints without loading them into a model: checksums of files, their content, and every tensor."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class CheckResult:
     """The result of checking one checkpoint.
 
     Attributes:
-        meta: its description; None where that cannot be read.
-        files, bytes: what the folder holds.
-        problems: one sentence each; none if it is valid.
+        meta: its description; None if that cannot be read.
+        files, bytes: number and size of the files in the folder.
+        checksum_problems: one sentence each; none if it is valid.
     """
 
     path: Path
@@ -37,11 +37,12 @@ class CheckResult:
 
     @property
     def is_valid(self) -> bool:
+        """Return whether no problem was found."""
         return not self.checksum_problems
 
 
 def find_checkpoints(path: Path) -> list[Path]:
-    """The checkpoint ``path``, or all of the phase or the run in that folder, oldest first.
+    """Return the checkpoint ``path``, or all of the phase or the run in that folder, oldest first.
 
     Raises:
         UserError: there is none.
@@ -58,7 +59,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Number and bytes of the files in a folder."""
+    """Return number and total bytes of the files in a folder."""
     sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
     return len(sizes), sum(sizes)
 
@@ -69,7 +70,8 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
     Args:
         deep: also read every tensor, the optimizer's too: it must be there, finite, and of the shape that
             ``checkpoint.json`` says. Needs a running process group (``megatron_mmbert.parallel.start()``).
-        progress: called with the bytes checked since its last call, in all those of the folder (twice if ``deep``).
+        progress: called with the bytes checked since its last call, which add up to those of the folder (twice if
+            ``deep``).
     """
     files, size = size_of(path)
     found: list[str] = []
@@ -98,7 +100,7 @@ def results_table(results: Sequence[CheckResult]) -> str:
 
 
 def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
-    """Problems of what the files hold; they are those that were written."""
+    """Yield problems in the content of files whose checksums hold."""
     from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable  # Megatron takes seconds
 
     try:
@@ -113,6 +115,7 @@ def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
 
 
 def _tensors(path: Path, progress: Progress) -> Iterator[str]:
+    """Yield tensors of other shapes than the description's, and those with values that are not finite."""
     from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 
     tensors = CheckpointTensors(path)

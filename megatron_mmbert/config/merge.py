@@ -137,7 +137,7 @@ def _range_problems(model_count: int, options: MergeOptions) -> Iterator[tuple[s
 
 
 class MergeConfig(Section):
-    """How the decay variants become one model (paper: TIES; density and weights are not published)."""
+    """The merge of the decay variants into one model (paper: TIES; density and weights are not published)."""
 
     base: str | None = None
     """The phase that all models started from. It gives the configuration too; else the first model does."""
@@ -158,12 +158,12 @@ class MergeConfig(Section):
 
     @property
     def phases(self) -> list[str]:
-        """Names of the phases that take part."""
+        """Return the names of the phases that take part."""
         return [*([] if self.base is None else [self.base]), *self.models]
 
     @property
     def options(self) -> MergeOptions:
-        """The numbers of the merge."""
+        """Return the numbers of the merge."""
         weights = None if self.weights is None else tuple(self.weights)
         return MergeOptions(self.density, weights, self.scale, self.t, self.ema_decay)
 

@@ -1,1 +1,1 @@
-"""Between this project's encoder and Hugging Face's ModernBERT, both ways, bit-exact."""
+"""Conversion between this project's encoder and Hugging Face's ModernBERT, both ways, bit-exact."""

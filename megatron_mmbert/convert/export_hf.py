@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face ModernBERT folder: weights, configuration, tokenizer, recipe and model card."""
+"""Export of a checkpoint as a Hugging Face folder: weights, configuration, tokenizer, recipe and model card."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def export_checkpoint(
     """Write the Hugging Face folder ``output``, whole or not at all.
 
     Args:
-        checkpoint: a checkpoint, or a phase's folder (then its newest sound checkpoint).
-        tokenizer_path: what the model was trained with.
+        checkpoint: a checkpoint, or a phase's folder (then its newest valid checkpoint).
+        tokenizer_path: the tokenizer that the model was trained with.
         check: compare logits and token ids through transformers before anything is published.
 
     Returns:
-        What was done, line by line.
+        Lines for the user: the files, their size, the result of the check.
 
     Raises:
         UserError: bad input, or a failed check.
@@ -85,8 +85,11 @@ def check_vocabulary(meta: CheckpointMeta, tokenizer: Tokenizer, checkpoint: Pat
 
 
 def _write_tensors(folder: Path, tensors: CheckpointTensors, limit: int) -> list[Path]:
-    """Weights under Hugging Face's names. The tied ``decoder.weight`` is not written twice: both generations of
-    transformers tie it to the token table when they load the folder, and save folders without it too."""
+    """Write the weights under Hugging Face's names.
+
+    The tied ``decoder.weight`` is not written twice: both generations of transformers tie it to the word embedding when
+    they load the folder, and save folders without it too.
+    """
     model = tensors.meta.model
     ours_of = {theirs: ours for ours, theirs in hf_names(model.num_layers).items()}
     sizes = {theirs: _BYTES_PER_WEIGHT * math.prod(tensors.shape(ours)) for theirs, ours in ours_of.items()}
@@ -100,6 +103,7 @@ def _write_tensors(folder: Path, tensors: CheckpointTensors, limit: int) -> list
 
 
 def _write_descriptions(folder: Path, meta: CheckpointMeta, tokenizer: Tokenizer) -> None:
+    """Write the configuration, the tokenizer, the recipe and the model card."""
     ids = SpecialIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id, tokenizer.unk_id, tokenizer.mask_id)
     write_json(folder / CONFIG_FILE, config_json(meta, ids))
     tokenizer.save_pretrained(folder)

@@ -40,7 +40,7 @@ _ONLY = {
     "tie_word_embeddings": True,
     "rope_scaling": None,
 }
-"""What this project's encoder is; transformers' defaults are the same."""
+"""Properties that this project's encoder has only; transformers' defaults are the same."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class HFConfig:
-    """What a ``config.json`` says of an encoder, in this project's words."""
+    """An encoder that a ``config.json`` describes, in this project's words."""
 
     model: ModelConfig
     rope_theta: float
@@ -64,12 +64,12 @@ class HFConfig:
 
 
 def layer_types(model: ModelConfig) -> list[str]:
-    """Each layer's attention in the words of transformers 5."""
+    """Return each layer's attention in the words of transformers 5."""
     return [GLOBAL if model.is_global(layer) else LOCAL for layer in range(model.num_layers)]
 
 
 def config_json(meta: CheckpointMeta, ids: SpecialIds) -> dict[str, Any]:
-    """The values of ``config.json`` for a checkpoint.
+    """Return the values of ``config.json`` for a checkpoint.
 
     All dropouts are 0, as in the released mmBERT: training's 0.1 is a setting of training, and whoever fine-tunes
     would otherwise get a noisy model without having asked. ``cls`` is the tokenizer's ``<bos>``, the first token of
@@ -121,7 +121,7 @@ def read_config_values(folder: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> HFConfig:
-    """The encoder that ``folder/config.json`` describes, written by either generation of transformers.
+    """Return the encoder that ``folder/config.json`` describes, written by either generation of transformers.
 
     Raises:
         UserError: no such file, not ModernBERT, or something that this project's encoder cannot express.
@@ -138,6 +138,7 @@ def read_config(folder: Path) -> HFConfig:
 
 
 def _model(file: Path, values: dict[str, Any]) -> ModelConfig:
+    """Return the shape of the encoder."""
     for key in _SIZES.values():
         if key not in values:
             raise UserError(f"{file}: {key!r} is missing; name a complete folder made by save_pretrained")
@@ -154,14 +155,14 @@ def _model(file: Path, values: dict[str, Any]) -> ModelConfig:
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        key = _SIZES.get(place, place) or "the sizes"
+        field = ".".join(str(part) for part in problem["loc"])
+        key = _SIZES.get(field, field) or "the sizes"
         message = problem["msg"].removeprefix("Value error, ")
         raise UserError(f"{file}: {key}: {message}; name a model of a shape that this encoder can have") from None
 
 
 def _global_every(file: Path, values: dict[str, Any]) -> int:
-    """Every how many layers one is global; layer 0 always is."""
+    """Return n, where every n-th layer, from layer 0 on, is global."""
     layers = values["num_hidden_layers"]
     every = values.get("global_attn_every_n_layers")
     if every is not None and (type(every) is not int or every < 1):
@@ -182,7 +183,7 @@ def _global_every(file: Path, values: dict[str, Any]) -> int:
 
 
 def _theta(file: Path, values: dict[str, Any], kind: str) -> float:
-    """Theta of one kind of layer; transformers 4 lets a null local theta mean the global one."""
+    """Return theta of one kind of layer; transformers 4 lets a null local theta mean the global one."""
     parameters = values.get("rope_parameters") or {}
     if not isinstance(parameters, dict) or set(parameters) - {GLOBAL, LOCAL}:
         raise UserError(f"{file}: rope_parameters {parameters!r}: write one entry each for {GLOBAL} and {LOCAL}")

@@ -1,8 +1,8 @@
-"""What transformers makes of a model folder: its logits and token ids, computed in a process of its own.
+"""Logits and token ids of a model folder by transformers, computed in a process of its own.
 
     python hf_logits.py FOLDER REQUEST.json ANSWER/
 
-A process that has not set up Megatron-Core: what is compared is what whoever downloads the folder gets. (Megatron on a
+That process has not set up Megatron-Core, so that the comparison is with what users of the folder get. (Megatron on a
 CPU replaces a few functions of torch, among them ones that transformers relies on to build a model on the meta device.)
 """
 
@@ -64,6 +64,7 @@ def ask_transformers(folder: Path, samples: list[list[int]], texts: list[str], d
 
 
 def main() -> None:
+    """Answer one request, as the child process."""
     folder, request, answer = map(Path, sys.argv[1:])
     wanted = json.loads(request.read_text())
     model = _load(folder).to(wanted["device"])
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def _load(folder: Path) -> Any:
-    """The model in fp32, every weight of it from the folder."""
+    """Return the model in fp32, every weight of it from the folder."""
     from transformers import AutoModelForMaskedLM
 
     model, info = AutoModelForMaskedLM.from_pretrained(

@@ -21,7 +21,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """``5GB``, ``500MB`` or a number of bytes; decimal units, as transformers has them.
+    """Return the bytes in ``5GB``, ``500MB`` or a plain number; decimal units, as transformers has them.
 
     Raises:
         UserError: anything else.
@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
 
 
 def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Tensor names by file, in their order: no file above ``limit`` bytes unless one tensor alone is."""
+    """Return the tensor names of each file, in order: no file above ``limit`` bytes unless one tensor alone is."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -57,11 +57,11 @@ def write_weights(
 
     Args:
         sizes: bytes of each tensor.
-        load: gives a tensor by its name.
+        load: returns a tensor by its name.
         tick: called after each tensor.
 
     Returns:
-        The files, the index last where there is one.
+        The files; the index last, if there is one.
     """
     shards = plan_shards(sizes, limit)
     files: list[Path] = []

@@ -1,4 +1,4 @@
-"""A Hugging Face ModernBERT folder as a weights-only checkpoint that training goes on from."""
+"""Import of a Hugging Face ModernBERT folder as a weights-only checkpoint that training can start from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def import_folder(source: Path, output: Path, check: bool = False, overwrite: bo
         check: compare logits with transformers' own loading of ``source``.
 
     Returns:
-        What was done, line by line.
+        Lines for the user: the weights, theta, the result of the check.
 
     Raises:
         UserError: a model that this encoder cannot express, missing or strange tensors, or a failed check.
@@ -52,7 +52,7 @@ def import_folder(source: Path, output: Path, check: bool = False, overwrite: bo
 
 
 def meta_of(config: HFConfig, source: Path) -> CheckpointMeta:
-    """A checkpoint's description for weights from elsewhere: no phase, no clocks, no optimizer state."""
+    """Return a checkpoint's description for weights from elsewhere: no phase, counters at 0, no optimizer state."""
     return CheckpointMeta(
         model=config.model,
         rope_theta=config.rope_theta,
@@ -63,10 +63,10 @@ def meta_of(config: HFConfig, source: Path) -> CheckpointMeta:
 
 
 def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
-    """Every tensor of the encoder in fp32, under Megatron's names and in its row order.
+    """Return every tensor of the encoder in fp32, under Megatron's names and in its row order.
 
     Raises:
-        UserError: a tensor is missing, unknown, of another shape, or the decoder is not tied to the token table.
+        UserError: a tensor is missing, unknown, of another shape, or the decoder is not tied to the word embedding.
     """
     stored = HFTensors(source)
     names, shapes = hf_names(model.num_layers), parameter_shapes(model)
@@ -84,7 +84,7 @@ def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
 
 
 def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Compare what is stored with what the encoder has, both ways; nothing is guessed.
+    """Compare the stored tensors with the encoder's, both ways; nothing is guessed.
 
     Raises:
         UserError: the first missing, unknown or misshapen tensor.

@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what its checkpoint knows, and nothing else."""
+"""The README.md of an exported model, generated from its checkpoint's description alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ All dropouts are 0 in `config.json`; set them anew to fine-tune with dropout.
 
 
 def model_card(meta: CheckpointMeta, pieces: Mapping[str, str]) -> str:
-    """Markdown, generated from the checkpoint's description.
+    """Return the card in Markdown.
 
     Args:
         pieces: how the tokenizer writes its special tokens ``mask``, ``bos`` and ``eos``.
@@ -51,6 +51,7 @@ def model_card(meta: CheckpointMeta, pieces: Mapping[str, str]) -> str:
 
 
 def _summary(meta: CheckpointMeta) -> str:
+    """Return a paragraph on the network."""
     model = meta.model
     return (
         f"A ModernBERT encoder with a masked-language-model head: {model.num_layers} layers, width "
@@ -62,6 +63,7 @@ def _summary(meta: CheckpointMeta) -> str:
 
 
 def _training(meta: CheckpointMeta) -> list[str]:
+    """Return the section on the tokens seen and the phases."""
     lines = []
     if meta.total_tokens:
         lines.append(f"{meta.total_tokens:,} real tokens were seen in training over all phases")
@@ -78,7 +80,7 @@ def _training(meta: CheckpointMeta) -> list[str]:
 
 
 def phases_until(meta: CheckpointMeta) -> list[dict[str, Any]]:
-    """The phases of the recipe that lead to the checkpoint, first to last; later ones are no part of it."""
+    """Return the phases of the recipe that lead to the checkpoint, first to last, without later ones."""
     phases = {phase["name"]: phase for phase in meta.recipe.get("phases", [])}
     order = list(phases)
     chain: list[dict[str, Any]] = []
@@ -115,7 +117,7 @@ def _languages(phases: list[dict[str, Any]]) -> str:
 
 
 def languages_text(value: Any) -> str:
-    """A recipe's choice of languages in words."""
+    """Return a recipe's choice of languages in words."""
     if isinstance(value, dict):
         where = ", ".join(f"{column} {'/'.join(allowed)}" for column, allowed in value.get("where", {}).items())
         return f"column {value['column']} of {value['table']}" + (f" where {where}" if where else "")

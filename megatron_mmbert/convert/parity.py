@@ -1,4 +1,4 @@
-"""Does an exported model say what ours says? Logits of both, on samples that show every kind of mistake.
+"""The check of an export: logits by transformers and by this project's encoder on samples that show each mistake.
 
 Lengths lie on both sides of the local window, so that a wrong theta, a window off by one, a transposed QKV or a tanh
 GELU each moves the logits by far more than rounding does.
@@ -36,7 +36,7 @@ TEXTS = (
 
 
 def check_parity(folder: Path, tensors: CheckpointTensors, tokenizer: Tokenizer | None = None) -> float:
-    """The largest difference of any logit between ``folder``, loaded by transformers, and the checkpoint's encoder.
+    """Return the largest logit difference between ``folder``, loaded by transformers, and the checkpoint's encoder.
 
     Args:
         tokenizer: the checkpoint's; if given, texts are compared too, and ``AutoTokenizer`` must give its ids.
@@ -65,7 +65,7 @@ def check_parity(folder: Path, tensors: CheckpointTensors, tokenizer: Tokenizer 
 
 
 def random_samples(meta: CheckpointMeta) -> list[list[int]]:
-    """Random ids of lengths from 1 to well beyond the local window, within the model's longest sample."""
+    """Return random ids of lengths from 1 to well beyond the local window, within the model's longest sample."""
     window = meta.model.window_each_side
     lengths = {1, 2, window, window + 1, window + 2, 2 * window + 3, 4 * window + 9}
     draw = torch.Generator().manual_seed(0)
@@ -74,7 +74,7 @@ def random_samples(meta: CheckpointMeta) -> list[list[int]]:
 
 
 def our_logits(tensors: CheckpointTensors, samples: list[Tensor]) -> list[Tensor]:
-    """Logits [T, V] of each sample by this project's encoder in fp32, all samples in one pack."""
+    """Return logits [T, V] of each sample by this project's encoder in fp32, all samples in one pack."""
     encoder = load_encoder(tensors)
     boundaries = list(itertools.accumulate(map(len, samples), initial=0))
     device = samples[0].device
@@ -85,7 +85,7 @@ def our_logits(tensors: CheckpointTensors, samples: list[Tensor]) -> list[Tensor
 
 
 def load_encoder(tensors: CheckpointTensors) -> Encoder:
-    """The checkpoint's encoder in fp32, on this process's device, for evaluation."""
+    """Return the checkpoint's encoder in fp32, on this process's device, for evaluation."""
     meta = tensors.meta
     encoder = Encoder(encoder_config(meta.model, meta.rope_theta, meta.rope_theta_local), meta.model.vocab_size)
     load_weights(encoder, {name: tensors.load(name) for name in tensors.names()}, tensors.path)
@@ -105,5 +105,5 @@ def _check_ids(folder: Path, tokenizer: Tokenizer, ours: list[list[int]], answer
 
 
 def _nan_is_far(value: float) -> float:
-    """NaN as infinity: a comparison with NaN must fail, and ``max`` would lose it."""
+    """Return NaN as infinity: a comparison with NaN must fail, and ``max`` would lose it."""
     return value if math.isfinite(value) else math.inf

@@ -1,4 +1,4 @@
-"""A merge from sources to a finished folder: checks, then one tensor of all models at a time."""
+"""A merge from its request to a finished folder: checks, then one tensor of all models at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT = "merge_report.json"
 
 
 def check_same_tensors(sources: Sequence[TensorSource]) -> list[str]:
-    """The names that all sources share, in the first one's order.
+    """Return the names that all sources share, in the first one's order.
 
     Raises:
         UserError: a source lacks a tensor, has one more, or has one of another shape.
@@ -48,6 +48,7 @@ def check_same_tensors(sources: Sequence[TensorSource]) -> list[str]:
 
 
 def _load(source: TensorSource, name: str) -> Tensor:
+    """Return a tensor, refusing values that are not finite."""
     tensor = source.load(name)
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise UserError(f"{source.path}: {name} holds infinity or NaN; merge an earlier, undamaged checkpoint")
@@ -57,7 +58,7 @@ def _load(source: TensorSource, name: str) -> Tensor:
 def merge_one(
     name: str, method: str, base: TensorSource | None, models: Sequence[TensorSource], options: MergeOptions
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The merged tensor, in the precision of the base (else of the first model), and its lines of the report."""
+    """Return the merged tensor, in the precision of the base or else the first model, and its entry in the report."""
     start = _load(base, name) if base is not None else None
     tensors = [_load(model, name) for model in models]
     reference = tensors[0] if start is None else start
@@ -122,7 +123,7 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
 
 
 def summarize(lines: dict[str, Any]) -> dict[str, Any]:
-    """The whole model's delta norms, and its sign conflicts as the mean over tensors weighted by their size."""
+    """Return the whole model's delta norms, and its sign conflicts as the mean over tensors weighted by their size."""
     moved = [line for line in lines.values() if "delta_norms" in line]
     summary: dict[str, Any] = {"tensors": len(lines)}
     if moved:

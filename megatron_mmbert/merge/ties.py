@@ -18,12 +18,12 @@ CHUNK = 1 << 18  # entries worked on at a time, so that temporaries stay in the 
 
 
 def kept_count(density: float, numel: int) -> int:
-    """How many entries trimming keeps: density · numel rounded to the nearest (a half rounds up), at least one."""
+    """Return the number of entries that trimming keeps: density · numel rounded (a half up), and at least one."""
     return min(numel, max(1, math.floor(density * numel + 0.5)))
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
-    """``delta`` with all but its ``kept_count`` largest magnitudes set to 0.
+    """Return ``delta`` with all but its ``kept_count`` largest magnitudes set to 0.
 
     Exactly that many are kept: among equal magnitudes at the threshold those with the lower flat index stay.
     """
@@ -43,12 +43,12 @@ def trim(delta: Tensor, density: float) -> Tensor:
 
 
 def trimmed_deltas(base: Tensor, models: Sequence[Tensor], density: float) -> list[Tensor]:
-    """The trimmed task vectors model − base, float32 [S] each."""
+    """Return the trimmed task vectors model − base, float32 [S] each."""
     return [trim(model.float() - base.float(), density) for model in models]
 
 
 def elect_and_average(trimmed: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The merged task vector, float32: per entry, the weighted mean of the models that agree with the elected sign.
+    """Return the merged task vector, float32: per entry, the weighted mean of the models that have the elected sign.
 
     The elected sign is that of the weighted sum of the trimmed task vectors. Where the sum is exactly 0 nothing is
     elected and the result is 0. A trimmed entry (0) agrees with no sign, so it does not dilute the mean.
@@ -70,21 +70,21 @@ def elect_and_average(trimmed: Sequence[Tensor], weights: Sequence[float]) -> Te
 
 
 def sign_conflict_share(deltas: Sequence[Tensor]) -> float:
-    """Of the entries where any delta is not 0, the share where one is positive and another negative; 0 if none is."""
+    """Return the share of entries with deltas of both signs among those where any delta is not 0; 0 if none is."""
     moved, conflicts = 0, 0
-    for pieces in zip(*(delta.flatten().split(CHUNK) for delta in deltas), strict=True):
-        positive = torch.zeros_like(pieces[0], dtype=torch.bool)
+    for chunks in zip(*(delta.flatten().split(CHUNK) for delta in deltas), strict=True):
+        positive = torch.zeros_like(chunks[0], dtype=torch.bool)
         negative = torch.zeros_like(positive)
-        for piece in pieces:
-            positive |= piece > 0
-            negative |= piece < 0
+        for chunk in chunks:
+            positive |= chunk > 0
+            negative |= chunk < 0
         moved += int((positive | negative).sum())
         conflicts += int((positive & negative).sum())
     return conflicts / moved if moved else 0.0
 
 
 def ties(base: Tensor, models: Sequence[Tensor], options: MergeOptions) -> tuple[Tensor, float]:
-    """base + lambda · merged task vector, float32 [S], and the share of sign conflicts after trimming."""
+    """Return base + lambda · merged task vector, float32 [S], and the share of sign conflicts after trimming."""
     trimmed = trimmed_deltas(base, models, options.density)
     merged = elect_and_average(trimmed, options.weights_for(len(models)))
     return merged.mul_(options.scale).add_(base.float()), sign_conflict_share(trimmed)

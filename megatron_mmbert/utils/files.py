@@ -1,4 +1,4 @@
-"""Writing whole outputs or none: everything is written aside and published by one rename."""
+"""Writing whole outputs or none: everything is written under a staging name and published by one rename."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
 
 
 def replace_folder(staging: Path, path: Path) -> None:
-    """Rename ``staging`` to ``path``. What is there makes way first and is deleted last: a crash loses neither."""
+    """Rename ``staging`` to ``path``; an existing one is moved away first and deleted last: no crash loses both."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -74,7 +74,7 @@ def replace_folder(staging: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """See the names in ``folder`` safely on the disk."""
+    """Sync the names in ``folder`` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -61,7 +61,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_the_moment_it_was_begun(
     """Byte for byte what a save that is waited for writes. Without the copies it is not: the test can fail."""
     run, saver = trained(), AsyncSaver(asynchronous=True)
     before = run.state()
-    monkeypatch.setattr(saver._stage, "_copies", copies)
+    monkeypatch.setattr(saver._plan, "_copies", copies)
     assert begin(saver, run, tmp_path / NAME) is None
     run.train(3)
     assert saver.poll() is None and not (tmp_path / NAME).exists()
@@ -86,7 +86,7 @@ def test_the_kept_buffers_hold_the_newest_save(tmp_path: Path) -> None:
         waited = training_save(run, tmp_path / "waited" / f"step-0000000{step}")
         assert tensors_checksum(outcome.path) == tensors_checksum(waited)
         run.train(1)
-    assert len(saver._stage._buffers) == len(set(map(id, saver._stage._buffers)))
+    assert len(saver._plan._buffers) == len(set(map(id, saver._plan._buffers)))
 
 
 def training_save(run: Run, path: Path) -> Path:

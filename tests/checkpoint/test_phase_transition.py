@@ -82,7 +82,7 @@ def test_what_a_phase_read_becomes_history() -> None:
     (section,) = new.history
     assert section.phase == RECIPE.to_dict()["phases"][0]
     assert (section.seed, section.blocks, section.fingerprint) == (RECIPE.seed, 5, "f")
-    assert any(line.startswith("data: goes on where pretrain stopped") for line in explain(trained, new))
+    assert any(line.startswith("data: continues where pretrain stopped") for line in explain(trained, new))
     again = new.model_copy(update={"loader": {"block": 2, "pack": 0, "fingerprint": "g"}})
     for last in (transition(again, changed, changed.phase("decay")), extend(again, 8192, 200_000)):
         assert [(each.phase["name"], each.blocks, each.seed) for each in last.history] == [
@@ -95,7 +95,7 @@ def test_what_a_phase_read_becomes_history() -> None:
 def test_explanation() -> None:
     lines = explain(OLD, transition(OLD, RECIPE, RECIPE.phase("midtrain")))
     assert "phase: pretrain -> midtrain" in lines
-    assert "clocks: step 12 -> 0, tokens of the phase 500 -> 0; 900 tokens in all so far" in lines
+    assert "counters: step 12 -> 0, tokens of the phase 500 -> 0; 900 tokens in total so far" in lines
     assert "optimizer state: kept" in lines
     assert "theta of global layers: 10000 -> 160000" in lines and "theta of local layers: 10000 -> 160000" in lines
     assert "longest sample: 256 tokens -> 512 tokens" in lines

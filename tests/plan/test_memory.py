@@ -84,6 +84,6 @@ def test_estimates_are_within_10_percent_of_what_ranks_hold() -> None:
 def test_the_host_copy_is_what_a_save_copies(precision: Precision, runtime: Runtime, tmp_path: Path) -> None:
     run = Run(1, precision)
     run.train(1)
-    share = RankSavePlan(copies=False).share_of(state_of(run.encoder, run.optimizer), tmp_path)
+    share = RankSavePlan(copies=False).shards_of(state_of(run.encoder, run.optimizer), tmp_path)
     estimate = rank_memory(MODEL, ParallelLayout(precision=precision, micro_tokens=256), 0).host_copy
     assert share.bytes == pytest.approx(estimate, rel=0.001)

@@ -60,7 +60,7 @@ def rank(number: int, folder: Path, store: Path, really_full: bool) -> None:
     seen["losses"] = run.train(3)
     if number == 0:
         gate.set()  # this rank has written, the other has not
-        while not saver._flight.job.done:  # type: ignore[union-attr]
+        while not saver._pending.job.done:  # type: ignore[union-attr]
             pass
     seen["early"] = saver.poll() is None and not whole.exists()
     gate.set()

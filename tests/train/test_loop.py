@@ -134,7 +134,7 @@ def test_data_goes_on_where_the_phase_before_stopped(
     times = {name: np.zeros(begins[name][-1], dtype=int) for name in first.names}
     run(recipe_path, tmp_path, "second", steps=2)
     second = build_trainer(recipe, recipe.phase("second"), tmp_path).loader
-    assert "data: goes on where first stopped" in capsys.readouterr().out
+    assert "data: continues where first stopped" in capsys.readouterr().out
     meta = read_meta(committed_checkpoints(tmp_path / "second/checkpoints")[-1])
     assert [each.phase["name"] for each in meta.history] == ["first"]
     assert len(json.dumps(meta.loader)) <= 1024
