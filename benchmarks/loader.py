@@ -18,9 +18,10 @@ import torch
 from results import machine, print_table, save
 
 from megatron_mmbert.builders.data import token_ids
+from megatron_mmbert.config.data import MaskUnit
 from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.data.loading.loader import PackLoader
-from megatron_mmbert.data.sampling.settings import DataPhase, MaskUnit
+from megatron_mmbert.data.sampling.settings import DataPhase
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.tokenizer.load import load_tokenizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,13 @@ from mlm_samples import IGNORED, Sample
 
 from megatron_mmbert import parallel
 from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.config.parallel import ParallelConfig
-from megatron_mmbert.config.precision import PrecisionConfig
+from megatron_mmbert.config.parallel import ParallelConfig, Recompute
+from megatron_mmbert.config.precision import Dtype, PrecisionConfig
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.plan.parallel_layout import Recompute
 
-Dtype = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 THETA = 10_000.0
 SHAPES = {

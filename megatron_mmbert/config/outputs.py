@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_mmbert.config.base import Section
-from megatron_mmbert.config.values import Positive, PositiveCount
+from megatron_mmbert.config.values import AboveZero, Positive, PositiveCount
 
 
 class CheckpointConfig(Section):
@@ -42,7 +42,7 @@ class LoggingConfig(Section):
     """Experiment of MLflow to log to, at the address in MLFLOW_TRACKING_URI."""
     stop_signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2"]] = ["SIGTERM", "SIGUSR1", "SIGUSR2"]
     """Signals that end the step on all ranks, save, and end the run; a second SIGTERM ends it at once."""
-    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    peak_tflops: AboveZero | None = None
     """Matrix-product peak of one device in TFLOP/s, the denominator of MFU; measured at start when not given."""
 
 

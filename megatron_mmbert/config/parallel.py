@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from megatron_mmbert.config.base import Section
 from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.config.values import Positive, PositiveCount
+from megatron_mmbert.config.values import AboveZero, Positive, PositiveCount
 
 Recompute = Literal["none", "light", "selective", "full"]
 
@@ -37,7 +37,7 @@ class ParallelConfig(Section):
     recompute: Recompute = "none"
     """Activations computed again in backward to save memory: of norms and GeGLU (light, which repeats no matrix
     product), of attention and feed-forward (selective), or of whole layers (full)."""
-    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    timeout_minutes: AboveZero = 30.0
     """Minutes: the longest wait for ranks that are alive, in one exchange."""
 
     @property

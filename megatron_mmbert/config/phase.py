@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from megatron_mmbert.config.base import PACK_MULTIPLE, SPECIAL_TOKENS_PER_SAMPLE, Section
 from megatron_mmbert.config.data import LanguageTable, expand
-from megatron_mmbert.config.values import Count, LinearRamp, Positive, PositiveCount, Ratio, check_range
+from megatron_mmbert.config.values import AboveZero, Count, LinearRamp, Positive, PositiveCount, Ratio, check_range
 
 Decay = Literal["one_minus_sqrt", "linear"]
 
@@ -67,21 +67,21 @@ class Phase(Section):
     (``@mmbert_pretrain``, see :mod:`megatron_mmbert.config.data`), which validation replaces by their codes."""
     temperature: LinearRamp = LinearRamp.constant(1.0)
     """tau of the tempered sources: a language of n tokens weighs n^tau. A number or ``{from, to}``, in (0, 1]."""
-    boost: dict[str, float] = {}
+    boost: dict[str, AboveZero] = {}
     """Factors on the sampling weight of single languages, applied after the temperature."""
-    sources: dict[str, float] = {}
+    sources: dict[str, AboveZero] = {}
     """Weights of the sources in tokens, of any sum; empty: in proportion to their tokens."""
-    max_epochs: float | None = None
+    max_epochs: AboveZero | None = None
     """No language is repeated more often than this within the phase."""
     mask_ratio: LinearRamp
     """Scored positions over positions of a pack. A number or ``{from, to}``, in (0, 1]."""
     max_length: Positive
     """The longest sample in tokens, <bos> and <eos> counted; longer documents are split."""
-    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    rope_theta: AboveZero = 10_000.0
     """The base of the rotary embedding in global layers."""
-    rope_theta_local: Annotated[float, Field(gt=0)] | None = None
+    rope_theta_local: AboveZero | None = None
     """The base in local layers; by default that of the global ones (ModernBERT keeps 10,000)."""
-    lr: Annotated[float, Field(gt=0)]
+    lr: AboveZero
     """The peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     """The weight decay of this phase; by default that of the optimizer section."""

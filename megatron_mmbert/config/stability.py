@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_mmbert.config.base import Section
-from megatron_mmbert.config.values import Positive, Seconds
+from megatron_mmbert.config.values import AboveZero, Positive
 
 BadStepAction = Literal["skip", "rewind", "stop"]
 
@@ -23,7 +23,7 @@ class StabilityConfig(Section):
     """The reaction to a NaN or an infinity in the loss or a gradient."""
     on_spike: Literal["report"] | BadStepAction = "report"
     """The reaction to a loss far above the recent ones."""
-    spike_threshold: Annotated[float, Field(gt=0)] = 10.0
+    spike_threshold: AboveZero = 10.0
     """Spreads (1.48 median absolute deviations) above the median of the recent losses that make a spike."""
     spike_window: Annotated[int, Field(ge=4)] = 128
     """Steps whose losses are the recent ones."""
@@ -34,9 +34,9 @@ class StabilityConfig(Section):
 class ResilienceConfig(Section):
     """The limits by which ranks watch one another."""
 
-    failed_rank_seconds: Seconds = 60.0
+    failed_rank_seconds: AboveZero = 60.0
     """Seconds of silence after which a rank is taken for failed; the others name it and end."""
-    hang_seconds: Seconds = 1200.0
+    hang_seconds: AboveZero = 1200.0
     """Seconds without progress of any rank, while all live, after which the one that hangs is named and all end.
     Longer than the first step, a save, and the start; shorter than parallel.timeout_minutes, which would name one of
     those that wait."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from megatron.core.optimizer import OptimizerConfig
@@ -16,6 +16,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer, MegatronOptimizer
 from torch import Tensor, nn
 
+from megatron_mmbert.config.precision import Dtype
 from megatron_mmbert.optim.groups import parameter_groups
 from megatron_mmbert.optim.logical_rms import LogicalRms
 from megatron_mmbert.optim.stable_adamw import StableAdamW
@@ -39,7 +40,7 @@ class OptimizerSettings:
     weight_decay: float = 8e-5
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Dtype = "fp32"
     distributed: bool = False
 
 

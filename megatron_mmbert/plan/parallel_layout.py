@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import Recompute
+from megatron_mmbert.config.precision import Dtype
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import balanced_split, head_in_layers
-
-Precision = Literal["fp32", "bf16"]
-Recompute = Literal["none", "light", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ParallelLayout:
     sequence: bool = False
     distributed_optimizer: bool = False
     recompute: Recompute = "none"
-    precision: Precision = "bf16"
+    precision: Dtype = "bf16"
     micro_tokens: int = 8192
     scored: float = 0.3
     micro_batches: int = 1

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from megatron_mmbert.config.stability import StabilityConfig
+from megatron_mmbert.config.stability import BadStepAction, StabilityConfig
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 from megatron_mmbert.resilience.loss_spikes import LossSpikeRule
 from megatron_mmbert.train.step import Training
 
-Action = Literal["step", "skip", "rewind", "stop"]
+Action = Literal["step"] | BadStepAction
 
 
 @dataclass(frozen=True)

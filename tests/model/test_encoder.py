@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.parallel import ParallelConfig, Recompute
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.plan.parallel_layout import Recompute
 
 LENGTHS = [70, 200, 1, 129]
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.parallel import ParallelConfig, Recompute
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.recompute import can_be_computed_again, computed_again
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.plan.parallel_layout import Recompute
 
 LENGTHS = [200, 1, 155, 300]
 

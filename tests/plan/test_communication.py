@@ -13,8 +13,9 @@ import pytest
 from support import ROOT
 
 from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import Recompute
 from megatron_mmbert.plan.communication import Inside, Leaving, inside_node, leaving, rank_traffic
-from megatron_mmbert.plan.parallel_layout import ParallelLayout, Recompute
+from megatron_mmbert.plan.parallel_layout import ParallelLayout
 
 MODEL = ModelConfig(num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, vocab_size=1024)
 LAYOUT = ParallelLayout(

@@ -15,9 +15,10 @@ from support.run_to_save import MODEL, Run
 from megatron_mmbert.checkpoint.save_plan import RankSavePlan
 from megatron_mmbert.checkpoint.training_state import state_of
 from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.precision import Dtype
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
-from megatron_mmbert.plan.parallel_layout import ParallelLayout, Precision, rank_parameters, stage_parts
+from megatron_mmbert.plan.parallel_layout import ParallelLayout, rank_parameters, stage_parts
 
 BASE = ModelConfig()
 ONE = ParallelLayout(precision="fp32")
@@ -81,7 +82,7 @@ def test_estimates_are_within_10_percent_of_what_ranks_hold() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_host_copy_is_what_a_save_copies(precision: Precision, runtime: Runtime, tmp_path: Path) -> None:
+def test_the_host_copy_is_what_a_save_copies(precision: Dtype, runtime: Runtime, tmp_path: Path) -> None:
     run = Run(1, precision)
     run.train(1)
     share = RankSavePlan(copies=False).shards_of(state_of(run.encoder, run.optimizer), tmp_path)

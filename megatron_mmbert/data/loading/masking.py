@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.config.base import IGNORED_LABEL
+from megatron_mmbert.config.data import MaskPolicy, MaskUnit
 from megatron_mmbert.data.loading.masking_units import begins_span, begins_word, choose_units
-from megatron_mmbert.data.sampling.settings import MaskPolicy, MaskUnit, TokenizerIds
+from megatron_mmbert.data.sampling.settings import TokenizerIds
 from megatron_mmbert.utils.counter_rng import U64, hash64, hash_on, stream64, to_below, to_unit
 
 Int64s = npt.NDArray[np.int64]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from megatron_mmbert.config.data import MaskPolicy, MaskUnit
 from megatron_mmbert.config.values import LinearRamp
 from megatron_mmbert.utils.errors import UserError
 
 Bools = npt.NDArray[np.bool_]
-MaskPolicy = Literal["ours", "paper"]
-MaskUnit = Literal["token", "word", "span"]
 _MAX_PACKS_PER_BLOCK = 256
 _MIN_PACKS_PER_BLOCK = 64
 _BLOCKS_PER_SMALL_PHASE = 16
@@ -157,10 +156,9 @@ class DataPhase:
             raise UserError(f"{where}: max_epochs must be positive, not {self.max_epochs}")
         if self.block_tokens is not None and self.block_tokens < self.pack_tokens:
             raise UserError(f"{where}: block_tokens {self.block_tokens} is less than one pack of {self.pack_tokens}")
-        if self.mask_policy not in ("ours", "paper"):
-            raise UserError(f"{where}: mask_policy is 'ours' or 'paper', not {self.mask_policy!r}")
-        if self.mask_unit not in ("token", "word", "span"):
-            raise UserError(f"{where}: mask_unit is 'token', 'word' or 'span', not {self.mask_unit!r}")
+        for name, known in (("mask_policy", get_args(MaskPolicy)), ("mask_unit", get_args(MaskUnit))):
+            if getattr(self, name) not in known:
+                raise UserError(f"{where}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
 
     @property
     def tokens_per_block(self) -> int:

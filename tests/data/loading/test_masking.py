@@ -8,8 +8,9 @@ from support.packs import TEXT, pack, within
 from support.synthetic_source import IDS, VOCAB
 
 from megatron_mmbert.config.base import IGNORED_LABEL
+from megatron_mmbert.config.data import MaskPolicy
 from megatron_mmbert.data.loading.masking import MaskedPack, Masker, scored_positions
-from megatron_mmbert.data.sampling.settings import MaskPolicy, TokenizerIds
+from megatron_mmbert.data.sampling.settings import TokenizerIds
 
 
 def mask(policy: MaskPolicy, scored: int, seed: int = 1, **shape: int) -> tuple[np.ndarray, MaskedPack]:

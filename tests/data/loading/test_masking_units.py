@@ -10,9 +10,10 @@ from support.packs import pack, within
 from support.synthetic_source import IDS, VOCAB, data_phase
 
 from megatron_mmbert.config.base import IGNORED_LABEL
+from megatron_mmbert.config.data import MaskPolicy, MaskUnit
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.loading.masking_units import choose_units, word_marks
-from megatron_mmbert.data.sampling.settings import MaskPolicy, MaskUnit, WordMarks
+from megatron_mmbert.data.sampling.settings import WordMarks
 from megatron_mmbert.utils.errors import UserError
 
 BEGINS = np.arange(VOCAB) % 3 == 0
