@@ -25,7 +25,7 @@ def shown(log: str = "", track: bool = False, file: bool = True) -> dict[str, An
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One step's numbers, in the order of the log's columns and the file's keys.
+    """One step's numbers, in the order of the log's columns and the file's keys; a flat record, so it has many fields.
 
     Attributes:
         step: optimizer steps of the phase so far.

@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.resilience.progress_marker import Stage
-from megatron_mmbert.resilience.rank_monitor import MonitorSettings, RankMonitor
+from megatron_mmbert.resilience.rank_messages import MonitorSettings
+from megatron_mmbert.resilience.rank_monitor import RankMonitor
 
 SILENCE = 1.6
 
