@@ -63,3 +63,22 @@ def test_dry_run_prints_the_graph_and_submits_nothing() -> None:
 def test_bad_arguments(arguments: tuple[str, ...], message: str) -> None:
     done = pipeline(*arguments)
     assert done.returncode == 2 and message in done.stderr and not done.stdout
+
+
+def test_the_merge_gets_the_recipe_and_all_overrides(tmp_path: Path) -> None:
+    """The job hands on the recipe whole: no key of its merge section can be forgotten by the script."""
+    called = tmp_path / "called"
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/bash\n[[ $1 == tools/* ]] && {{ echo "$*" >>"{called}"; exit 0; }}\nexec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    overrides = ["merge.lambda=0.3", "merge.density=0.4"]
+    command = ["bash", "slurm/merge_and_convert.sh", "examples/quickstart.yaml", "--output", tmp_path, *overrides]
+    environment = os.environ | {"PYTHON": str(python)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    merge, convert = called.read_text().splitlines()
+    recipe = " ".join(["--recipe examples/quickstart.yaml", *overrides])
+    assert merge == f"tools/merge_ties.py {recipe} --run {tmp_path} --output {tmp_path}/merged"
+    assert convert.startswith(f"tools/convert_to_hf.py {tmp_path}/merged --tokenizer ")
