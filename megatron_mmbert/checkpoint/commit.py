@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,9 @@ from typing import Any
 
 from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import read_json, replace_folder, sync_folder, write_json
+from megatron_mmbert.utils.files import read_json, sync_folder, write_json
+from megatron_mmbert.utils.output_kinds import CHECKPOINT
+from megatron_mmbert.utils.outputs import output_folder
 
 CHECKSUM_FILE = "checksums.json"
 _READ = (META_FILE, ".metadata", "metadata.json")  # beside tensors, what loading reads; a report may lie there too
@@ -30,21 +31,17 @@ def staging_path(path: Path) -> Path:
 
 
 @contextmanager
-def committed_checkpoint(path: Path) -> Iterator[Path]:
+def committed_checkpoint(path: Path, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
     """Yield a staging folder; on success it is checksummed, synced and renamed to ``path``, else it is removed.
 
     For one process; training, whose ranks write together, has :mod:`.async_saver`.
+
+    Raises:
+        UserError: as :func:`~megatron_mmbert.utils.outputs.check_output`.
     """
-    staging = staging_path(path)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with output_folder(path, CHECKPOINT, inputs, overwrite) as staging:
         yield staging
         finalize(staging)
-        replace_folder(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def finalize(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:

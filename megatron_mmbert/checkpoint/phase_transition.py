@@ -151,7 +151,7 @@ def explain(old: CheckpointMeta, new: CheckpointMeta) -> list[str]:
     return lines
 
 
-def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path) -> None:
+def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path, overwrite: bool = False) -> None:
     """Write checkpoint ``output``: the tensors of ``checkpoint`` under the description ``meta``, committed by rename.
 
     Files are copied, not linked: damage to one would else be damage to both. When the optimizer's state is reset, only
@@ -161,10 +161,10 @@ def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path) -> No
         from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors  # Megatron takes seconds
 
         tensors = CheckpointTensors(checkpoint)
-        write_tensors(output, meta, {name: tensors.load(name) for name in tensors.names()})
+        loaded = {name: tensors.load(name) for name in tensors.names()}
+        write_tensors(output, meta, loaded, (checkpoint,), overwrite)
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with committed_checkpoint(output) as folder:
+    with committed_checkpoint(output, (checkpoint,), overwrite) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(META_FILE, CHECKSUM_FILE))
         write_meta(folder, meta)
 

@@ -5,7 +5,7 @@ Conversion and merging work on these: a name, a shape, a tensor. The layout that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -75,14 +75,19 @@ class CheckpointTensors:
             yield name, found[name]
 
 
-def write_tensors(path: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path,
+    meta: CheckpointMeta,
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> None:
     """Write a weights-only checkpoint from whole tensors; a training run of any layout starts from it.
 
     Args:
         tensors: every name of :func:`parameter_names`, fp32.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with committed_checkpoint(path) as folder:
+    with committed_checkpoint(path, inputs, overwrite) as folder:
         fill_folder(folder, meta, tensors)
 
 

@@ -20,7 +20,9 @@ from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_hf
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_folder, check_output, write_json
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.output_kinds import MODEL_FOLDER
+from megatron_mmbert.utils.outputs import check_output, output_folder
 
 _BYTES_PER_WEIGHT = 4
 
@@ -47,13 +49,14 @@ def export_checkpoint(
         UserError: bad input, or a failed check.
     """
     limit = parse_size(max_shard_size)
-    check_output(output, (checkpoint, tokenizer_path), overwrite)
+    inputs = (checkpoint, tokenizer_path)
+    check_output(output, MODEL_FOLDER, inputs, overwrite)
     path = resolve(checkpoint)
     meta = read_meta(path)
     tokenizer = load_tokenizer(tokenizer_path)
     check_vocabulary(meta, tokenizer, path)
     tensors = CheckpointTensors(path)
-    with atomic_folder(output, overwrite) as folder:
+    with output_folder(output, MODEL_FOLDER, inputs, overwrite) as folder:
         files = _write_tensors(folder, tensors, limit)
         _write_descriptions(folder, meta, tokenizer)
         lines = [f"wrote {output}: {', '.join(sorted(file.name for file in folder.iterdir()))}"]

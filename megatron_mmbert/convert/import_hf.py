@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from megatron_mmbert.checkpoint.commit import committed_checkpoint
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
-from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors
+from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, fill_folder
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
 from megatron_mmbert.convert.hf_reader import HFTensors
@@ -17,7 +18,8 @@ from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDD
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.utils.errors import UserError, nearest
-from megatron_mmbert.utils.files import atomic_folder, check_output
+from megatron_mmbert.utils.output_kinds import CHECKPOINT
+from megatron_mmbert.utils.outputs import check_output
 
 _HEAD = ("head.dense.weight", "head.norm.weight", "decoder.bias")
 
@@ -34,12 +36,12 @@ def import_folder(source: Path, output: Path, check: bool = False, overwrite: bo
     Raises:
         UserError: a model that this encoder cannot express, missing or strange tensors, or a failed check.
     """
-    check_output(output, (source,), overwrite)
+    check_output(output, CHECKPOINT, (source,), overwrite)
     config = read_config(source)
     tensors = read_tensors(source, config.model)
     meta = meta_of(config, source)
-    with atomic_folder(output, overwrite) as folder:
-        write_tensors(folder, meta, tensors)
+    with committed_checkpoint(output, (source,), overwrite) as folder:
+        fill_folder(folder, meta, tensors)
         lines = [
             f"wrote {output}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} weights",
             f"theta {meta.rope_theta:,.0f} in global and {meta.rope_theta_local:,.0f} in local layers, samples up to "

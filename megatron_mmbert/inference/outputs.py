@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,27 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_mmbert.utils.files import atomic_folder, write_json
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.output_kinds import EMBEDDINGS
+from megatron_mmbert.utils.outputs import output_folder
 
 INDEX = "index.json"
 
 
-def write_shards(output: Path, parts: Iterable[Tensor], form: str, about: dict[str, Any], overwrite: bool) -> int:
+def write_shards(
+    output: Path,
+    parts: Iterable[Tensor],
+    form: str,
+    about: dict[str, Any],
+    overwrite: bool,
+    inputs: Sequence[Path] = (),
+) -> int:
     """One shard per part, in order; ``index.json`` lists them with their rows. Returns the rows written.
 
     Raises:
         UserError: ``output`` exists and ``overwrite`` is false.
     """
-    with atomic_folder(output, overwrite) as folder:
+    with output_folder(output, EMBEDDINGS, inputs, overwrite) as folder:
         shards: list[dict[str, Any]] = []
         for number, part in enumerate(parts):
             name = f"part-{number:05d}.{form}"

@@ -16,7 +16,8 @@ from megatron_mmbert.merge.methods import merge_tensor, norm
 from megatron_mmbert.merge.request import FLAGS, MergeRequest
 from megatron_mmbert.merge.sources import TensorSource, open_source
 from megatron_mmbert.utils.errors import UserError, nearest
-from megatron_mmbert.utils.files import atomic_folder, write_json
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.outputs import check_output, output_folder
 
 REPORT = "merge_report.json"
 
@@ -96,17 +97,15 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
     request.check()
     method, base, models, options = request.method, request.base, request.models, request.options
     inputs = [*([base] if base is not None else []), *models]
-    for path in inputs:
-        if output.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"--output {output}: is, or holds, the input {path}; choose another folder")
     base_source = open_source(base) if base is not None else None
     model_sources = [open_source(path) for path in models]
     sources = [*([base_source] if base_source is not None else []), *model_sources]
+    check_output(output, sources[0].kind, inputs, overwrite)
     names = check_same_tensors(sources)
     used = asdict(options) | {"weights": options.weights_for(len(models))}
     merged: dict[str, Tensor] = {}
     lines: dict[str, Any] = {}
-    with atomic_folder(output, overwrite) as folder:
+    with output_folder(output, sources[0].kind, inputs, overwrite) as folder:
         for name in tqdm(names, desc=f"merging ({method})", unit="tensor"):
             merged[name], lines[name] = merge_one(name, method, base_source, model_sources, options)
         sources[0].write_like(folder, merged)

@@ -23,6 +23,8 @@ from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.hf_writer import INDEX, METADATA, WEIGHTS
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.output_kinds import CHECKPOINT, MODEL_FOLDER
+from megatron_mmbert.utils.outputs import OutputKind
 
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".jinja")  # configuration and tokenizer; no weights, no code
 NOT_COPIED = ("trainer_state.json", "merge_report.json", INDEX)
@@ -32,6 +34,7 @@ class TensorSource(Protocol):
     """A checkpoint that is read one tensor at a time, each under ONE name (a tied alias is not listed)."""
 
     path: Path
+    kind: OutputKind
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in a fixed order."""
@@ -58,7 +61,7 @@ class HFFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.kind = path, MODEL_FOLDER
         config = read_config_values(path)
         self._tensors = HFTensors(path, pickles=False)
         self._names = sorted(self._tensors.names())
@@ -107,7 +110,7 @@ class MegatronCheckpoint:
     def __init__(self, path: Path) -> None:
         from megatron_mmbert import parallel
 
-        self.path = resolve(path)
+        self.path, self.kind = resolve(path), CHECKPOINT
         parallel.start()  # Megatron-Core's checkpoint reader wants a process group, if only of one
         from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 

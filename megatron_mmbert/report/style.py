@@ -15,7 +15,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megatron_mmbert.utils.files import atomic_file
+from megatron_mmbert.utils.output_kinds import PICTURE
+from megatron_mmbert.utils.outputs import output_file
 
 INK, FAINT, REST = "#222222", "#8a8a8a", "#c9c9c9"
 BANDS = ("#f3f5f8", "#ffffff")
@@ -48,8 +49,8 @@ def figure_file(path: Path, width: int, height: int) -> Iterator[Figure]:
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)  # no pyplot: no display is asked for, and no state is left behind
         yield figure
-        with atomic_file(path) as aside:
-            figure.savefig(aside, format="png", dpi=100)
+        with output_file(path, PICTURE, overwrite=True) as staging:
+            figure.savefig(staging, format="png", dpi=100)
 
 
 def line_style(number: int, of: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ back every document as it was (`whitespace.py`). The result is a folder with the
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE
 from megatron_mmbert.tokenizer.train_sentencepiece import train_exactly
 from megatron_mmbert.tokenizer.training_text import Sampler, copies_per_line, measure_corpus
-from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_folder, write_json
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.output_kinds import TOKENIZER
+from megatron_mmbert.utils.outputs import check_output, output_folder
 
 REPORT_FILE = "training.json"
 SKIPPED_FILE = "skipped.jsonl"
@@ -34,10 +36,11 @@ def train_tokenizer(
         UserError: bad settings, paths or lines; ``output`` exists; the text gives fewer pieces than asked for.
     """
     settings.check()
-    if overwrite and output.exists() and not _may_replace(output):
-        raise UserError(f"{output}: holds other things than a tokenizer; choose another --output")
+    check_output(output, TOKENIZER, inputs, overwrite)
     skipped = SkippedLines()
-    with atomic_folder(output, overwrite) as staging, (staging / SKIPPED_FILE).open("w", encoding="utf-8") as record:
+    with ExitStack() as stack:
+        staging = stack.enter_context(output_folder(output, TOKENIZER, inputs, overwrite))
+        record = stack.enter_context((staging / SKIPPED_FILE).open("w", encoding="utf-8"))
         skipped.record = record
         languages = measure_corpus(inputs, settings.text_field, skipped if skip_bad else None)
         sizes = {name: language.bytes for name, language in languages.items()}
@@ -60,8 +63,3 @@ def describe(sampler: Sampler, settings: Settings, skipped: SkippedLines) -> dic
         for name, text in sampler.languages.items()
     }
     return {"settings": vars(settings), "skipped_lines": skipped.count, "languages": languages}
-
-
-def _may_replace(output: Path) -> bool:
-    """Tell if --overwrite may delete a folder: an empty one or a tokenizer, so that a slip deletes no other work."""
-    return output.is_dir() and ((output / MODEL_FILE).exists() or not any(output.iterdir()))

@@ -199,9 +199,19 @@ def test_existing_output_and_inputs_are_spared(
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "mine.txt").write_text("keep")
     status, _, err = run_tool("convert_to_hf", checkpoint, "--tokenizer", tokenizer_dir, "--output", tmp_path / "hf")
-    assert status == 2 and "--overwrite" in error_line(err) and (tmp_path / "hf" / "mine.txt").exists()
-    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", overwrite=True)
-    assert (tmp_path / "hf" / "config.json").exists() and not (tmp_path / "hf" / "mine.txt").exists()
+    assert status == 2 and "choose another --output" in error_line(err)
+    with pytest.raises(UserError, match="is not a Hugging Face model folder"):
+        export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf", overwrite=True)
+    assert (tmp_path / "hf" / "mine.txt").read_text() == "keep", "--overwrite deletes no other work"
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf2")
+    with pytest.raises(UserError, match="already exists; choose another --output or pass --overwrite"):
+        export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf2")
+    (tmp_path / "hf2" / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match=r"holds other things than a Hugging Face model folder \(mine.txt\)"):
+        export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf2", overwrite=True)
+    (tmp_path / "hf2" / "mine.txt").unlink()
+    export_checkpoint(checkpoint, tokenizer_dir, tmp_path / "hf2", overwrite=True)
+    assert (tmp_path / "hf2" / "config.json").exists()
     for output in (checkpoint, checkpoint.parent, tokenizer_dir):
         with pytest.raises(UserError, match="is, or holds, the input"):
             export_checkpoint(checkpoint, tokenizer_dir, output, overwrite=True)

@@ -67,5 +67,6 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(
     assert not output.exists()
     assert [path.name for path in corpus.parent.iterdir()] == [corpus.name], "nothing is left aside"
     output.mkdir()
+    (output / "thesis.tex").touch()
     assert run(monkeypatch, folder, "--input", corpus, "--output", output) == 2
-    assert "already exists" in capsys.readouterr().err
+    assert "out: is not a folder of embeddings or scores; choose another --output" in capsys.readouterr().err

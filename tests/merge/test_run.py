@@ -128,7 +128,12 @@ def test_output_is_never_an_input_and_never_lost(models: Path) -> None:
             merge_folders(MergeRequest("linear", None, inputs), output, overwrite=True)
     (models / "out").mkdir()
     (models / "out" / "old").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="is not a Hugging Face model folder; choose another"):
+            merge_folders(MergeRequest("linear", None, inputs), models / "out", overwrite=overwrite)
+    (models / "out" / "old").unlink()
+    merge_folders(MergeRequest("linear", None, inputs), models / "out")
     with pytest.raises(UserError, match="already exists"):
         merge_folders(MergeRequest("linear", None, inputs), models / "out")
     merge_folders(MergeRequest("linear", None, inputs), models / "out", overwrite=True)
-    assert (models / "out" / WEIGHTS).is_file() and not (models / "out" / "old").exists()
+    assert (models / "out" / WEIGHTS).is_file()

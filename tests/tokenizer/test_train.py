@@ -115,7 +115,7 @@ def test_overwrite_replaces_a_tokenizer_and_nothing_else(corpus: Path, tmp_path:
     work.mkdir()
     (work / "thesis.txt").write_text("precious")
     for target in (work, work / "thesis.txt"):
-        with pytest.raises(UserError, match="holds other things"):
+        with pytest.raises(UserError, match=r"is not a tokenizer|is a file"):
             train_tokenizer([corpus], target, settings, overwrite=True)
     assert (work / "thesis.txt").read_text() == "precious"
 

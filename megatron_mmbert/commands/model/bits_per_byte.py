@@ -29,8 +29,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Score the checkpoint, print a table, and write the scores as ``mmbert report`` reads them."""
     from megatron_mmbert.config.loading import load_recipe
     from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.output_kinds import SCORES
+    from megatron_mmbert.utils.outputs import check_output, output_file
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    inputs = (arguments.checkpoint, arguments.recipe)
+    if arguments.output:
+        check_output(arguments.output, SCORES, inputs, overwrite=True)
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
     from megatron_mmbert.eval.checkpoint_scores import score_checkpoint
@@ -46,5 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
             "tokens": {language: score.tokens for language, score in scores.items()},
             "bytes": {language: score.bytes for language, score in scores.items()},
         }
-        write_json(arguments.output, values)
+        with output_file(arguments.output, SCORES, inputs, overwrite=True) as staging:
+            write_json(staging, values)
         print(f"wrote {arguments.output}")

@@ -15,7 +15,6 @@ from typing import Any
 
 from megatron_mmbert.commands.arguments import add_output, check_min
 from megatron_mmbert.inference.options import DTYPE_NAMES, FORMATS, PACK_TOKENS, POOLINGS
-from megatron_mmbert.utils.errors import UserError
 
 EXAMPLES = """
 mmbert encode runs/mine/hf --input my_corpus --output embeddings
@@ -43,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the model over all texts, and say what was written."""
     from megatron_mmbert.data.text.documents import find_inputs
+    from megatron_mmbert.utils.output_kinds import EMBEDDINGS
+    from megatron_mmbert.utils.outputs import check_output
 
-    if arguments.output.exists() and not arguments.overwrite:
-        raise UserError(f"{arguments.output}: already exists; choose another --output or pass --overwrite")
+    inputs = (arguments.model, *arguments.input)
+    check_output(arguments.output, EMBEDDINGS, inputs, arguments.overwrite)
     check_min(arguments, 1, "pack_tokens")
     files = find_inputs(arguments.input)
     from tqdm import tqdm  # here, as all that computes: torch takes seconds
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         about: dict[str, Any] = {"model": str(arguments.model), "what": arguments.what, "files": list(map(str, files))}
         if arguments.what == "embeddings":
             about["pooling"] = arguments.pooling
-        rows = write_shards(arguments.output, parts, arguments.format, about, arguments.overwrite)
+        rows = write_shards(arguments.output, parts, arguments.format, about, arguments.overwrite, inputs)
     print(f"wrote {arguments.output}: {arguments.what} of {rows:,} texts in {time.perf_counter() - start:.1f} s")
 
 

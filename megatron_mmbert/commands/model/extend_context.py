@@ -33,12 +33,13 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.checkpoint.discovery import resolve
     from megatron_mmbert.checkpoint.metadata import read_meta
     from megatron_mmbert.checkpoint.phase_transition import explain, extend, write_transition
-    from megatron_mmbert.utils.files import check_output
+    from megatron_mmbert.utils.output_kinds import CHECKPOINT
+    from megatron_mmbert.utils.outputs import check_output
 
-    check_output(arguments.output, (arguments.checkpoint,), arguments.overwrite)
+    check_output(arguments.output, CHECKPOINT, (arguments.checkpoint,), arguments.overwrite)
     path = resolve(arguments.checkpoint)
     before = read_meta(path)
     after = extend(before, arguments.max_length, arguments.rope_theta, arguments.rope_theta_local)
     print("\n".join((f"from {path}", *explain(before, after))))
-    write_transition(path, after, arguments.output)
+    write_transition(path, after, arguments.output, arguments.overwrite)
     print(f"wrote {arguments.output}")

@@ -28,11 +28,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the checkpoint, and say what changed."""
     from megatron_mmbert.checkpoint.discovery import resolve
     from megatron_mmbert.config.loading import load_recipe
-    from megatron_mmbert.utils.files import check_output
+    from megatron_mmbert.utils.output_kinds import CHECKPOINT
+    from megatron_mmbert.utils.outputs import check_output
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     phase = recipe.phase(arguments.to)
-    check_output(arguments.output, (arguments.checkpoint,), arguments.overwrite)
+    check_output(arguments.output, CHECKPOINT, (arguments.checkpoint,), arguments.overwrite)
     path = resolve(arguments.checkpoint)
     # Megatron-Core takes seconds to import: not before the input is known to be good.
     from megatron_mmbert import parallel
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     parallel.enable_cpu_mode()
     parallel.start()
     try:
-        write_transition(path, after, arguments.output)
+        write_transition(path, after, arguments.output, arguments.overwrite)
     finally:
         parallel.shutdown()
     print(f"wrote {arguments.output}")

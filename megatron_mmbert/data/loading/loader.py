@@ -159,7 +159,7 @@ class PackLoader:
         blocks = -(-phase.tokens // phase.tokens_per_block) + _MAX_BLOCKS_AFTER
         packs = 2 * -(-phase.tokens_per_block // phase.pack_tokens) + _MAX_BLOCKS_AFTER
         possible = 0 <= found.block <= blocks and 0 <= found.pack <= packs and 0 <= found.packs <= blocks * packs
-        if not possible or not 0 <= found.tokens <= found.packs * phase.pack_tokens:
+        if not possible or not 0 <= found.tokens <= blocks * packs * phase.pack_tokens:
             raise UserError(f"phase {phase.name!r}: loader state {dict(state)} cannot be; take another checkpoint")
         return found
 

@@ -18,6 +18,8 @@ from megatron_mmbert.data.store.manifest import MANIFEST_NAME, PARTITION_NAME, R
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
+from megatron_mmbert.utils.output_kinds import PARTITION, STORE
+from megatron_mmbert.utils.outputs import check_output
 
 MADE_FROM_NAME = "made_from.json"
 """The record of an output's settings and inputs beside it."""
@@ -42,19 +44,17 @@ def is_made(output: Path, made_from: dict[str, Any]) -> bool:
     return True
 
 
-def check_replaceable(output: Path) -> None:
-    """Check that nothing is lost: --overwrite may replace a store, a partition or an empty folder, no home directory.
+def check_replaceable(output: Path, inputs: Iterable[Path]) -> Path:
+    """Return where the output is written, links resolved; it may replace a store, a partition or an empty folder.
 
     Raises:
-        UserError: something else is there.
+        UserError: something else is there, or an input.
     """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file; choose another --output")
-    if not output.exists() or not any(output.iterdir()) or (output / PARTITION_NAME).exists():
-        return
-    if not (output / MANIFEST_NAME).exists():
-        raise UserError(f"{output}: exists and is no token store; choose another --output")
-    load_manifest(output)
+    kind = PARTITION if (output / PARTITION_NAME).exists() else STORE
+    target = check_output(output, kind, list(inputs), overwrite=True)
+    if (target / MANIFEST_NAME).exists():
+        load_manifest(target)
+    return target
 
 
 @contextmanager

@@ -65,13 +65,13 @@ def preprocess(job: PreprocessJob) -> Store:
     inputs = input_identities(files)
     if not job.overwrite and is_made(job.output, settings | {"inputs": inputs}):
         return _made_before(job.output)
-    check_replaceable(job.output)
+    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     start = time.monotonic()
     tokenizing = PartitionTokenizer()
-    with staging_folder(job.output, tokenizing.is_worth_keeping) as folder:
+    with staging_folder(target, tokenizing.is_worth_keeping) as folder:
         tokenizing.tokenize(folder / _PARTITION_FOLDER, job, files, files, settings)
         partitions = PartitionSet([Partition(folder / _PARTITION_FOLDER)], settings, inputs)
-        manifest = _publish(partitions, folder / "store", job.output)
+        manifest = _publish(partitions, folder / "store", target)
     seconds = time.monotonic() - start
     rate = manifest.totals()["bytes"] / seconds / 1e6
     print_skipped(job.output, manifest.skipped_lines)
@@ -98,12 +98,12 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
     if not job.overwrite and is_made(job.output, made_from):
         print(f"{name}, already made from these inputs, nothing to do")
         return Partition(job.output)
-    check_replaceable(job.output)
+    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     tokenizing = PartitionTokenizer()
-    with staging_folder(job.output, tokenizing.is_worth_keeping) as folder:
+    with staging_folder(target, tokenizing.is_worth_keeping) as folder:
         tokenizing.tokenize(folder / _PARTITION_FOLDER, job, files, every_file, settings)
         write_json(folder / _PARTITION_FOLDER / MADE_FROM_NAME, made_from)
-        replace_folder(folder / _PARTITION_FOLDER, job.output)
+        replace_folder(folder / _PARTITION_FOLDER, target)
     partition = Partition(job.output)
     print_skipped(job.output, partition.about["skipped_lines"])
     print(
@@ -121,9 +121,9 @@ def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> Store
     partitions = open_partitions(paths)
     if not overwrite and is_made(output, partitions.settings | {"inputs": partitions.inputs}):
         return _made_before(output)
-    check_replaceable(output)
-    with staging_folder(output, lambda error: False) as folder:
-        manifest = _publish(partitions, folder / "store", output)
+    target = check_replaceable(output, paths)
+    with staging_folder(target, lambda error: False) as folder:
+        manifest = _publish(partitions, folder / "store", target)
     print_skipped(output, manifest.skipped_lines)
     print(f"{output}: merged from {len(partitions.partitions)} partitions\n{describe(manifest)}")
     return Store.open(output)

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from megatron_mmbert.data.text.documents import find_inputs, language_of, read_documents
 from megatron_mmbert.data.text.records import Document
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_folder
+from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.output_kinds import HELD_OUT_SPLIT
+from megatron_mmbert.utils.outputs import check_output, output_folder
 
 _MIN_DOCUMENTS = 10
 _MIN_LINES = 4
@@ -76,6 +78,8 @@ def split_files(inputs: Iterable[Path], output: Path, share: float, max_bytes: i
     """
     if not 0 < share < 1:
         raise UserError(f"--share {share}: give a number between 0 and 1, such as 0.05")
+    inputs = list(inputs)
+    check_output(output, HELD_OUT_SPLIT, inputs, overwrite)
     files = find_inputs(inputs)
     by_language: dict[str, Path] = {}
     for file in files:
@@ -84,12 +88,13 @@ def split_files(inputs: Iterable[Path], output: Path, share: float, max_bytes: i
             raise UserError(f"{other} and {file} are of one language; split them one after the other")
     counts = {"train": 0, "heldout": 0}
     without = 0
-    with atomic_folder(output, overwrite) as staging:
+    with output_folder(output, HELD_OUT_SPLIT, inputs, overwrite) as staging:
         for language, file in tqdm(by_language.items(), desc="splitting", unit="file", disable=None):
             split = split_documents(list(read_documents(file, skip_bad=None)), share, max_bytes)
             without += not split.heldout
             for name in counts:
                 counts[name] += _write(staging / name / f"{language}.jsonl", getattr(split, name))
+        write_json(staging / "split.json", {"share": share, "max_bytes": max_bytes, "bytes": counts})
     note = f"; {without} languages are too small to give held-out text" if without else ""
     return f"wrote {output}: {counts['train']:,} bytes to train on, {counts['heldout']:,} held out{note}"
 

@@ -153,7 +153,7 @@ def test_changed_input_is_noticed(job: PreprocessJob, corpus: Path, tmp_path: Pa
 def test_overwrite_deletes_nothing_but_stores(job: PreprocessJob) -> None:
     job.output.mkdir()
     (job.output / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no token store"):
+    with pytest.raises(UserError, match="is not a token store"):
         preprocess(replace(job, overwrite=True))
     assert (job.output / "thesis.tex").exists()
 
