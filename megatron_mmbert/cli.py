@@ -43,6 +43,7 @@ COMMANDS = {
     "encode": Command("model.encode", "write embeddings or MLM scores of a corpus with an exported model"),
     "doctor": Command("run.doctor", "measure what this machine can run, how fast, and say what is missing"),
     "preflight": Command("run.preflight", "check in seconds whether nodes can train a recipe, and are alike"),
+    "pipeline": Command("run.pipeline", "submit a whole run to Slurm as one graph of jobs, from the recipe's `from:`"),
     "report": Command("run.report", "report on a run, finished or not: plots, tables, and what they say"),
     "verify": Command("run.verify", "verify a store or checkpoints: checksums, contents, and every tensor"),
     "config-show": Command("run.config_show", "print one value of a recipe, for shell scripts"),

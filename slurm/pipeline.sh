@@ -1,5 +1,6 @@
 #!/bin/bash
-# A whole run as one graph of jobs, each of which starts when those before it are done, and not at all when one fails:
+# A whole run as one graph of jobs, each of which starts when those before it are done, and not at all when one fails. The graph
+# is the recipe's: phases by their `from:`, then the merge and what follows it.
 #   bash slurm/pipeline.sh [--dry-run] RECIPE.yaml [--output DIR] [key.path=value ...]
 # From text on (the recipe's first store is then made by the jobs):
 #   bash slurm/pipeline.sh --corpus DIR --shards 64 RECIPE.yaml ...
@@ -11,7 +12,7 @@ source slurm/site.sh
 dry= corpus= shards=8 arguments=() recipe=
 while (($#)); do
     case $1 in
-        --help | -h) sed -n '2,6s/^# \{0,1\}//p' slurm/pipeline.sh; exit 0 ;;
+        --help | -h) sed -n '2,7s/^# \{0,1\}//p' slurm/pipeline.sh; exit 0 ;;
         --dry-run) dry=1; shift ;;
         --corpus) corpus=${2:?--corpus wants a folder}; shift 2 ;;
         --shards) shards=${2:?--shards wants a number}; shift 2 ;;
@@ -25,10 +26,9 @@ done
 overrides=()
 for argument in "${arguments[@]}"; do [[ $argument != *=* ]] || overrides+=("$argument"); done
 site_setup
-show() { "$PYTHON" -m megatron_mmbert.config.show "$recipe" "$1" "${overrides[@]}"; }
-models=$(show merge.models) || exit 2
-mapfile -t variants <<<"$models"
-[[ -n $models ]] || { echo "error: $recipe has no merge.models, so no decay variants to run" >&2; exit 2; }
+# One line a job, in an order in which each stands after those it waits for. The fields are names that the recipe's schema has
+# checked; they are only ever read, never run.
+graph=$("$PYTHON" -m megatron_mmbert.plan.job_graph ${corpus:+--corpus} "$recipe" "${overrides[@]}") || exit 2
 
 ((${#SITE_SBATCH_CPU[@]})) || SITE_SBATCH_CPU=("${SITE_SBATCH[@]}")
 submit() {  # NAME DEPENDENCY SBATCH_ARGUMENTS... : sets $id
@@ -45,17 +45,28 @@ submit() {  # NAME DEPENDENCY SBATCH_ARGUMENTS... : sets $id
     id=$("${line[@]}") || { echo "error: Slurm refused $name; jobs submitted before it stay: scancel them" >&2; exit 1; }
     printf '%-10s job %-8s %s\n' "$name" "$id" "${after:+after $after}"
 }
-train=("${SITE_SBATCH[@]}" --nodes="$SITE_NODES")
-last=${#variants[@]}
-before=
+declare -A ids=()
 if [[ -n $corpus ]]; then
     submit preprocess "" "${SITE_SBATCH_CPU[@]}" --array="1-$shards" slurm/preprocess.sh part "$recipe" "$corpus" \
         "${overrides[@]}"
     submit join "$id" "${SITE_SBATCH_CPU[@]}" slurm/preprocess.sh join "$recipe" "$corpus" "${overrides[@]}"
-    before=$id
+    ids[store]=$id
 fi
-submit pretrain "$before" "${train[@]}" slurm/pretrain.sh "$recipe" "${arguments[@]}"
-submit midtrain "$id" "${train[@]}" slurm/midtrain.sh "$recipe" "${arguments[@]}"
-submit decay "$id" "${train[@]}" --array="0-$((last - 1))" slurm/decay.sh "$recipe" "${arguments[@]}"
-submit merge "$id" "${SITE_SBATCH_CPU[@]}" slurm/merge_and_convert.sh "$recipe" "${arguments[@]}"
-submit evaluate "$id" "${SITE_SBATCH[@]}" slurm/evaluate.sh "$recipe" "${arguments[@]}"
+while IFS=$'\t' read -r key name script kind after array phase; do
+    case $kind in
+        train) site=("${SITE_SBATCH[@]}" --nodes="$SITE_NODES") ;;
+        gpu) site=("${SITE_SBATCH[@]}") ;;
+        cpu) site=("${SITE_SBATCH_CPU[@]}") ;;
+    esac
+    before=
+    if [[ $after != - ]]; then
+        IFS=, read -ra keys <<<"$after"
+        for each in "${keys[@]}"; do before=${before:+$before:}${ids[$each]}; done
+    fi
+    [[ $array == - ]] || site+=(--array="$array")
+    [[ $phase == - ]] || site+=(--job-name="$phase")
+    which=()
+    [[ $phase == - ]] || which=(--phase "$phase")
+    submit "$name" "$before" "${site[@]}" "slurm/$script" "$recipe" "${which[@]}" "${arguments[@]}"
+    ids[$key]=$id
+done <<<"$graph"

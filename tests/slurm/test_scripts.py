@@ -52,6 +52,41 @@ def test_dry_run_prints_the_graph_and_submits_nothing() -> None:
     assert all("--dependency=afterok:" in line for line in lines[1:]) and "--dependency" not in lines[0]
 
 
+CHAIN = """\
+name: chain
+preset: tiny
+tokenizer: {path: tok}
+data: {stores: [a]}
+merge: null
+phases:
+  - {name: fifth, from: decay_all, tokens: 1M}
+"""
+
+
+def test_the_graph_is_the_recipes(tmp_path: Path) -> None:
+    """A chain of phases with other names, and a phase that two others start from."""
+    recipe = tmp_path / "recipe.yaml"
+    batch = "mask_ratio: 0.1, max_length: 100, lr: 1e-5, batch: {tokens_per_step: 256, tokens_per_micro_batch: 128}"
+    recipe.write_text(CHAIN.replace("tokens: 1M", f"tokens: 1M, {batch}"))
+    done = pipeline("--dry-run", str(recipe), "--output", "runs/chain")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    phases = ["pretrain", "midtrain", "decay_eng", "decay_cont", "decay_all", "fifth"]
+    assert len(lines) == len(phases) and "--dependency" not in lines[0]
+    for line, phase, before in zip(lines[1:], phases[1:], [*phases[:1], *["midtrain"] * 3, "decay_all"], strict=True):
+        assert f"--phase {phase} " in line and f"<{before}" in line.replace("\\", "") and "--output runs/chain" in line
+
+
+def test_no_text_of_a_recipe_or_an_override_is_run(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(CHAIN.split("phases")[0].replace("name: chain", "name: $(touch ran)"))
+    assert pipeline("--dry-run", str(recipe)).returncode == 2
+    recipe.write_text(CHAIN.split("phases")[0])
+    done = pipeline("--dry-run", str(recipe), f"tokenizer.path=$(touch {tmp_path}/ran)")
+    assert done.returncode == 0 and "\\$\\(touch" in done.stdout, done.stderr
+    assert not (tmp_path / "ran").exists() and not (ROOT / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -44,7 +44,7 @@ def test_it_shows_the_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             drawn.append(figure)
             yield figure
 
-    monkeypatch.setattr(scaling_plot, "picture", keep)
+    monkeypatch.setattr(scaling_plot, "figure_file", keep)
     plot_scaling("mine", found, H100, tmp_path / "scaling.png")
     upper, lower = drawn[0].axes
     curves = [list(line.get_ydata()) for line in upper.lines]

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/plan_run.py"
+TOOL = ROOT / "tools/plan_run.py"
 
 
 def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
