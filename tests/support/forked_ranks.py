@@ -103,13 +103,12 @@ def _agent(order: dict[str, Any], module: Any) -> None:
 
 
 def _rank(order: dict[str, Any], module: Any) -> int:
-    from megatron_mmbert import pretrain
+    from megatron_mmbert import cli
     from megatron_mmbert.utils.errors import UserError
 
     module.install(order)
-    sys.argv = ["pretrain", *order["arguments"]]
     try:
-        return pretrain.main()
+        return cli.dispatch(["pretrain", *order["arguments"]]) or 0
     except UserError as error:
         print(f"error: {error}", flush=True)
         os._exit(2)

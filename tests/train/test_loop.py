@@ -18,10 +18,10 @@ from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.pretrain import load_held_out_text
 from megatron_mmbert.train.callbacks import Callback, CallbackList, HeldOutFile, MetricsFile
 from megatron_mmbert.train.callbacks.held_out import HeldOutScoring
 from megatron_mmbert.train.loop import train
+from megatron_mmbert.train.phase_run import load_held_out_text
 from megatron_mmbert.train.resume import find_starting_point
 from megatron_mmbert.train.trainer import Trainer, build_trainer
 from megatron_mmbert.utils.errors import UserError

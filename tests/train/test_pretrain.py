@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mmbert import pretrain
+from megatron_mmbert import cli
 from megatron_mmbert.checkpoint.discovery import committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import read_meta
+from megatron_mmbert.train import phase_run
+from megatron_mmbert.train.callbacks import stop_request
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -61,12 +63,11 @@ def test_the_first_rank_that_fails_says_why(
     failed.parent.mkdir()
     if before:
         failed.write_text(json.dumps({"error": before}))
-    monkeypatch.setattr(pretrain, "run", fail)
-    monkeypatch.setattr(pretrain, "StopRequest", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["pretrain", str(recipe_path), "--phase", "first", "--output", str(tmp_path)])
+    monkeypatch.setattr(phase_run, "_join_and_train", fail)
+    monkeypatch.setattr(stop_request, "StopRequest", lambda *_: None)
     monkeypatch.setenv("RANK", rank)
     with pytest.raises(UserError, match="mine"):
-        pretrain.main()
+        cli.dispatch(["pretrain", str(recipe_path), "--phase", "first", "--output", str(tmp_path)])
     assert json.loads(failed.read_text()) == {"error": said}
 
 
