@@ -5,17 +5,19 @@ GPUs are taken to share the work without loss: what communication and waiting co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from megatron_mmbert.plan.phases import PhasePlan
+from megatron_mmbert.utils.errors import UserError
 
 _SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What trains.
+    """The GPUs that train; raises UserError for a value out of its range.
 
     Attributes:
         gpus: their number.
@@ -30,6 +32,17 @@ class Machine:
     flops_per_second: float | None = None
     watts: float | None = None
     price_per_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1:
+            raise UserError(f"--gpus {self.gpus}: must be at least 1")
+        has_speed = self.tokens_per_second is not None or self.flops_per_second is not None
+        for name in ("tokens_per_second", "flops_per_second", "watts", "price_per_hour"):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None and not (0 < value < math.inf):
+                raise UserError(f"{flag} {value:g}: must be above 0")
+            if value is not None and not has_speed:
+                raise UserError(f"{flag}: needs a speed; give --tokens-per-second, or --flops-per-second and --mfu")
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,25 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.plan.communication import leaving, rank_traffic
+from megatron_mmbert.plan.gpu_forecast import GpuForecast
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import most_loaded
 from megatron_mmbert.plan.parallel_layout import ParallelLayout
-from megatron_mmbert.plan.scaling import MOST_GPUS, Point, best, phase_layout
+from megatron_mmbert.plan.render.memory_table import largest_layout
+from megatron_mmbert.plan.scaling import MOST_GPUS, Point, phase_layout
 from megatron_mmbert.report.style import short_count
-from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.text_table import table
 
 
-def choose(recipe: Recipe, speeds: Sequence[float], gpus: int, gpu: Gpu) -> list[Point]:
-    """The fastest legal layout that fits, a point for each phase.
-
-    Raises:
-        UserError: there is none.
-    """
-    points = best(recipe, recipe.phases, speeds, gpus, gpu)
-    if not points:
-        raise UserError(
-            f"--gpus {gpus}: no layout of {gpu.name} is legal for every phase and fits {gpu.memory / 1e9:g} GB; change "
-            "--gpus, or in the recipe batch (its micro batches have to divide by the data-parallel ranks)"
-        )
-    return points
+def forecast_text(forecast: GpuForecast) -> str:
+    """Return the chosen layout, what a rank sends with it, and the forecast of every phase."""
+    recipe, gpu, chosen = forecast.recipe, forecast.gpu, forecast.chosen
+    parts = [
+        choice_text(forecast.given, chosen, gpu),
+        traffic_text(recipe.model, largest_layout(recipe, chosen[0].gpus), gpu),
+        *(scaling_text(each.phase, each.points, each.speed, gpu) for each in forecast.phases),
+    ]
+    return "\n\n".join(parts)
 
 
 def choice_text(recipe: Recipe, points: Sequence[Point], gpu: Gpu) -> str:

@@ -20,7 +20,7 @@ def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
     figure_file = tmp_path / "scaling.png"
-    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-picture", str(figure_file))
+    done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-plot", str(figure_file))
     assert done.returncode == 0, done.stderr
     assert figure_file.read_bytes()[:4] == b"\x89PNG" and f"wrote {figure_file}" in done.stdout
     assert "layout chosen for 32 h100: tp" in done.stdout and "own layout is not legal for so many" in done.stdout
@@ -35,8 +35,8 @@ def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
         (("--gpu", "h100"), "--gpu h100: needs a speed"),
         (("--gpus", "7", "--gpu", "h100", "--mfu", "0.4"), "--gpus 7: no layout of h100 is legal"),
         (("--link-bandwidth", "5"), "--link-bandwidth: belongs to a kind"),
-        (("--scaling-picture", "a.png"), "--scaling-picture a.png: shows a kind of GPU; give --gpu too"),
-        (("--gpu", "h100", "--mfu", "0.4", "--scaling-picture", "a.pdf"), "a.pdf: name a file that ends in .png"),
+        (("--scaling-plot", "a.png"), "--scaling-plot a.png: shows a kind of GPU; give --gpu too"),
+        (("--gpu", "h100", "--mfu", "0.4", "--scaling-plot", "a.pdf"), "a.pdf: name a file that ends in .png"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
