@@ -8,6 +8,7 @@ instead of writing the name; the owner is imported when a row is first asked for
 
 from __future__ import annotations
 
+import inspect
 import operator
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,7 +55,7 @@ class PrivateName:
         except (ImportError, AttributeError):
             return False
         if self.of_instance:
-            return self.name in owner.__init__.__code__.co_names
+            return self.name in inspect.unwrap(owner.__init__).__code__.co_names  # the CPU mode wraps it
         return hasattr(owner, self.name)
 
     def _owner(self) -> Any:
