@@ -21,7 +21,7 @@ from megatron_mmbert.attention import ENGINES, Request
 from megatron_mmbert.attention.selection import try_engine
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.matmul_peak import measured_tflops
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 
 ROOT = Path(__file__).resolve().parents[1]
 _SECONDS_TO_STOP = 15.0

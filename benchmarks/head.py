@@ -33,7 +33,7 @@ from results import machine, save
 from torch import Tensor
 
 from megatron_mmbert.config.base import IGNORED_LABEL
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 from megatron_mmbert.utils.text_table import table
 
 WIDTH, VOCAB, SCORED = 768, 256_000, 0.3

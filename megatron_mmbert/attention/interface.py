@@ -47,6 +47,10 @@ class SequenceLayout:
         """T."""
         return self.derive("tokens", lambda: sum(self.lengths))
 
+    def set_tokens(self, tokens: int) -> None:
+        """Say T where it is known; counted from the bounds, the host would wait for a GPU to give them."""
+        self.cache["tokens"] = tokens
+
     @property
     def sample_of_token(self) -> Tensor:
         """int64 [T]: the sample that each token belongs to."""

@@ -15,7 +15,7 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.kernels import fp32_matmul
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model import rope
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 from megatron_mmbert.model.parameter_names import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT,

@@ -8,28 +8,21 @@ kept anywhere.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from megatron_mmbert.kernels.compiled import compiled_on_gpu
 from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.model.memory_saving.masked_rows import MaskedRows
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.utils.counter_rng import key64
 
 
-class Rows(NamedTuple):
-    """Some rows of a pack: their numbers, and how many rows the pack has."""
-
-    number_K: Tensor
-    total: int
-
-
 def output_dropout(
-    x_T1D: Tensor, config: EncoderConfig, pack_key: int, layer_number: int, rows: Rows | None = None
+    x_T1D: Tensor, config: EncoderConfig, pack_key: int, layer_number: int, rows: MaskedRows | None = None
 ) -> Tensor:
-    """The attention output of one layer after dropout, in training.
+    """Return the attention output of one layer after dropout, in training.
 
     Args:
         x_T1D: [T, 1, D], T being this rank's tokens under sequence parallelism.
@@ -42,7 +35,7 @@ def output_dropout(
     return keyed_dropout(x_T1D, config.hidden_dropout, key64(pack_key, layer_number), shards, rows)
 
 
-def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1, rows: Rows | None = None) -> Tensor:
+def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1, rows: MaskedRows | None = None) -> Tensor:
     """Set elements to 0 with probability ``rate`` and scale the others by 1 / (1 - rate).
 
     Args:
@@ -58,7 +51,7 @@ def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1, rows: Rows 
     dropped = torch.empty((total, *x.shape[1:]), dtype=kind, device=x.device)
     dropped.bernoulli_(rate, generator=generator)
     if rows is not None:
-        dropped = dropped[rows.number_K]
+        dropped = dropped[rows.index_K]
     elif shards > 1:
         dropped = dropped[current().tp_rank * count : (current().tp_rank + 1) * count]
     return _without(x, dropped, 1 / (1 - rate))

@@ -1,109 +1,70 @@
-"""The encoder: token table, norm, Megatron-Core's transformer block, and the MLM head on scored rows only.
+"""The encoder on one screen: :class:`EncoderLayer` is a layer, :class:`Encoder` all of them and the loss.
 
-Shape letters: T packed tokens of one micro batch, D model width, H heads, K scored rows, V vocabulary.
+::
+
+    x = norm(embedding[tokens])                                          embedding_and_head.py
+    for each layer:
+        h = x + dropout(attention(norm(x)))                              layers.py; layer 0 has no norm here
+        x = h + mlp(norm(h))                                             mlp(y) = fc2(gelu(a) * b), a and b = fc1(y)
+    x = norm(x)
+    loss = sum(cross_entropy(norm(gelu(dense(x[masked]))) @ embedding.T + bias, labels))
+
+``attention(y) = proj(softmax(rotate(q) @ rotate(k).T / sqrt(d)) @ v)`` with ``q, k, v = qkv(y)``, within each sequence
+of the pack, in two of three layers within a window. Norms have a weight and no bias, and the decoder has the only bias.
+
+:mod:`megatron_mmbert.inference.network` is the same network without sharding, in plain torch, for trained weights.
+Here the layers are Megatron-Core's: its ``TransformerBlock`` has the layers of this pipeline stage, its linear layers
+have the rows or columns of this tensor-parallel rank. What saves memory is in :mod:`.memory_saving`, an idea a file.
+
+Shape letters: T packed tokens of one micro batch, D model width, H heads, K masked positions, V vocabulary.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from megatron.core.enums import ModelType
 from megatron.core.models.common.language_module.language_module import LanguageModule
-from megatron.core.tensor_parallel import ColumnParallelLinear, VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     gather_from_tensor_model_parallel_region,
-    reduce_from_tensor_model_parallel_region,
-    reduce_scatter_to_sequence_parallel_region,
 )
-from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer import TransformerLayer
 from megatron.core.transformer.transformer_block import TransformerBlock
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.model.embedding_and_head import Decoder, HeadTransform, TokenEmbedding
 from megatron_mmbert.model.layers import block_spec
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
-from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.memory_saving.in_place_sum import in_place_sum
+from megatron_mmbert.model.memory_saving.masked_rows import MaskedRows, may_leave_rows_out
+from megatron_mmbert.model.memory_saving.recompute import checkpointed
+from megatron_mmbert.model.memory_saving.tied_embedding_grad import TiedEmbeddingGrad
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad, look_up
-from megatron_mmbert.parallel import process_groups
 
 
-class WordEmbedding(VocabParallelEmbedding):
-    """Megatron-Core's table, which can share its gradient with the decoder."""
+class EncoderLayer(TransformerLayer):
+    """One layer: attention and MLP, each of the norm of what comes in, each added to it (pre-norm)."""
 
-    def forward(self, tokens_T: Tensor, carried: TiedEmbeddingGrad | None = None) -> Tensor:  # type: ignore[override]
-        """int64 [T] -> [T, 1, D], Megatron-Core's layout with a batch of one pack; under sequence parallelism only this
-        rank's share of the tokens."""
-        own_T = tokens_T - self.vocab_start_index
-        here_T = (own_T >= 0) & (own_T < self.num_embeddings_per_partition)
-        place_T = torch.where(here_T, own_T, 0)
-        rows_TD = F.embedding(place_T, self.weight) if carried is None else look_up(self.weight, place_T, carried)
-        if self.tp_group.size() > 1:
-            rows_TD = rows_TD * here_T[:, None]
-        across = (
-            reduce_scatter_to_sequence_parallel_region
-            if self.reduce_scatter_embeddings
-            else reduce_from_tensor_model_parallel_region
-        )
-        return across(rows_TD[:, None], group=self.tp_group)
+    def forward(self, hidden_states: Tensor, packed_seq_params: PackedSequences, **_: Any) -> tuple[Tensor, None]:
+        """Return the layer's output, [T, 1, D], of all rows or of the wanted ones; None is Megatron-Core's context.
 
+        Args:
+            hidden_states: x, [T, 1, D]; T is this rank's share of the pack under sequence parallelism.
+        """
+        x, packed = hidden_states, packed_seq_params
+        rows = packed.rows_of(self.layer_number)
+        attended = self.self_attention(self.input_layernorm(x), packed)
+        h = in_place_sum(attended, x if rows is None else rows.of(x))
+        x = in_place_sum(self._mlp(self.pre_mlp_layernorm(h)), h)
+        return x, None
 
-class TokenEmbedding(MegatronModule):
-    """Token table, then LayerNorm; no position or type table, no dropout."""
-
-    def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
-        super().__init__(config)
-        self.word_embeddings = WordEmbedding(
-            vocab_size,
-            config.hidden_size,
-            init_method=config.init_method,
-            reduce_scatter_embeddings=config.sequence_parallel,
-            config=config,
-        )
-        self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
-
-    def forward(self, tokens_T: Tensor, carried: TiedEmbeddingGrad | None = None) -> Tensor:
-        """int64 [T] -> [T, 1, D]; see :class:`WordEmbedding`."""
-        return self.norm(self.word_embeddings(tokens_T, carried))
-
-
-class HeadTransform(MegatronModule):
-    """The head before the decoder: dense, exact GELU, LayerNorm; the same on every tensor-parallel rank."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config)
-        shape = (config.hidden_size, config.hidden_size)
-        self.dense = torch.nn.Linear(*shape, bias=False, dtype=config.params_dtype)
-        self.norm = WeightOnlyLayerNorm(config, config.hidden_size, config.layernorm_epsilon)
-        # Under sequence parallelism the scored rows are gathered before: every rank has the whole gradient.
-        self.norm.weight.sequence_parallel = False  # type: ignore[attr-defined]
-
-    def forward(self, x_KD: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.dense(x_KD)))
-
-    def sharded_state_dict(
-        self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None
-    ) -> dict[str, Any]:
-        """Replicated over tensor-parallel ranks."""
-        return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
-
-
-class Decoder(ColumnParallelLinear):
-    """The decoder's bias, the copy of the tied table on a last stage that is not the first, and the loss.
-
-    The loss wants table and bias chunk by chunk, so Megatron-Core's product is not used. That this is the module's
-    ``forward`` matters: hooks that wait for gathered parameters run before it.
-    """
-
-    def forward(  # type: ignore[override]
-        self, x_KD: Tensor, table_VD: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None = None
-    ) -> tuple[Tensor, Tensor]:
-        group = process_groups.tensor_parallel() if self.config.tensor_model_parallel_size > 1 else None
-        return chunked_cross_entropy(x_KD, table_VD, self.bias, label_K, group, carried)
+    def _mlp(self, y: Tensor) -> Tensor:
+        """Return the MLP of ``y``, computed again in the backward pass under ``parallel.recompute: selective``."""
+        output, _ = checkpointed(self.mlp, y, self.config, self.tp_group) if self.recompute_mlp else self.mlp(y)
+        return output
 
 
 class Encoder(LanguageModule):
@@ -127,7 +88,7 @@ class Encoder(LanguageModule):
             self.embedding = TokenEmbedding(config, vocab_size)
         self.encoder = TransformerBlock(
             config,
-            block_spec(config, vp_stage),
+            block_spec(config, EncoderLayer, vp_stage),
             pre_process=pre_process,
             post_process=post_process,
             vp_stage=vp_stage,
@@ -146,7 +107,7 @@ class Encoder(LanguageModule):
             self.setup_embeddings_and_output_layer()
 
     def set_input_tensor(self, input_tensor: Any) -> None:
-        """Called by Megatron-Core's pipeline schedules with what the stage before sent."""
+        """Take what the stage before sent; called by Megatron-Core's pipeline schedules."""
         self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def forward(
@@ -156,50 +117,51 @@ class Encoder(LanguageModule):
         masked_index_K: Tensor | None = None,
         label_K: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [T, 1, D] (after the final norm on the last stage, else what the next stage takes in); or, on
-        the last stage and with labels given, the summed MLM loss."""
-        # Where lookup and decoder are on one stage, their gradients of the one table are one tensor.
-        carried = TiedEmbeddingGrad() if self.pre_process and label_K is not None and self.post_process else None
-        embedded = self.embedding(tokens_T, carried) if self.pre_process else None
-        scored_K = masked_index_K if self.post_process and label_K is not None else None
-        packed.scored_K = scored_K if self._ends_on_scored_rows else None
-        hidden = self.encoder(embedded, attention_mask=None, packed_seq_params=packed)
-        if scored_K is None or label_K is None:
-            return hidden
-        if packed.scored_K is None:
-            hidden = self._whole(hidden)[scored_K]
-        return self._loss(hidden, label_K, carried)[0]
+        """Return the summed MLM loss on the last stage if labels are given, else hidden states [T, 1, D].
 
-    @property
-    def _ends_on_scored_rows(self) -> bool:
-        """Whether the last layer may leave out, behind its attention, the rows that the loss does not read.
-
-        Not under sequence parallelism, where each rank has other rows and as many; not in FP8, whose products want
-        numbers of rows that scored rows do not have.
+        Hidden states are after the final norm on the last stage, elsewhere what the next stage takes in.
         """
-        layers = self.encoder.layers
-        is_here = bool(len(layers)) and layers[-1].layer_number == self.config.num_layers
-        return is_here and not self.config.sequence_parallel and not self.config.fp8
+        if not self.post_process or masked_index_K is None or label_K is None:
+            return self._hidden(tokens_T, packed)
+        # Where lookup and decoder are on one stage, they share the gradient of their one matrix.
+        tied_grad = TiedEmbeddingGrad() if self.pre_process else None
+        rows = self._masked_rows(masked_index_K, len(tokens_T))
+        hidden = self._hidden(tokens_T, replace(packed, masked_rows=rows), tied_grad)
+        if rows is None:
+            hidden = self._all_rows(hidden)[masked_index_K]
+        return self._loss(hidden, label_K, tied_grad)[0]
 
-    def loss(
-        self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None = None
+    def _hidden(self, tokens_T: Tensor, packed: PackedSequences, tied_grad: TiedEmbeddingGrad | None = None) -> Tensor:
+        x_T1D = self.embedding(tokens_T, tied_grad) if self.pre_process else None
+        return self.encoder(x_T1D, attention_mask=None, packed_seq_params=packed)
+
+    def _masked_rows(self, index_K: Tensor, total: int) -> MaskedRows | None:
+        """Return the rows that the last layer computes, or None for all: also where it is on an earlier stage."""
+        layers, last = self.encoder.layers, self.config.num_layers
+        is_here = bool(len(layers)) and layers[-1].layer_number == last
+        return MaskedRows(index_K, total, last) if is_here and may_leave_rows_out(self.config) else None
+
+    def loss(self, hidden_T1D: Tensor, masked_index_K: Tensor, label_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the MLM loss at the masked positions: its differentiable sum, and each position's, in nats (fp32)."""
+        return self._loss(self._all_rows(hidden_T1D)[masked_index_K], label_K)
+
+    def _loss(
+        self, hidden_K1D: Tensor, label_K: Tensor, tied_grad: TiedEmbeddingGrad | None = None
     ) -> tuple[Tensor, Tensor]:
-        """MLM loss on the scored rows: its differentiable sum and each row's, in nats (fp32)."""
-        return self._loss(self._whole(hidden_T1D)[masked_index_K], label_K, carried)
-
-    def _loss(self, hidden_K1D: Tensor, label_K: Tensor, carried: TiedEmbeddingGrad | None) -> tuple[Tensor, Tensor]:
         x_KD = self.head(hidden_K1D.squeeze(1))
-        return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K, carried)
+        return self.output_layer(x_KD, self.shared_embedding_or_output_weight(), label_K, tied_grad)
 
-    def _whole(self, hidden_T1D: Tensor) -> Tensor:
-        """The rows of all tokens where sequence parallelism has spread them; each rank then computes on all of them, so
-        their gradient is whole on every rank and each takes its own part back."""
+    def _all_rows(self, hidden_T1D: Tensor) -> Tensor:
+        """Return the rows of all tokens where sequence parallelism has spread them over ranks.
+
+        Each rank then computes on all of them, so their gradient is whole on every rank and each takes its own part.
+        """
         if not self.config.sequence_parallel:
             return hidden_T1D
         return gather_from_sequence_parallel_region(hidden_T1D, tensor_parallel_output_grad=False)
 
     def logits(self, hidden_T1D: Tensor) -> Tensor:
-        """Logits [T, V] of every position over the whole vocabulary; for evaluation and parity checks."""
-        x_TD = self.head(self._whole(hidden_T1D).squeeze(1))
+        """Return logits [T, V] of every position over the whole vocabulary; for evaluation and parity checks."""
+        x_TD = self.head(self._all_rows(hidden_T1D).squeeze(1))
         local_TV = F.linear(x_TD, self.shared_embedding_or_output_weight(), self.output_layer.bias)
         return gather_from_tensor_model_parallel_region(local_TV)

@@ -1,12 +1,11 @@
-"""The layer spec: Megatron-Core's transformer layer with ModernBERT's norm, attention and dropout.
+"""The parts of a layer, and the spec by which Megatron-Core builds them: ModernBERT's norm, attention and dropout.
 
 Layer 0 has no attention norm (the embedding norm stands before it); layers i with i mod 3 == 0 attend to the whole
-sample, the others within a window; only the attention's output has dropout.
+sequence, the others within a window; only the attention's output has dropout. :mod:`.encoder` puts the parts together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,28 +26,28 @@ from torch import Tensor
 from megatron_mmbert.attention import Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
-from megatron_mmbert.model.dropout import Rows, output_dropout
-from megatron_mmbert.model.norm import WeightOnlyLayerNorm
-from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.recompute import (
+from megatron_mmbert.model.dropout import output_dropout
+from megatron_mmbert.model.memory_saving.recompute import (
+    Recomputation,
     RecomputedColumnLinear,
     RecomputedLayerNorm,
     RecomputedRowLinear,
-    can_be_computed_again,
 )
+from megatron_mmbert.model.norm import WeightOnlyLayerNorm
+from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.model.rope import rotate
 from megatron_mmbert.model.te_layers import linear_spec
 
 
 class PackedAttention(torch.nn.Module):
-    """Rotates queries and keys and attends within each sample; stands where Megatron-Core has its core attention."""
+    """Rotates queries and keys and attends within each sequence; stands where Megatron-Core has its core attention."""
 
     def __init__(self, config: EncoderConfig, layer_number: int, **_: Any) -> None:
         super().__init__()
         layer = layer_number - 1  # Megatron-Core counts from 1, over all pipeline stages
         self.window_each_side = None if config.is_global(layer) else config.window_each_side
         self.rope_theta = config.theta_of(layer)
-        self._is_last = layer_number == config.num_layers
+        self.layer_number = layer_number
         self.head_width = config.kv_channels or config.hidden_size // config.num_attention_heads
         heads = config.num_attention_heads // config.tensor_model_parallel_size
         self.engine = choose(config.engine_of(layer), _request(config, self.window_each_side), heads)
@@ -63,31 +62,36 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedSequences,
         **_: Any,
     ) -> Tensor:
-        """Returns [T, H * D], or of the wanted rows alone. There is no attention mask: the pack's layout says all."""
-        cos, sin = packed_seq_params.cos_sin(self.rope_theta, q_THD.shape[-1])
+        """Return [T, H * D], or that of the wanted rows alone. No mask is needed: the pack's layout has it all."""
+        packed = packed_seq_params
+        cos, sin = packed.cos_sin(self.rope_theta, q_THD.shape[-1])
         out_THD = self.engine(
-            rotate(q_THD, cos, sin), rotate(k_THD, cos, sin), v_THD, packed_seq_params.layout, self.window_each_side
+            rotate(q_THD, cos, sin), rotate(k_THD, cos, sin), v_THD, packed.layout, self.window_each_side
         )
-        rows_K = self.rows_of(packed_seq_params)
-        return (out_THD if rows_K is None else out_THD[rows_K]).flatten(1)
+        rows = packed.rows_of(self.layer_number)
+        return (out_THD if rows is None else rows.of(out_THD)).flatten(1)
 
-    def rows_of(self, packed: PackedSequences) -> Tensor | None:
-        """int64 [K], the rows wanted of this layer's output; None for all."""
-        return packed.scored_K if self._is_last else None
+    def fused(self, qkv_T1P: Tensor, packed: PackedSequences) -> Tensor:
+        """Return [T, 1, H * D] of the projection's output [T, 1, H * 3 * D] as it is; or of the wanted rows alone.
 
-    def fused(self, mixed_T1P: Tensor, packed: PackedSequences) -> Tensor:
-        """[T, 1, H * 3 * D], the projection's output as it is -> [T, 1, H * D], or of the wanted rows alone; engines
-        that have ``fused`` only."""
+        Raises:
+            NotImplementedError: the engine has no ``fused``.
+        """
         if self.engine.fused is None:
             raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
-        qkv_TH3D = mixed_T1P.view(len(mixed_T1P), -1, 3, self.head_width)
-        tables = packed.cos_sin(self.rope_theta, self.head_width)
-        out_THD = self.engine.fused(qkv_TH3D, tables, packed.layout, self.window_each_side, self.rows_of(packed))
+        rows = packed.rows_of(self.layer_number)
+        out_THD = self.engine.fused(
+            qkv_T1P.view(len(qkv_T1P), -1, 3, self.head_width),
+            packed.cos_sin(self.rope_theta, self.head_width),
+            packed.layout,
+            self.window_each_side,
+            None if rows is None else rows.index_K,
+        )
         return out_THD.flatten(1).unsqueeze(1)
 
 
 def engines_of(module: torch.nn.Module) -> str:
-    """``cpu (local), cpu (global)``: the attention engines in use, for the log."""
+    """Return the attention engines in use for the log, such as ``cpu (local), cpu (global)``."""
     found = {"global" if each.window_each_side is None else "local": each.engine.name for each in _attentions(module)}
     return ", ".join(f"{found[kind]} ({kind})" for kind in ("local", "global") if kind in found)
 
@@ -103,27 +107,20 @@ def _request(config: EncoderConfig, window_each_side: int | None) -> Request:
 
 
 class PackedSelfAttention(SelfAttention):
-    """Megatron-Core's self-attention with dropout on its output; where the engine can, the projection's output goes to
-    it in one piece.
+    """Megatron-Core's self-attention around :class:`PackedAttention`: projections, attention, dropout."""
 
-    Where only scored rows are wanted of the last layer, all behind its attention works on these alone: the output has
-    no others, and their numbers take the place of the bias, which no layer has, to tell the residual sum.
-    """
-
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        packed: PackedSequences = kwargs["packed_seq_params"]
-        rows = self.core_attention.rows_of(packed)
+    def forward(self, hidden_states: Tensor, packed: PackedSequences) -> Tensor:  # type: ignore[override]
+        """Return dropout(attention(y)), [T, 1, D], of y [T, 1, D]; or that of the wanted rows alone."""
         recompute = self.checkpoint_core_attention and self.training
         if self.core_attention.engine.fused is None or recompute:
-            output, _ = super().forward(hidden_states, attention_mask, *args, **kwargs)
+            output, _ = super().forward(hidden_states, None, packed_seq_params=packed)
         else:
-            output, _ = self.linear_proj(self.core_attention.fused(self.linear_qkv(hidden_states)[0], packed))
+            qkv, _ = self.linear_qkv(hidden_states)
+            output, _ = self.linear_proj(self.core_attention.fused(qkv, packed))
         if self.training:
-            some = None if rows is None else Rows(rows, len(hidden_states))
-            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number, some)
-        return output, rows
+            rows = packed.rows_of(self.layer_number)
+            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number, rows)
+        return output
 
 
 class GeGlu(MegatronModule):
@@ -135,37 +132,15 @@ class GeGlu(MegatronModule):
     def forward(self, inner_T1F: Tensor) -> Tensor:
         if not self.config.light_recompute:
             return geglu(inner_T1F)
-        return can_be_computed_again(geglu(inner_T1F, passing=True), lambda: geglu(inner_T1F, passing=True))
+        return Recomputation(lambda: geglu(inner_T1F, passing=True)).attach_to(geglu(inner_T1F, passing=True))
 
 
-def _add(training: bool, fused: bool) -> Callable[..., Tensor]:
-    def add(output_and_rows: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
-        branch, rows = output_and_rows
-        if rows is not None:
-            residual = residual[rows]
-        return residual + branch if branch.is_cuda else _AddInto.apply(branch, residual)
-
-    return add
-
-
-class _AddInto(torch.autograd.Function):
-    """The sum in the memory of ``branch``, a linear's or dropout's output, which no backward pass reads."""
-
-    @staticmethod
-    def forward(ctx: Any, branch: Tensor, residual: Tensor) -> Tensor:
-        return branch.data.add_(residual)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return grad, grad
-
-
-def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
-    """The spec of layer ``layer`` (0-based over all pipeline stages)."""
-    linear = _linears(config)
+def layer_spec(config: EncoderConfig, layer_class: type[TransformerLayer], layer: int) -> ModuleSpec:
+    """Return the spec of layer ``layer`` (0-based over all pipeline stages)."""
+    linear = _linear_layers(config)
     norm = RecomputedLayerNorm if config.light_recompute else WeightOnlyLayerNorm
     return ModuleSpec(
-        module=TransformerLayer,
+        module=layer_class,
         submodules=TransformerLayerSubmodules(
             input_layernorm=IdentityOp if layer == 0 else norm,
             self_attention=ModuleSpec(
@@ -175,18 +150,16 @@ def layer_spec(config: EncoderConfig, layer: int) -> ModuleSpec:
                     linear_qkv=linear["qkv"], core_attention=PackedAttention, linear_proj=linear["proj"]
                 ),
             ),
-            self_attn_bda=_add,
             pre_mlp_layernorm=norm,
             mlp=ModuleSpec(
                 module=MLP,
                 submodules=MLPSubmodules(linear_fc1=linear["fc1"], linear_fc2=linear["fc2"], activation_func=GeGlu),
             ),
-            mlp_bda=_add,
         ),
     )
 
 
-def _linears(config: EncoderConfig) -> dict[str, Any]:
+def _linear_layers(config: EncoderConfig) -> dict[str, Any]:
     if config.layers == "te":
         return {name: linear_spec(config, name) for name in ("qkv", "proj", "fc1", "fc2")}
     light = config.light_recompute
@@ -195,10 +168,16 @@ def _linears(config: EncoderConfig) -> dict[str, Any]:
     return {"qkv": column, "proj": RowParallelLinear, "fc1": column, "fc2": row}
 
 
-def block_spec(config: EncoderConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The layers of this pipeline stage (of chunk ``vp_stage`` under interleaving), and the final norm."""
+def block_spec(
+    config: EncoderConfig, layer_class: type[TransformerLayer], vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
+    """Return the layers of this pipeline stage (of chunk ``vp_stage`` under interleaving), and the final norm.
+
+    Args:
+        layer_class: puts a layer's parts together.
+    """
     first = get_transformer_layer_offset(config, vp_stage)
+    layers = range(first, first + get_num_layers_to_build(config, vp_stage))
     return TransformerBlockSubmodules(
-        layer_specs=[layer_spec(config, first + number) for number in range(get_num_layers_to_build(config, vp_stage))],
-        layer_norm=WeightOnlyLayerNorm,
+        layer_specs=[layer_spec(config, layer_class, layer) for layer in layers], layer_norm=WeightOnlyLayerNorm
     )

@@ -1,4 +1,4 @@
-"""What the layers need to know of a pack: its layout and its rotation tables, made once for all layers."""
+"""A pack as the layers see it: where its sequences lie, and its rotation tables, made once for all layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_mmbert.attention import SequenceLayout
 from megatron_mmbert.model import rope
+from megatron_mmbert.model.memory_saving.masked_rows import MaskedRows
 
 
 @dataclass
@@ -18,19 +19,23 @@ class PackedSequences(PackedSeqParams):
     """Megatron-Core's packed-sequence argument (``thd``), carrying our layout and positions to the attention.
 
     Attributes:
-        scored_K: int64 [K], the rows that the last layer is to give, in this order; None for all.
+        layout: the sequences' bounds.
+        position_T: int [T], each token's position in its own sequence.
+        dropout_key: 64 bits that fix the pack's dropout masks.
+        masked_rows: all that is wanted of the last layer; None for every row.
     """
 
     layout: Any = None
     position_T: Any = None
     dropout_key: int = 0
-    scored_K: Tensor | None = None
+    masked_rows: MaskedRows | None = None
 
     @classmethod
     def of(
         cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None, dropout_key: int = 0
     ) -> PackedSequences:
-        """
+        """Return the pack of sequences with these bounds.
+
         Args:
             cu_seqlens: int32 [S+1], the samples' boundaries.
             max_seqlen: the longest sample.
@@ -39,7 +44,7 @@ class PackedSequences(PackedSeqParams):
         """
         layout = SequenceLayout(cu_seqlens, max_seqlen)
         if position_T is not None:
-            layout.cache["tokens"] = len(position_T)  # else counted from the boundaries, for which the host would wait
+            layout.set_tokens(len(position_T))
         else:
             starts = cu_seqlens[:-1].long()[layout.sample_of_token]
             position_T = torch.arange(layout.tokens, device=cu_seqlens.device) - starts
@@ -54,6 +59,11 @@ class PackedSequences(PackedSeqParams):
             dropout_key=dropout_key,
         )
 
+    def rows_of(self, layer_number: int) -> MaskedRows | None:
+        """Return the rows wanted of the output of a layer, counted from 1 over all stages; None for all."""
+        rows = self.masked_rows
+        return rows if rows is not None and rows.layer_number == layer_number else None
+
     def cos_sin(self, theta: float, width: int) -> tuple[Tensor, Tensor]:
-        """Rotation tables for theta, computed once for this pack."""
+        """Return the rotation tables for theta, computed once for this pack."""
         return self.layout.derive(("rope", theta, width), lambda: rope.cos_sin(self.position_T, theta, width))

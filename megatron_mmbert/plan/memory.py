@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from megatron_mmbert.attention.local_blocks import block_size
 from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.model import mlm_loss
+from megatron_mmbert.model.memory_saving import chunked_cross_entropy
 from megatron_mmbert.optim import stable_adamw
 from megatron_mmbert.plan.parallel_layout import (
     ParallelLayout,
@@ -24,7 +25,6 @@ from megatron_mmbert.plan.parallel_layout import (
 )
 
 _FP32 = 4
-_BLOCK = 64  # queries per block of local attention
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,8 @@ def _layer_elements(model: ModelConfig, layout: ParallelLayout, layer: int) -> f
 
 
 def _probabilities(model: ModelConfig, layout: ParallelLayout) -> float:
-    """Elements per token of a local layer's probabilities, blocks of queries by three blocks of keys."""
-    blocks = -(-model.window_each_side // _BLOCK)
-    return model.num_attention_heads * 3 * _BLOCK * blocks if layout.on_cpu else 0
+    """Return the elements per token of a local layer's probabilities, a query's over three blocks of keys."""
+    return model.num_attention_heads * 3 * block_size(model.window_each_side) if layout.on_cpu else 0
 
 
 def _layer_scratch(model: ModelConfig, layout: ParallelLayout) -> float:
@@ -142,7 +141,7 @@ def head_bytes(model: ModelConfig, layout: ParallelLayout) -> float:
     rows = 6 * _rows(layout) * model.hidden_size * layout.weight_bytes
     product = 0.0
     if layout.precision == "bf16":
-        elements = min(table_parameters(model, layout.tensor), mlm_loss.SCRATCH_ELEMENTS[_device(layout)])
+        elements = min(table_parameters(model, layout.tensor), chunked_cross_entropy.SCRATCH_ELEMENTS[_device(layout)])
         product = layout.weight_bytes * elements
     return rows + _held_by_head(model, layout) + product
 
@@ -150,7 +149,7 @@ def head_bytes(model: ModelConfig, layout: ParallelLayout) -> float:
 def _held_by_head(model: ModelConfig, layout: ParallelLayout) -> float:
     """One chunk of logits, and the gradient of the table's slice."""
     row_bytes = layout.weight_bytes * math.ceil(model.vocab_size / layout.tensor)
-    chunk_rows = mlm_loss.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
+    chunk_rows = chunked_cross_entropy.rows_per_chunk(math.ceil(_rows(layout)), row_bytes, _device(layout))
     return chunk_rows * row_bytes + _FP32 * table_parameters(model, layout.tensor)
 
 

@@ -222,10 +222,10 @@ def test_the_portable_engines_mask_is_a_band() -> None:
 def test_the_cpu_engine_keeps_one_mask_for_all_heads_and_layers() -> None:
     layout = sequence_layout([1000, 24, 1])
     ENGINES["cpu"](*random_qkv(1025, 3, 4, torch.float32), layout, WINDOW)
-    (mask,) = [value for key, value in layout.cache.items() if key[0] == "strip"]
+    (mask,) = [value for key, value in layout.cache.items() if key[0] == "local blocks"]
     assert mask.shape == (18, 64, 3 * 64)
     ENGINES["cpu"](*random_qkv(1025, 2, 4, torch.float32), layout, WINDOW)
-    assert next(value for key, value in layout.cache.items() if key[0] == "strip") is mask
+    assert next(value for key, value in layout.cache.items() if key[0] == "local blocks") is mask
 
 
 def test_a_sample_of_8192_tokens(engine: str) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.kernels.geglu import geglu
-from megatron_mmbert.model import mlm_loss as loss_module
 from megatron_mmbert.model.dropout import keyed_dropout
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving import chunked_cross_entropy as loss_module
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 from megatron_mmbert.model.rope import cos_sin, rotate
 from megatron_mmbert.optim.stable_adamw import StableAdamW
 from megatron_mmbert.parallel import Runtime

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_mmbert.kernels import compiled
 from megatron_mmbert.kernels.geglu import _composed, geglu
-from megatron_mmbert.model.mlm_loss import _exponentiate_block, _peaks_of_block
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import _exponentiate_block, _peaks_of_block
 from megatron_mmbert.model.rope import cos_sin, rotate
 
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from megatron_mmbert.model import dropout
-from megatron_mmbert.model.dropout import Rows, keyed_dropout
+from megatron_mmbert.model.dropout import keyed_dropout
+from megatron_mmbert.model.memory_saving.masked_rows import MaskedRows
 from megatron_mmbert.parallel import Runtime
 
 X_T1D = torch.ones(512, 1, 64)
@@ -40,7 +41,7 @@ def test_ranks_take_their_rows_of_one_mask(shards: int, runtime: Runtime, monkey
 
 def test_some_rows_get_what_they_get_among_all() -> None:
     number_K = torch.tensor([0, 0, 7, 3])
-    found = keyed_dropout(X_T1D[number_K], 0.1, 5, rows=Rows(number_K, len(X_T1D)))
+    found = keyed_dropout(X_T1D[number_K], 0.1, 5, rows=MaskedRows(number_K, len(X_T1D), 1))
     assert torch.equal(found, keyed_dropout(X_T1D, 0.1, 5)[number_K])
 
 

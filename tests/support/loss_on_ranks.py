@@ -16,8 +16,8 @@ import torch.multiprocessing
 from torch import Tensor
 
 from megatron_mmbert.config.base import IGNORED_LABEL
-from megatron_mmbert.model import mlm_loss as loss_module
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving import chunked_cross_entropy as loss_module
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 
 ROWS, WIDTH, VOCAB = 23, 16, 104
 

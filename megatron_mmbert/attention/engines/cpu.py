@@ -4,9 +4,9 @@ One function, because on a CPU the passes over memory between the matrix product
 queries and keys are rotated while they are written into the layout that the products want, and gradients are rotated
 back straight into the gradient of the fused projection. Nothing is split, concatenated or zero-filled on the way.
 
-Global layers run PyTorch's flash kernel sample by sample. Local layers cut the pack into blocks that see themselves
-and a margin on either side; each head is a strip of blocks, so that the keys of a block are a view, never a copy, and
-all products are batched matrix products. Time is O(T * window) whatever the samples' lengths, and what is kept for the
+Global layers run PyTorch's flash kernel sequence by sequence. Local layers cut the pack into blocks laid out so that
+the three key blocks of a block are a view, never a copy (:mod:`megatron_mmbert.attention.local_blocks`), and all
+products are batched matrix products. Time is O(T * window) whatever the sequences' lengths, and what is kept for the
 backward pass O(T): the weights, three blocks wide, are computed again.
 """
 
@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from megatron_mmbert import compat
 from megatron_mmbert.attention.interface import Request, SequenceLayout
-from megatron_mmbert.attention.local_blocks import LocalBlocks, band_mask
+from megatron_mmbert.attention.local_blocks import LocalBlocks
 from megatron_mmbert.kernels.scratch import Slot, scratch
 
 _flash = compat.FLASH_CPU.get()
@@ -121,11 +121,11 @@ def _global_forward(
     qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, rows_K: Tensor | None, out_THD: Tensor
 ) -> list[Tensor]:
     """Writes ``out_THD``; returns the logarithms of its rows' sums, sample by sample."""
-    turned_3HTD = _turned(qkv_3HTD, rotation)
+    rotated_3HTD = _rotated(qkv_3HTD, rotation)
     sums = []
     for start, stop, tokens, places in _queries(layout, rows_K):
-        k, v = turned_3HTD[1:, None, :, start:stop]
-        out, log_sum = _flash(turned_3HTD[0, None, :, tokens], k, v)
+        k, v = rotated_3HTD[1:, None, :, start:stop]
+        out, log_sum = _flash(rotated_3HTD[0, None, :, tokens], k, v)
         out_THD[places] = out[0].transpose(0, 1)
         sums.append(log_sum)
     return sums
@@ -140,20 +140,20 @@ def _global_backward(
     rows_K: Tensor | None,
     dqkv_3HTD: Tensor,
 ) -> None:
-    turned_3HTD = _turned(qkv_3HTD, rotation)
+    rotated_3HTD = _rotated(qkv_3HTD, rotation)
     out_THD, *sums = results
     if rows_K is not None:
         dqkv_3HTD.zero_()
     for (start, stop, tokens, places), log_sum in zip(_queries(layout, rows_K), sums, strict=True):
-        k, v = turned_3HTD[1:, None, :, start:stop]
+        k, v = rotated_3HTD[1:, None, :, start:stop]
         grad, out = (x[None, places].transpose(1, 2) for x in (grad_THD, out_THD))
-        dq, dk, dv = _flash_backward(grad, turned_3HTD[0, None, :, tokens], k, v, out, log_sum, 0.0, False)
+        dq, dk, dv = _flash_backward(grad, rotated_3HTD[0, None, :, tokens], k, v, out, log_sum, 0.0, False)
         if isinstance(tokens, slice):
             rotate_into(dqkv_3HTD[0, :, tokens], dq[0], _of(rotation, tokens), back=True)
         else:
-            turned_back_HKD = torch.empty_like(dq[0])
-            rotate_into(turned_back_HKD, dq[0], _of(rotation, tokens), back=True)
-            dqkv_3HTD[0].index_add_(1, tokens, turned_back_HKD)
+            dq_HKD = torch.empty_like(dq[0])
+            rotate_into(dq_HKD, dq[0], _of(rotation, tokens), back=True)
+            dqkv_3HTD[0].index_add_(1, tokens, dq_HKD)
         rotate_into(dqkv_3HTD[1, :, start:stop], dk[0], _of(rotation, slice(start, stop)), back=True)
         dqkv_3HTD[2, :, start:stop] = dv[0]
 
@@ -175,44 +175,43 @@ def _of(rotation: Any, tokens: Tensor | slice) -> Any:
     return None if rotation is None else tuple(table[:, tokens] for table in rotation)
 
 
-def _turned(qkv_3HTD: Tensor, rotation: Any) -> Tensor:
-    """Queries and keys rotated, values as they are, heads before tokens."""
-    turned_3HTD = scratch(Slot.TURNED, qkv_3HTD.shape, qkv_3HTD.dtype)
-    _turn_into(turned_3HTD, qkv_3HTD, rotation)
-    return turned_3HTD
+def _rotated(qkv_3HTD: Tensor, rotation: Any) -> Tensor:
+    """Return queries and keys rotated, values as they are, heads before tokens."""
+    rotated_3HTD = scratch(Slot.ROTATED, qkv_3HTD.shape, qkv_3HTD.dtype)
+    _rotate_qk_into(rotated_3HTD, qkv_3HTD, rotation)
+    return rotated_3HTD
 
 
-def _turn_into(targets: Iterable[Tensor], qkv_3HTD: Tensor, rotation: Any) -> None:
-    for target, x, turn in zip(targets, qkv_3HTD, (rotation, rotation, None), strict=True):
-        rotate_into(target, x, turn)
+def _rotate_qk_into(targets: Iterable[Tensor], qkv_3HTD: Tensor, rotation: Any) -> None:
+    for target, x, tables in zip(targets, qkv_3HTD, (rotation, rotation, None), strict=True):
+        rotate_into(target, x, tables)
 
 
 def _local_forward(qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, window: int, out_THD: Tensor) -> None:
-    strips = _strips(qkv_3HTD, window)
-    q, k, v = _turned_strips(qkv_3HTD, rotation, strips)
+    blocks = _local_blocks(qkv_3HTD, window)
+    q, k, v = _rotated_blocks(qkv_3HTD, rotation, blocks)
     out = scratch(Slot.ATTENDED, q[1:-1].shape, q.dtype)
-    torch.bmm(_local_weights(q, k, layout, strips), strips.neighbourhoods(v), out=out)
-    out_THD.copy_(strips.tokens_of_blocks(out).transpose(0, 1))
+    torch.bmm(_local_weights(q, k, layout, blocks), blocks.key_blocks(v), out=out)
+    out_THD.copy_(blocks.tokens_of_blocks(out).transpose(0, 1))
 
 
-def _strips(qkv_3HTD: Tensor, window: int) -> LocalBlocks:
+def _local_blocks(qkv_3HTD: Tensor, window: int) -> LocalBlocks:
     _, heads, tokens, width = qkv_3HTD.shape
-    wide = torch.promote_types(qkv_3HTD.dtype, torch.float32)  # scores and sums of bf16 are kept in fp32
-    return LocalBlocks(heads, tokens, width, window, wide)
+    score_dtype = torch.promote_types(qkv_3HTD.dtype, torch.float32)  # scores and sums of bf16 are kept in fp32
+    return LocalBlocks(heads, tokens, width, window, score_dtype)
 
 
-def _turned_strips(qkv_3HTD: Tensor, rotation: Any, strips: LocalBlocks) -> Tensor:
-    """Strips [3, batch + 2, B, D] of queries and keys, rotated, and of values."""
-    turned = scratch(Slot.TURNED, (3, *strips.shape), strips.dtype)
-    _turn_into((strips.tokens_of(strips.cleared(strip)) for strip in turned), qkv_3HTD, rotation)
-    return turned
+def _rotated_blocks(qkv_3HTD: Tensor, rotation: Any, blocks: LocalBlocks) -> Tensor:
+    """Return [3, batch + 2, B, D] of queries and keys, rotated, and of values, in blocks."""
+    rotated = scratch(Slot.ROTATED, (3, *blocks.shape), blocks.dtype)
+    _rotate_qk_into((blocks.tokens_of(blocks.cleared(padded)) for padded in rotated), qkv_3HTD, rotation)
+    return rotated
 
 
-def _local_weights(q: Tensor, k: Tensor, layout: SequenceLayout, strips: LocalBlocks) -> Tensor:
-    """[batch, B, 3 B]: what each query gives to the keys of its neighbourhood."""
-    mask = layout.derive(("strip", strips.window, strips.dtype), lambda: band_mask(layout, strips))
-    scores = _scaled_bmm(Slot.LARGE, strips.blocks(q), strips.neighbourhoods(k).transpose(1, 2))
-    strips.by_head(scores).add_(mask)
+def _local_weights(q: Tensor, k: Tensor, layout: SequenceLayout, blocks: LocalBlocks) -> Tensor:
+    """Return [batch, B, 3 B]: what each query gives to the keys of its three blocks."""
+    scores = _scaled_bmm(Slot.LARGE, blocks.own_blocks(q), blocks.key_blocks(k).transpose(1, 2))
+    blocks.by_head(scores).add_(blocks.mask(layout))
     return torch.softmax(scores, -1, out=scores)
 
 
@@ -220,21 +219,23 @@ def _local_backward(
     grad_THD: Tensor, qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, window: int, dqkv_3HTD: Tensor
 ) -> None:
     width = qkv_3HTD.shape[-1]
-    strips = _strips(qkv_3HTD, window)
-    q, k, v = _turned_strips(qkv_3HTD, rotation, strips)
-    weights = _local_weights(q, k, layout, strips)
-    grad = strips.cleared(scratch(Slot.GRADIENT, q.shape, q.dtype))
-    strips.tokens_of(grad).copy_(grad_THD.transpose(0, 1))
-    grad = strips.blocks(grad)
-    dv = strips.scatter(weights, grad, scratch(Slot.VALUES_GRADIENT, q.shape, q.dtype))
+    blocks = _local_blocks(qkv_3HTD, window)
+    q, k, v = _rotated_blocks(qkv_3HTD, rotation, blocks)
+    weights = _local_weights(q, k, layout, blocks)
+    grad = blocks.cleared(scratch(Slot.GRADIENT, q.shape, q.dtype))
+    blocks.tokens_of(grad).copy_(grad_THD.transpose(0, 1))
+    grad = blocks.own_blocks(grad)
+    dv = blocks.scatter(weights, grad, scratch(Slot.VALUES_GRADIENT, q.shape, q.dtype))
     dweights = scratch(Slot.SECOND_LARGE, weights.shape, q.dtype)
-    torch.bmm(grad, strips.neighbourhoods(v).transpose(1, 2), out=dweights)
+    torch.bmm(grad, blocks.key_blocks(v).transpose(1, 2), out=dweights)
     dscores = _softmax_backward(dweights, weights, -1, weights.dtype, grad_input=dweights)
-    dq = _scaled_bmm(Slot.ATTENDED, dscores, strips.neighbourhoods(k), width)
-    dk = strips.scatter(dscores, strips.blocks(q), scratch(Slot.KEYS_GRADIENT, q.shape, q.dtype), 1 / math.sqrt(width))
-    rotate_into(dqkv_3HTD[0], strips.tokens_of_blocks(dq), rotation, back=True)
-    rotate_into(dqkv_3HTD[1], strips.tokens_of(dk), rotation, back=True)
-    dqkv_3HTD[2].copy_(strips.tokens_of(dv))
+    dq = _scaled_bmm(Slot.ATTENDED, dscores, blocks.key_blocks(k), width)
+    dk = blocks.scatter(
+        dscores, blocks.own_blocks(q), scratch(Slot.KEYS_GRADIENT, q.shape, q.dtype), 1 / math.sqrt(width)
+    )
+    rotate_into(dqkv_3HTD[0], blocks.tokens_of_blocks(dq), rotation, back=True)
+    rotate_into(dqkv_3HTD[1], blocks.tokens_of(dk), rotation, back=True)
+    dqkv_3HTD[2].copy_(blocks.tokens_of(dv))
 
 
 def _scaled_bmm(slot: Slot, left: Tensor, right: Tensor, width: int | None = None) -> Tensor:

@@ -1,8 +1,7 @@
 """The portable engine, on PyTorch's scaled-dot-product attention: fast on a CPU, correct everywhere.
 
-Global layers run sample by sample. Local layers run in blocks of queries that see their own block of keys and its two
-neighbours, so that time and memory are O(T * window) whatever the samples' lengths; one mask per pack cuts the window
-and the samples' borders. A masked key has weight exactly 0, so no bit of another sample reaches a result.
+Global layers run sequence by sequence, local layers block by block (:mod:`megatron_mmbert.attention.local_blocks`). A
+masked key has weight exactly 0, so no bit of another sequence reaches a result.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_mmbert.attention.interface import Request, SequenceLayout
-
-_SMALLEST_BLOCK = 64  # queries; below this the per-block overhead outweighs the masked scores saved
+from megatron_mmbert.attention.local_blocks import band_mask, block_size
 
 
 def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window_each_side: int | None) -> Tensor:
@@ -37,9 +35,11 @@ def _per_sample(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLay
 
 def _blockwise(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, window: int) -> Tensor:
     tokens, heads, width = q_THD.shape
-    block = max(_SMALLEST_BLOCK, math.ceil(window / _SMALLEST_BLOCK) * _SMALLEST_BLOCK)
+    block = block_size(window)
     blocks = math.ceil(tokens / block)
-    mask = layout.derive(("band", window, q_THD.dtype), lambda: _band_mask(layout, window, block, blocks, q_THD.dtype))
+    mask = layout.derive(
+        ("band", window, q_THD.dtype), lambda: band_mask(layout, window, blocks, q_THD.dtype).unsqueeze(1)
+    )
     tail = blocks * block - tokens
     q_NHBD = F.pad(q_THD, (0, 0, 0, 0, 0, tail)).view(blocks, block, heads, width).transpose(1, 2)
     out_NHBD = F.scaled_dot_product_attention(
@@ -49,24 +49,10 @@ def _blockwise(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayo
 
 
 def _neighbours(x_THD: Tensor, block: int, tail: int) -> Tensor:
-    """[N, H, 3 * block, D]: for each block of tokens, the block before it, itself and the block after it."""
+    """Return [N, H, 3 * block, D]: for each block of tokens, the block before it, itself and the block after it."""
     padded = F.pad(x_THD, (0, 0, 0, 0, block, block + tail))
     x_NBHD = padded.view(-1, block, *x_THD.shape[1:])
     return torch.cat((x_NBHD[:-2], x_NBHD[1:-1], x_NBHD[2:]), dim=1).transpose(1, 2)
-
-
-def _band_mask(layout: SequenceLayout, window: int, block: int, blocks: int, dtype: torch.dtype) -> Tensor:
-    """[N, 1, block, 3 * block] of 0 (seen) and -inf. Rows of the padding behind T see themselves: no empty row."""
-    sample = layout.sample_of_token
-    tail = blocks * block - len(sample)
-    padded = F.pad(sample, (block, block + tail), value=-1)
-    keys_NK = padded.unfold(0, 3 * block, block)
-    queries_NB = padded[block : block + blocks * block].view(blocks, block)
-    place = torch.arange(3 * block, device=sample.device)
-    near_BK = (place[None, :] - place[block : 2 * block, None]).abs() <= window
-    seen = (queries_NB[:, :, None] == keys_NK[:, None, :]) & near_BK
-    hidden = torch.full((), float("-inf"), dtype=dtype, device=sample.device)
-    return torch.where(seen, hidden.new_zeros(()), hidden).unsqueeze(1)
 
 
 def unsupported_reason(request: Request) -> str | None:

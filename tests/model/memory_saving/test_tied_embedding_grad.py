@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_mmbert.model.mlm_loss import chunked_cross_entropy
-from megatron_mmbert.model.tied_embedding_grad import TiedEmbeddingGrad, look_up
+from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving.tied_embedding_grad import TiedEmbeddingGrad, look_up
 
 VOCAB, WIDTH, TOKENS, ROWS = 97, 8, 40, 12
 

@@ -14,8 +14,8 @@ from megatron_mmbert.config.parallel import ParallelConfig, Recompute
 from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
+from megatron_mmbert.model.memory_saving.recompute import Recomputation, input_not_kept
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.recompute import can_be_computed_again, computed_again
 from megatron_mmbert.parallel import Runtime
 
 LENGTHS = [200, 1, 155, 300]
@@ -41,7 +41,7 @@ def test_a_layer_keeps_less(
     assert with_norms - light == 4 * (sum(LENGTHS) * (norms + gated) + len(_scored()) * of_scored_rows)
 
 
-def test_only_the_marked_input_is_computed_again() -> None:
+def test_only_the_marked_input_is_input_not_kept() -> None:
     weight, scale = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.tensor(3.0))
     calls: list[weakref.ref[Tensor]] = []
 
@@ -50,8 +50,8 @@ def test_only_the_marked_input_is_computed_again() -> None:
         calls.append(weakref.ref(result))
         return result
 
-    inner = can_be_computed_again(2 * weight, compute)
-    with computed_again(inner):
+    inner = Recomputation(compute).attach_to(2 * weight)
+    with input_not_kept(inner):
         outer = inner * scale
     kept = weakref.ref(inner)
     del inner
@@ -66,12 +66,12 @@ def test_only_the_marked_input_is_computed_again() -> None:
 
 def test_an_input_without_mark_and_evaluation_are_as_ever() -> None:
     weight = torch.nn.Parameter(torch.ones(4))
-    with computed_again(weight):
+    with input_not_kept(weight):
         (weight * weight).sum().backward()
     assert weight.grad is not None and weight.grad.tolist() == [2.0] * 4
     with torch.no_grad():
-        output = can_be_computed_again(2 * weight, lambda: 1 / 0)
-        with computed_again(output):
+        output = Recomputation(lambda: 1 / 0).attach_to(2 * weight)
+        with input_not_kept(output):
             tripled = 3 * output
     assert tripled.tolist() == [6.0] * 4
 
