@@ -42,14 +42,8 @@ def test_reference_follows_schema_and_parsers(copy: Path) -> None:
     assert reference(copy, "--check").returncode == 0
     changes = {
         "commands/model/merge.py": ('"--density"', '"--thickness"'),
+        "config/model.py": ("num_layers: Positive = 22", "num_layers: Positive = 23"),
     }
-    recipe = next(
-        path for path in (copy / "megatron_mmbert/config").glob("*.py") if "class ModelConfig" in path.read_text()
-    )
-    changes[str(recipe.relative_to(copy / "megatron_mmbert"))] = (
-        "num_layers: Positive = 22",
-        "num_layers: Positive = 23",
-    )
     for name, (old, new) in changes.items():
         path = copy / "megatron_mmbert" / name
         text = path.read_text(encoding="utf-8")
@@ -63,13 +57,9 @@ def test_reference_follows_schema_and_parsers(copy: Path) -> None:
 
 
 def test_reference_wants_a_text_for_every_key(copy: Path) -> None:
-    path = next(
-        path for path in (copy / "megatron_mmbert/config").glob("*.py") if "class ModelConfig" in path.read_text()
-    )
+    path = copy / "megatron_mmbert/config/model.py"
     text = path.read_text(encoding="utf-8")
-    path.write_text(
-        text.replace("    hidden_size: Positive = 768\n", "    hidden_size: Positive = 768\n    novel: int = 1\n")
-    )
+    path.write_text(text.replace("    hidden_size: Pos", "    novel: int = 1\n    hidden_size: Pos"), encoding="utf-8")
     done = reference(copy, "--check")
     assert done.returncode == 1 and "model: novel has no docstring" in done.stdout
 

@@ -8,14 +8,11 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
-import itertools
 import json
 import os
 import re
 import sys
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -28,6 +25,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from megatron_mmbert.config.recipe import Recipe
+from megatron_mmbert.config.renamed_keys import RENAMED_KEYS
 from megatron_mmbert.config.values import Count, LinearRamp, PositiveCount
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +41,12 @@ megatron_mmbert.config.show RECIPE.yaml KEY` prints a value after all of this.
 *count*: a whole number, also as `4_718_592`, `600B` or `2.3T`. *schedule*: a number, or `{from: A, to: B}`, which
 changes linearly over the phase's tokens.
 """
+RENAMED_HEAD = """## Renamed keys
+
+A key is also read under its old name, in a file, on the command line and from an old checkpoint.
+
+| old | today |
+|---|---|"""
 COMMANDS_HEAD = """# Command reference
 
 Every command with its arguments. This page is written by `python tools/make_reference.py` from the parsers.
@@ -92,18 +96,18 @@ def recipe_page() -> str:
         if path and section.__doc__:
             parts.append(clean(section.__doc__) + "\n")
         parts.append("| key | type | default | unit | meaning |\n|---|---|---|---|---|")
-        texts = field_docs(section)
         for name, field in section.model_fields.items():
             row = (
                 f"`{field.alias or name}`",
                 type_text(field),
                 default_text(field),
                 unit(name),
-                texts.get(name) or section_link(field),
+                clean(field.description or section_link(field)),
             )
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
         parts.append("")
-    return "\n".join(parts).rstrip() + "\n"
+    renamed = [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
+    return "\n".join([*parts, RENAMED_HEAD, *renamed]) + "\n"
 
 
 def section_link(field: FieldInfo) -> str:
@@ -114,9 +118,8 @@ def section_link(field: FieldInfo) -> str:
 def undocumented() -> Iterator[tuple[str, str]]:
     """Yield (section, key) of the keys that have no text; sections have theirs at their own heading."""
     for path, section in sections(Recipe, ""):
-        texts = field_docs(section)
         for name, field in section.model_fields.items():
-            if name not in texts and not list(inner_sections(field.annotation)):
+            if not field.description and not list(inner_sections(field.annotation)):
                 yield path, field.alias or name
 
 
@@ -140,16 +143,6 @@ def inner_sections(annotation: Any, kind: str = "") -> Iterator[tuple[type[BaseM
     kind = {list: "list", dict: "dict"}.get(origin, kind)  # type: ignore[call-overload]
     for inner in typing.get_args(annotation):
         yield from inner_sections(inner, kind)
-
-
-def field_docs(section: type[BaseModel]) -> dict[str, str]:
-    """Return the text after each field of a section's source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
-    texts = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            texts[ast.unparse(field.target)] = clean(str(text.value.value))
-    return texts
 
 
 def clean(text: str) -> str:

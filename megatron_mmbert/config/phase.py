@@ -56,6 +56,8 @@ class BatchConfig(Section):
 class Phase(Section):
     """One row of the recipe (paper, section on training phases)."""
 
+    # attributes: the keys of a phase in the YAML
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """The phase's name, which is also its folder in the run's."""
     start_from: str | None = Field(default=None, alias="from")

@@ -26,6 +26,8 @@ from megatron_mmbert.utils.errors import UserError, nearest
 class Recipe(Section):
     """A whole run."""
 
+    # attributes: the sections of the YAML
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """The name of the run, in logs and trackers; runs/NAME is the job scripts' output folder unless they get one."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 21
