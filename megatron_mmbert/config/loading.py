@@ -59,6 +59,24 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def lookup(values: Any, path: str) -> Any:
+    """Return the value at ``key.key.key``; of a list, items are found by their ``name`` or index.
+
+    Raises:
+        UserError: no such key.
+    """
+    for key in path.split("."):
+        if isinstance(values, list):
+            values = {
+                str(item.get("name", at)) if isinstance(item, dict) else str(at): item for at, item in enumerate(values)
+            }
+        if not isinstance(values, dict) or key not in values:
+            known = [str(name) for name in values] if isinstance(values, dict) else []
+            raise UserError(f"{path}: the recipe has no key {key!r} there{nearest(key, known)}")
+        values = values[key]
+    return values
+
+
 def _preset(name: str, path: Path, lines: dict[Location, int]) -> dict[str, Any]:
     source = files(__package__).joinpath("presets", f"{name}.yaml")
     if name not in presets():

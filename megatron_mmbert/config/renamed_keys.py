@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
     @property
     def is_renamed(self) -> bool:
-        """Whether it was written under an old name."""
+        """True for a part that was written under an old name."""
         return self.written != self.path
 
     def describe(self) -> str:

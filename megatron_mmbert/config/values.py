@@ -72,7 +72,7 @@ class LinearRamp(BaseModel):
 
     @property
     def is_constant(self) -> bool:
-        """Whether the value is the same throughout."""
+        """True where the value is the same throughout."""
         return self.start == self.end
 
     @property

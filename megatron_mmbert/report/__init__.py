@@ -1,1 +1,1 @@
-"""What a person sees at the end of a run: pictures, tables, and sentences about what was learned."""
+"""The report of a run: plots, tables, and sentences about what was learned."""

@@ -1,4 +1,4 @@
-"""Writing a run's report: two pictures, the numbers for programs, and a page that holds the tables."""
+"""Write a run's report: two plots, the numbers for programs, and a page with the tables."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from megatron_mmbert.report.scores_plot import plot_scores
 from megatron_mmbert.report.tables import summary, tables_text
 from megatron_mmbert.utils.files import atomic_file, write_json
 
-RUN_PICTURE, SCORES_PICTURE = "run.png", "bits_per_byte.png"
+RUN_PLOT, SCORES_PLOT = "run.png", "bits_per_byte.png"
 SUMMARY, PAGE = "summary.json", "report.md"
 
 
 def write_report(run: Run, folder: Path) -> list[Path]:
     """Write the report into ``folder``, over an older one; returns its files."""
-    plot_run(run, folder / RUN_PICTURE)
-    plot_scores(run, folder / SCORES_PICTURE)
+    plot_run(run, folder / RUN_PLOT)
+    plot_scores(run, folder / SCORES_PLOT)
     write_json(folder / SUMMARY, summary(run))
-    with atomic_file(folder / PAGE) as aside:
-        aside.write_text(_page(run), encoding="utf-8")
-    return [folder / name for name in (RUN_PICTURE, SCORES_PICTURE, SUMMARY, PAGE)]
+    with atomic_file(folder / PAGE) as staging:
+        staging.write_text(_page(run), encoding="utf-8")
+    return [folder / name for name in (RUN_PLOT, SCORES_PLOT, SUMMARY, PAGE)]
 
 
 def _page(run: Run) -> str:
     return (
         f"# {run.name}\n\n"
-        f"![loss, learning rate, mask ratio, temperature and languages]({RUN_PICTURE})\n\n"
-        f"```\n{tables_text(run, most_languages=None)}\n```\n\n"
-        f"![held-out bits per byte]({SCORES_PICTURE})\n"
+        f"![loss, learning rate, mask ratio, temperature and languages]({RUN_PLOT})\n\n"
+        f"```\n{tables_text(run, max_languages=None)}\n```\n\n"
+        f"![held-out bits per byte]({SCORES_PLOT})\n"
     )

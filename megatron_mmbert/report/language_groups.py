@@ -1,4 +1,4 @@
-"""Which languages belong together, and which measurements stand side by side: the rows and columns of all tables.
+"""Groups of languages and the measurements that stand side by side: rows and columns of all tables.
 
 Both are derived from what the phases did, never from names: a language belongs to the first stage of the run that
 trains it, and to those of the stage's alternatives that do.
@@ -24,7 +24,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Column:
-    """One measurement of all languages: ``moment`` is before, after or nothing (the merged model)."""
+    """A measurement of all languages: ``moment`` is before, after or nothing (the merged model)."""
 
     moment: str
     subject: str
@@ -36,7 +36,7 @@ class Column:
 
 
 def language_groups(run: Run) -> list[Group]:
-    """All languages that the run trains or scores, each in one group, in the order in which they come into the run."""
+    """Return all languages that the run trains or scores, each in one group, in the order they come into the run."""
     stages = run.stages()
     members: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for language in _languages(run):
@@ -53,7 +53,7 @@ def language_groups(run: Run) -> list[Group]:
 
 
 def columns(run: Run) -> list[Column]:
-    """The measurements in the order of the run. That before a phase is left out where it is that after its origin."""
+    """Return the measurements in the order of the run; before a phase only what its origin does not say."""
     found = []
     for phase in run.phases:
         origin = run.phase(phase.origin)
@@ -67,13 +67,13 @@ def columns(run: Run) -> list[Column]:
 
 
 def before_of(run: Run, phase: PhaseRun) -> Scores:
-    """Scores at the phase's start: its own measurement, else that after the phase it started from."""
+    """Return scores at the phase's start: its own measurement, else that after the phase it started from."""
     origin = run.phase(phase.origin)
     return phase.before or (origin.after if origin else {})
 
 
 def sizes_of(run: Run) -> Scores:
-    """Tokens of text of each language that some phase trains."""
+    """Return the tokens of text of each language that a phase trains."""
     found: Scores = {}
     for phase in run.phases:
         for language, size in phase.sizes.items():
@@ -82,14 +82,14 @@ def sizes_of(run: Run) -> Scores:
 
 
 def mean(scores: Scores, languages: tuple[str, ...] | list[str]) -> float | None:
-    """Mean over the languages; None if one of them has no score, as a mean over others would not compare."""
+    """Return the mean over the languages; None if one of them has no score, as a mean over others would not compare."""
     if not languages or any(language not in scores for language in languages):
         return None
     return sum(scores[language] for language in languages) / len(languages)
 
 
 def scored(group_languages: tuple[str, ...], shown: list[Column]) -> list[str]:
-    """Those of the languages that every column has that scores any of them, so that columns compare."""
+    """Return the languages that have a score in every column that scores any of them, so that columns compare."""
     useful = [column.scores for column in shown if any(language in column.scores for language in group_languages)]
     return [language for language in group_languages if useful and all(language in scores for scores in useful)]
 

@@ -23,13 +23,13 @@ _RESET = "\033[0m"
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Only a terminal shows colours, and only where the user has not said otherwise (https://no-color.org)."""
+    """Return whether ``stream`` is a terminal and the user has not switched colours off (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def fate(seen: int, label: int, mask_id: int) -> str:
-    """What masking did to a token: ``masked``, ``replaced``, ``kept``, or nothing. A random id that is the original
-    by chance cannot be told from one kept."""
+    """Return what masking did to a token: ``masked``, ``replaced``, ``kept``, or nothing. A random id that is the
+    original by chance cannot be told from one kept."""
     if label == NOT_SCORED:
         return ""
     return "masked" if seen == mask_id else "kept" if seen == label else "replaced"
@@ -38,7 +38,7 @@ def fate(seen: int, label: int, mask_id: int) -> str:
 def pack_lines(
     pack: PackView, tokenizer: Tokenizer, token: int, samples: int | None = None, colour: bool = False
 ) -> Iterator[str]:
-    """Lines that show a pack and its first ``samples`` (None: all).
+    """Yield lines that show a pack and its first ``samples`` (None: all).
 
     Args:
         token: the token of the phase that was asked for; the pack's heading says where in it that is.
@@ -55,12 +55,12 @@ def pack_lines(
 
 
 def plain_text(sample: SampleView, tokenizer: Tokenizer) -> str:
-    """The text of a sample before masking."""
+    """Return the text of a sample before masking."""
     return harmless(tokenizer.decode(sample.original))
 
 
 def marked_text(sample: SampleView, tokenizer: Tokenizer, colour: bool = False) -> str:
-    """The text of a sample with a mark for every scored token."""
+    """Return the text of a sample with a mark for every scored token."""
     parts = []
     tokens = zip(sample.seen.tolist(), sample.label.tolist(), strict=True)
     for is_scored, run in groupby(tokens, key=lambda token: token[1] != NOT_SCORED):
@@ -72,7 +72,7 @@ def marked_text(sample: SampleView, tokenizer: Tokenizer, colour: bool = False) 
 
 
 def harmless(text: str) -> str:
-    """``text`` with control characters made visible: a corpus must not steer the terminal that shows it."""
+    """Return ``text`` with control characters made visible: a corpus must not steer the terminal that shows it."""
     return "".join(
         f"\\x{ord(character):02x}" if unicodedata.category(character) == "Cc" and character not in "\n\t" else character
         for character in text

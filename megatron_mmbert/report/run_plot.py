@@ -10,7 +10,7 @@ import numpy as np
 from megatron_mmbert.report.run_reader import PhaseRun, Run
 from megatron_mmbert.report.shares_plot import empty_note, plot_shares
 from megatron_mmbert.report.style import BANDS, FAINT, figure_file, line_style, short_count
-from megatron_mmbert.report.token_axis import SavePlan, last_mean, smooth, thin, ticks, token_axis
+from megatron_mmbert.report.token_axis import StageSpan, last_mean, smooth, thin, ticks, token_axis
 
 WIDTH, HEIGHT = 1400, 1000
 _SMALL = {"lr": "learning rate", "mask_ratio": "mask ratio", "temperature": "sampling temperature τ"}
@@ -18,7 +18,7 @@ _LONGEST_TITLE = 26
 
 
 def plot_run(run: Run, path: Path) -> None:
-    """Write the picture of ``run`` to ``path``, a PNG of 1400 x 1000 pixels (higher for more than eight phases)."""
+    """Write the plot of ``run`` to ``path``, a PNG of 1400 x 1000 pixels (higher for more than eight phases)."""
     bars = len([phase for phase in run.phases if phase.shares])
     with figure_file(path, WIDTH, HEIGHT + 45 * max(0, bars - 8)) as figure:
         shares_top = 0.045 + 0.07 * min(max(bars, 1), 6)
@@ -44,7 +44,7 @@ def plot_run(run: Run, path: Path) -> None:
         figure.text(0.975, 0.972, _headline(run, stages), fontsize=11, va="center", ha="right", color=FAINT)
 
 
-def _headline(run: Run, stages: list[SavePlan]) -> str:
+def _headline(run: Run, stages: list[StageSpan]) -> str:
     steps = sum(phase.steps for phase in run.phases)
     languages = len({language for phase in run.phases for language in phase.shares})
     trained = sum(float(phase.curves["phase_tokens"][-1]) for stage in stages for phase in stage.phases)
@@ -52,8 +52,8 @@ def _headline(run: Run, stages: list[SavePlan]) -> str:
     return f"{short_count(trained)} tokens in {steps:,} steps of {phases}, {languages} languages"
 
 
-def _bands(axes: Any, stages: list[SavePlan]) -> None:
-    """The stages' places, and true counts of tokens on the axis that does not stretch evenly."""
+def _bands(axes: Any, stages: list[StageSpan]) -> None:
+    """Draw the stages' spans, and true counts of tokens on the axis that does not stretch evenly."""
     axes.set_xlim(0, 1)
     for number, stage in enumerate(stages):
         axes.axvspan(stage.left, stage.right, color=BANDS[number % 2], zorder=0, linewidth=0)
@@ -65,7 +65,7 @@ def _bands(axes: Any, stages: list[SavePlan]) -> None:
     axes.set_axisbelow(True)
 
 
-def _loss(axes: Any, stages: list[SavePlan]) -> None:
+def _loss(axes: Any, stages: list[StageSpan]) -> None:
     raw_values = []
     for stage in stages:
         for number, phase in enumerate(stage.phases):
@@ -89,7 +89,7 @@ def _loss(axes: Any, stages: list[SavePlan]) -> None:
     axes.legend(loc="upper right", fontsize=9.5, title="mean of the last 5 % of steps", title_fontsize=9, **box)
 
 
-def _metric(axes: Any, stages: list[SavePlan], name: str, labelled: bool) -> None:
+def _metric(axes: Any, stages: list[StageSpan], name: str, labelled: bool) -> None:
     highest = 0.0
     for stage in stages:
         for number, phase in enumerate(stage.phases):
@@ -109,7 +109,7 @@ def _metric(axes: Any, stages: list[SavePlan], name: str, labelled: bool) -> Non
         axes.set_xlabel("tokens of the run", fontsize=9)
 
 
-def _with_ends(stage: SavePlan, phase: PhaseRun, name: str) -> tuple[Any, Any]:
-    """The curve led back to the phase's start: its first value is that of the first step, which begins there."""
+def _with_ends(stage: StageSpan, phase: PhaseRun, name: str) -> tuple[Any, Any]:
+    """Return the curve led back to the phase's start: its first value is that of the first step, which begins there."""
     x, y = stage.place(phase.curves["phase_tokens"]), phase.curves[name]
     return np.concatenate([[stage.left], x]), np.concatenate([y[:1], y])

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: each phase's steps, mixture and held-out scores, and how the phases hang together.
+"""A run read from its folder: each phase's steps, mixture and held-out scores, and how the phases hang together.
 
 Everything is optional. A run that stands in its second phase, or whose merge was never made, is read as far as it got.
 """
@@ -24,14 +24,14 @@ from megatron_mmbert.utils.files import read_json
 Float64s = npt.NDArray[np.float64]
 Scores = dict[str, float]
 MERGED_SCORES = "merged_bits_per_byte.json"
-"""Scores of the merged model: beside its folder, as a checkpoint folder is sealed."""
+"""Scores of the merged model: beside its folder, as a committed checkpoint is not written to."""
 _CURVES = ("phase_tokens", "goal_tokens", "total_tokens", "loss", "lr", "mask_ratio", "temperature")
 _RUN_AGAIN = "run the phase again, or move the file away to report without it"
 
 
 @dataclass(frozen=True)
 class PhaseRun:
-    """One phase of a run.
+    """A phase of a run.
 
     Attributes:
         origin: the phase it started from, None for scratch or when unknown.
@@ -67,17 +67,18 @@ class PhaseRun:
 
 @dataclass(frozen=True)
 class Run:
-    """All of a run that is there; ``phases`` in the recipe's order, so that origins come first."""
+    """The parts of a run that exist; ``phases`` in the recipe's order, so that origins come first."""
 
     name: str
     phases: tuple[PhaseRun, ...]
     merged: Scores = field(default_factory=dict)
 
     def phase(self, name: str | None) -> PhaseRun | None:
+        """Return the phase called ``name``, None where the run has none."""
         return next((phase for phase in self.phases if phase.name == name), None)
 
     def stages(self) -> list[list[PhaseRun]]:
-        """Phases by stage: those of one inner list are alternatives of one another."""
+        """Return phases by stage: those of one inner list are alternatives of one another."""
         numbers = sorted({phase.stage for phase in self.phases})
         return [[phase for phase in self.phases if phase.stage == number] for number in numbers]
 
@@ -110,7 +111,7 @@ def read_run(output: Path, recipe_file: Path | None = None) -> Run:
 
 
 def read_curves(path: Path) -> dict[str, Float64s]:
-    """The steps of a metrics file; a last line cut off by a kill, or still being written, is left out."""
+    """Return the curves of a metrics file; a last line cut off by a kill, or still being written, is left out."""
     rows: list[list[float]] = []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -126,7 +127,7 @@ def read_curves(path: Path) -> dict[str, Float64s]:
 
 
 def read_scores(path: Path) -> dict[str, Scores]:
-    """``{"before": {language: bits per byte}, "after": ...}``; empty when there is no such file.
+    """Return ``{"before": {language: bits per byte}, "after": ...}``; empty when there is no such file.
 
     Raises:
         UserError: the file is damaged or of another form.
@@ -154,7 +155,7 @@ def _recipe(folders: list[PhaseFolder], recipe_file: Path | None) -> Recipe | No
 
 
 def _origin(name: str, curves: dict[str, dict[str, Float64s]], recipe: Recipe | None) -> str | None:
-    """From the recipe; without it, the phase that ended at the count of tokens where this one began."""
+    """Return the recipe's origin; without a recipe, the phase that ended at the count of tokens where this began."""
     if recipe is not None and name in [phase.name for phase in recipe.phases]:
         return recipe.origin(recipe.phase(name))
     own = curves[name]
@@ -166,7 +167,7 @@ def _origin(name: str, curves: dict[str, dict[str, Float64s]], recipe: Recipe | 
 
 
 def _stage(name: str, origins: dict[str, str | None], recipe: Recipe | None) -> int:
-    """Number of ancestors, also of those whose folder is missing."""
+    """Return the number of ancestors, also of those whose folder is missing."""
     known = {phase.name: recipe.origin(phase) for phase in recipe.phases} if recipe else {}
     origin, stage = origins.get(name, known.get(name)), 0
     while origin is not None:

@@ -1,4 +1,4 @@
-"""Held-out bits per byte by language at every measurement of a run, as one picture.
+"""Held-out bits per byte by language at every measurement of a run, as one plot.
 
 Up to sixty languages: a heat map with the numbers in it. More: each group's distribution, as no page holds their rows.
 """
@@ -17,14 +17,14 @@ from megatron_mmbert.report.run_reader import Float64s, Run
 from megatron_mmbert.report.shares_plot import empty_note
 from megatron_mmbert.report.style import FAINT, INK, LINES, figure_file
 
-MOST_ROWS = 60
+MAX_ROWS = 60
 WIDTH = 1400
 _ROW_PIXELS = 17
 _COLOURS = "YlGnBu"  # dark is worse; one direction of lightness, for all kinds of colour vision
 
 
 def plot_scores(run: Run, path: Path) -> None:
-    """Write the picture to ``path``, a PNG 1400 pixels wide."""
+    """Write the plot to ``path``, a PNG 1400 pixels wide."""
     shown = columns(run)
     groups = [(group, _table(group, shown)) for group in language_groups(run)]
     groups = [(group, values) for group, values in groups if len(values)]
@@ -32,14 +32,14 @@ def plot_scores(run: Run, path: Path) -> None:
     if not rows:
         with figure_file(path, WIDTH, 300) as figure:
             empty_note(figure.add_subplot(), "no held-out scores")
-    elif rows <= MOST_ROWS:
+    elif rows <= MAX_ROWS:
         _heat_map(groups, shown, path, rows)
     else:
         _distributions(groups, shown, path)
 
 
 def _table(group: Group, shown: list[Column]) -> Float64s:
-    """float64 [languages, columns] of the group's languages that have any score; NaN where one is missing."""
+    """Return float64 [languages, columns] of the group's languages that have any score; NaN where one is missing."""
     languages = _with_scores(group, shown)
     cells = [[column.scores.get(language, np.nan) for column in shown] for language in languages]
     return np.array(cells, dtype=np.float64).reshape(len(languages), len(shown))
@@ -80,7 +80,7 @@ def _heat_map(groups: list[tuple[Group, Float64s]], shown: list[Column], path: P
 
 
 def _norm(tables: list[Float64s], shown: list[Column]) -> Normalize:
-    """Colours for the trained states: untrained weights would take most of the scale and tell nothing."""
+    """Return colours for the trained states: untrained weights would take most of the scale and tell nothing."""
     trained = [number for number, column in enumerate(shown) if number or column.moment != "before"]
     values = np.concatenate([table[:, trained or [0]].ravel() for table in tables])
     values = values[np.isfinite(values)]
@@ -106,7 +106,7 @@ def _numbers(axes: Any, values: Float64s, shown: list[Column], top: float, norm:
 
 
 def _group_title(figure: Any, axes: Any, label: str, count: int, top: float) -> None:
-    """The group's name at the very left, beside its first row; a line shows how far the group goes."""
+    """Write the group's name at the very left, beside its first row; a line shows how far the group goes."""
     across = blended_transform_factory(figure.transFigure, axes.transData)
     axes.text(0.015, top + 0.5, label, transform=across, fontsize=9.5, fontweight="bold", va="center")
     if count > 1:

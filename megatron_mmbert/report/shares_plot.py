@@ -1,4 +1,4 @@
-"""Which languages each phase reads: one bar per phase, the largest languages named, the others pooled."""
+"""Plot of the languages each phase reads: a bar per phase, the largest languages named, the others pooled."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def plot_shares(axes: Any, run: Run) -> None:
     )
 
 
-def largest_languages(phases: list[PhaseRun], most: int) -> list[str]:
-    """Those with most tokens over all phases, largest first: named and coloured alike in every bar."""
+def largest_languages(phases: list[PhaseRun], limit: int) -> list[str]:
+    """Return the languages with most tokens over all phases, largest first: named and coloured alike in every bar."""
     tokens: dict[str, float] = {}
     for phase in phases:
         for language, share in phase.shares.items():
             tokens[language] = tokens.get(language, 0.0) + share * max(phase.goal_tokens, 1.0)
-    return sorted(tokens, key=lambda language: (-tokens[language], language))[:most]
+    return sorted(tokens, key=lambda language: (-tokens[language], language))[:limit]
 
 
 def _segment(axes: Any, row: int, left: float, share: float, colour: str, text: str) -> None:
-    """One piece of a bar, with its text lying, standing or left out, as there is room."""
+    """Draw one part of a bar, with its text lying, standing or left out, as there is space."""
     if share <= 0:
         return
     height = 0.72
@@ -83,6 +83,6 @@ def _languages(phase: PhaseRun) -> str:
 
 
 def empty_note(axes: Any, text: str) -> None:
-    """What stands in a panel without data."""
+    """Write ``text`` into a panel without data."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", color=FAINT, transform=axes.transAxes)

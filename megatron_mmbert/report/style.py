@@ -1,4 +1,4 @@
-"""Colours, fonts and number formats that the pictures share.
+"""Colours, fonts and number formats that the plots share.
 
 Colours are Okabe and Ito's and Paul Tol's, which people with any of the common colour blindnesses tell apart; where
 lines may lie on one another they differ in width and dashes too.
@@ -47,14 +47,14 @@ def figure_file(path: Path, width: int, height: int) -> Iterator[Figure]:
     """Yield a figure of ``width`` x ``height`` pixels; on leaving it is written to ``path`` as a PNG."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
-        FigureCanvasAgg(figure)  # no pyplot: no display is asked for, and no state is left behind
+        FigureCanvasAgg(figure)  # no pyplot: no display is asked for, and no state remains
         yield figure
         with output_file(path, PICTURE, overwrite=True) as staging:
             figure.savefig(staging, format="png", dpi=100)
 
 
 def line_style(number: int, of: int) -> dict[str, Any]:
-    """Colour, width and dashes of line ``number`` of ``of`` alternatives, so that equal ones show under one another."""
+    """Return colour, width and dashes of line ``number`` of ``of`` alternatives, so that equal ones show."""
     dashes = ("-", (0, (5, 2)), (0, (1.2, 1.2)), (0, (6, 2, 1, 2)))
     return {
         "color": LINES[(number + 1) % len(LINES)] if of > 1 else LINES[0],
@@ -65,7 +65,7 @@ def line_style(number: int, of: int) -> dict[str, Any]:
 
 
 def short_count(count: float) -> str:
-    """``2.3T``, ``600B``, ``404k``: at most three digits."""
+    """Return a count as ``2.3T``, ``600B``, ``404k``: at most three digits."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * unit:
             return f"{count / unit:.3g}{name}"
@@ -73,12 +73,12 @@ def short_count(count: float) -> str:
 
 
 def short_names(languages: list[str]) -> dict[str, str]:
-    """``eng`` for ``eng_Latn`` where no other language begins so."""
+    """Return ``eng`` for ``eng_Latn`` where no other language begins so."""
     codes = [language.partition("_")[0] for language in languages]
     return {name: code if codes.count(code) == 1 else name for name, code in zip(languages, codes, strict=True)}
 
 
 def dark(colour: str) -> bool:
-    """Whether white text reads better on ``colour`` than black."""
+    """Return whether white text reads better on ``colour`` than black."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return 0.299 * red + 0.587 * green + 0.114 * blue < 140

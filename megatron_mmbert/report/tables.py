@@ -13,7 +13,7 @@ NO_VALUE = "–"
 
 
 def group_table(run: Run) -> str:
-    """Rows: groups of languages; columns: the mean over the group's languages at every measurement of the run."""
+    """Return a table: a row per group of languages, a column per measurement of the run, the group's mean in it."""
     shown = columns(run)
     header = ["languages", "number", *(_two_lines(column) for column in shown)]
     rows = [_group_row(group.label, group.languages, shown) for group in language_groups(run)]
@@ -24,23 +24,23 @@ def group_table(run: Run) -> str:
 
 
 def last_group(run: Run) -> Group | None:
-    """The last languages that came into the run and have scores; None if no language was trained and scored."""
+    """Return the last languages that came into the run and have scores; None if no language was trained and scored."""
     shown = columns(run)
     groups = [group for group in language_groups(run) if group.phases and scored(group.languages, shown)]
     return groups[-1] if groups else None
 
 
-def language_table(run: Run, group: Group, most: int | None = None) -> str:
-    """One row per language of ``group``: the measurement it came with into its stage, the variants, the merged model.
+def language_table(run: Run, group: Group, limit: int | None = None) -> str:
+    """Return a table, a row per language of ``group``: its scores before its stage, of variants and merge.
 
     Args:
-        most: rows at most; the rest is counted in a last line.
+        most: the largest number of rows; the others are counted in a last line.
     """
     shown = last_columns(run, group)
     header = ["language", *(_two_lines(column) for column in shown), "best"]
     languages = scored(group.languages, shown)
     rows = []
-    for language in languages[:most]:
+    for language in languages[:limit]:
         values = [column.scores.get(language) for column in shown]
         ends = {c.subject: c.scores[language] for c in shown if c.moment != "before" and language in c.scores}
         rows.append([language, *map(_number, values), min(ends, key=lambda name: ends[name]) if ends else ""])
@@ -50,7 +50,7 @@ def language_table(run: Run, group: Group, most: int | None = None) -> str:
 
 
 def last_columns(run: Run, group: Group) -> list[Column]:
-    """What matters to the languages of ``group``: where the group's stage began, its phases' ends, what came later."""
+    """Return the columns for ``group``: the start of the group's stage, its phases' ends, and what came later."""
     stages = run.stages()
     number = next(n for n, stage in enumerate(stages) if group.phases[0] in [phase.name for phase in stage])
     stage = [phase.name for phase in stages[number]]
@@ -65,22 +65,22 @@ def last_columns(run: Run, group: Group) -> list[Column]:
     ]
 
 
-def tables_text(run: Run, most_languages: int | None = 40) -> str:
-    """All that is printed at the end of a run."""
+def tables_text(run: Run, max_languages: int | None = 40) -> str:
+    """Return all that is printed at the end of a run."""
     if not columns(run):
         return "no held-out scores: name held-out stores in the recipe's evaluation.stores to have them"
     parts = ["held-out bits per byte, mean over languages (lower is better)", "", group_table(run)]
     group = last_group(run)
     if group is not None and len(language_groups(run)) > 1:
-        parts += ["", f"languages {group.label}", "", language_table(run, group, most_languages)]
+        parts += ["", f"languages {group.label}", "", language_table(run, group, max_languages)]
     found = findings(run)
     if found:
-        parts += ["", *(f"- {verdict.text}" for verdict in found)]
+        parts += ["", *(f"- {finding.text}" for finding in found)]
     return "\n".join(parts)
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The same numbers for programs."""
+    """Return the numbers of the tables for programs; the keys are those of ``summary.json``."""
     shown = columns(run)
     return {
         "run": run.name,
@@ -106,7 +106,7 @@ def summary(run: Run) -> dict[str, Any]:
             for group in language_groups(run)
         ],
         "bits_per_byte": {column.title: column.scores for column in shown},
-        "verdicts": [vars(verdict) for verdict in findings(run)],
+        "verdicts": [vars(finding) for finding in findings(run)],
     }
 
 

@@ -15,13 +15,13 @@ import numpy as np
 from megatron_mmbert.report.run_reader import Float64s, PhaseRun, Run
 from megatron_mmbert.report.style import short_count
 
-_LEAST_WIDTH = 0.28  # of the whole axis
+_MIN_WIDTH = 0.28  # of the whole axis
 _WIDE = 0.33  # a stage this wide gets a tick in its middle
 
 
 @dataclass(frozen=True)
-class SavePlan:
-    """A stage's place: ``left`` to ``right`` in [0, 1] for ``goal`` tokens that begin at ``start`` of the run."""
+class StageSpan:
+    """The span of a stage on the axis: ``left`` to ``right`` in [0, 1] for ``goal`` tokens from ``start`` on."""
 
     phases: list[PhaseRun]
     left: float
@@ -30,7 +30,7 @@ class SavePlan:
     goal: float
 
     def place(self, phase_tokens: Float64s) -> Float64s:
-        """Horizontal places of counts of the phase's tokens."""
+        """Return horizontal positions of counts of the phase's tokens."""
         return self.left + (self.right - self.left) * phase_tokens / self.goal
 
     @property
@@ -43,21 +43,21 @@ class SavePlan:
         return f"{common.rstrip('_-.')}: {', '.join(name.removeprefix(common) or name for name in names)}"
 
 
-def token_axis(run: Run) -> list[SavePlan]:
-    """The stages that have steps, left to right."""
+def token_axis(run: Run) -> list[StageSpan]:
+    """Return the stages that have steps, left to right."""
     stages = [[phase for phase in stage if phase.steps] for stage in run.stages()]
     stages = [stage for stage in stages if stage]
     goals = [max(max(phase.goal_tokens, phase.curves["phase_tokens"][-1]) for phase in stage) for stage in stages]
-    widths = np.maximum(np.array(goals) / max(sum(goals), 1), _LEAST_WIDTH)
-    edges = np.concatenate([[0.0], np.cumsum(widths)]) / max(widths.sum(), _LEAST_WIDTH)
+    widths = np.maximum(np.array(goals) / max(sum(goals), 1), _MIN_WIDTH)
+    edges = np.concatenate([[0.0], np.cumsum(widths)]) / max(widths.sum(), _MIN_WIDTH)
     return [
-        SavePlan(stage, float(left), float(right), min(phase.start_tokens for phase in stage), float(goal))
+        StageSpan(stage, float(left), float(right), min(phase.start_tokens for phase in stage), float(goal))
         for stage, left, right, goal in zip(stages, edges[:-1], edges[1:], goals, strict=True)
     ]
 
 
-def ticks(stages: list[SavePlan]) -> tuple[list[float], list[str]]:
-    """Places and labels: the ends of the stages, and the middle of wide ones."""
+def ticks(stages: list[StageSpan]) -> tuple[list[float], list[str]]:
+    """Return positions and labels of the ticks: the ends of the stages, and the middle of wide ones."""
     places, labels = [], []
     for number, stage in enumerate(stages):
         if number == 0:
@@ -72,8 +72,8 @@ def ticks(stages: list[SavePlan]) -> tuple[list[float], list[str]]:
 
 
 def smooth(values: Float64s, span: int) -> Float64s:
-    """Mean over the ``span`` steps around each one, fewer and as many on both sides near the ends, so that the line
-    neither lags behind nor bends there. Steps that are no number are passed over."""
+    """Return the mean over the ``span`` steps around each one, near the ends fewer, as many on both sides, so that the
+    line neither lags nor bends there. Steps that are no number are passed over."""
     finite = np.isfinite(values)
     totals = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
@@ -85,17 +85,17 @@ def smooth(values: Float64s, span: int) -> Float64s:
 
 
 def last_mean(values: Float64s, share: float = 0.05) -> float:
-    """Mean over the last ``share`` of the steps, those left out that are no number."""
+    """Return the mean over the last ``share`` of the steps, those left out that are no number."""
     last = values[-max(1, round(share * len(values))) :]
     last = last[np.isfinite(last)]
     return float(last.mean()) if len(last) else float("nan")
 
 
-def thin(x: Float64s, y: Float64s, most: int = 1500) -> tuple[Float64s, Float64s]:
-    """At most about ``most`` points that keep every peak: the lowest and the highest of each run of neighbours."""
-    if len(y) <= most:
+def thin(x: Float64s, y: Float64s, limit: int = 1500) -> tuple[Float64s, Float64s]:
+    """Return about ``limit`` points at most that keep every peak: the lowest and highest of each run of neighbours."""
+    if len(y) <= limit:
         return x, y
-    edges = np.linspace(0, len(y), most // 2 + 1).astype(int)
+    edges = np.linspace(0, len(y), limit // 2 + 1).astype(int)
     chosen = [
         at
         for low, high in itertools.pairwise(edges)

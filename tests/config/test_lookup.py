@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from megatron_mmbert.config.lookup import lookup
+from megatron_mmbert.config.loading import lookup
 from megatron_mmbert.utils.errors import UserError
 
 VALUES = {"name": "a", "merge": {"models": ["x", "y"], "weights": None}, "phases": [{"name": "p", "tokens": 5}]}

@@ -63,7 +63,7 @@ def test_a_measurement_equal_to_the_one_before_is_not_repeated() -> None:
 
 
 def test_phase_verdicts_count_the_phases_own_languages() -> None:
-    found = {verdict.subject: verdict for verdict in findings(full_run()) if verdict.kind == "phase"}
+    found = {finding.subject: finding for finding in findings(full_run()) if finding.kind == "phase"}
     assert (
         found["one"].text
         == "held-out bits per byte fell in phase one for 2 of 2 languages it trains (mean 5.500 → 3.500)"
@@ -75,13 +75,13 @@ def test_phase_verdicts_count_the_phases_own_languages() -> None:
 
 def test_an_unchanged_score_did_not_fall() -> None:
     run = Run("r", (_phase("one", None, 0, "a b", START, {**FIRST, "b": START["b"]}),))
-    verdict = findings(run)[0]
-    assert verdict.better == 1 and verdict.text.endswith("; not for b")
+    finding = findings(run)[0]
+    assert finding.better == 1 and finding.text.endswith("; not for b")
 
 
 def test_the_widest_variant_is_measured_on_what_only_it_sees() -> None:
-    found = [verdict for verdict in findings(full_run()) if verdict.kind == "variant"]
-    assert [verdict.text for verdict in found] == [
+    found = [finding for finding in findings(full_run()) if finding.kind == "variant"]
+    assert [finding.text for finding in found] == [
         "for the 2 languages that only x_wide sees, x_wide (4.250) beats x_narrow (5.000) on 1 of 2"
     ]
 
@@ -90,7 +90,7 @@ def test_a_lost_comparison_is_not_called_a_win() -> None:
     run = full_run()
     worse = _phase("x_wide", "two", 2, "a b c d e", SECOND, {**WIDE, "d": 9.0})
     lost = Run("r", (*run.phases[:3], worse))
-    text = next(verdict.text for verdict in findings(lost) if verdict.kind == "variant")
+    text = next(finding.text for finding in findings(lost) if finding.kind == "variant")
     assert "does not beat x_narrow (5.000) in the mean, only on 0 of 2" in text
 
 
@@ -125,14 +125,14 @@ def test_the_last_group_is_listed_by_language() -> None:
     text = tables_text(full_run())
     row = next(line for line in text.splitlines() if line.startswith("d "))
     assert row.split() == "d 7.000 7.000 5.000 6.000 x_wide".split()
-    assert "... and 1 more" in tables_text(full_run(), most_languages=1)
+    assert "... and 1 more" in tables_text(full_run(), max_languages=1)
 
 
 def test_summary_has_the_same_numbers() -> None:
     found = summary(full_run())
     assert found["groups"][2]["mean_bits_per_byte"]["after x_wide"] == 4.25
     assert found["bits_per_byte"]["merged"]["e"] == 3
-    assert [verdict["kind"] for verdict in found["verdicts"]] == ["phase"] * 4 + ["variant", "overall"]
+    assert [finding["kind"] for finding in found["verdicts"]] == ["phase"] * 4 + ["variant", "overall"]
 
 
 def test_a_run_without_scores_says_how_to_have_them() -> None:

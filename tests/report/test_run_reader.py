@@ -90,3 +90,12 @@ def test_a_damaged_mixture_is_named(make_run) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no phase of a run here"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["mfu", "peak_share"])
+def test_metrics_of_this_and_of_earlier_versions(key: str, make_run) -> None:
+    """``mfu`` was called ``peak_share``."""
+    path = make_run({"pretrain": LANGUAGES}) / "pretrain/metrics.jsonl"
+    lines = [json.loads(line) | {key: 0.4} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(read_curves(path)["loss"]) == len(lines) > 0

@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the value."""
-    from megatron_mmbert.config.loading import load_recipe
-    from megatron_mmbert.config.lookup import lookup
+    from megatron_mmbert.config.loading import load_recipe, lookup
 
     value = lookup(load_recipe(arguments.recipe, arguments.overrides).to_dict(), arguments.key)
     for item in value if isinstance(value, list) else [] if value is None else [value]:
