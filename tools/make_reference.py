@@ -106,7 +106,7 @@ def recipe_page() -> str:
             )
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
         parts.append("")
-    renamed = [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
+    renamed = [f"| <code>{old}</code> | `{new}` |" for old, new in RENAMED_KEYS.items()]
     return "\n".join([*parts, RENAMED_HEAD, *renamed]) + "\n"
 
 
