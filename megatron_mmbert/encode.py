@@ -1,7 +1,7 @@
 """The former name of :mod:`megatron_mmbert.inference`, for programs and scripts that use it.
 
-``python -m megatron_mmbert.encode`` is the command ``mmbert encode``; ``load_model``, ``encode`` and ``score`` are those
-of :mod:`megatron_mmbert.inference`.
+``python -m megatron_mmbert.encode`` is the command ``mmbert encode``; ``load_model``, ``encode`` and ``score`` are
+those of :mod:`megatron_mmbert.inference`.
 """
 
 from __future__ import annotations

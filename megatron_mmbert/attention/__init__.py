@@ -1,4 +1,4 @@
-"""Attention over packed samples: one contract (:mod:`.plan`), several engines, chosen by :mod:`.selection`."""
+"""Attention over packed samples: one contract (:mod:`.interface`), several engines, chosen by :mod:`.selection`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALL = (
     Engine("eager", eager.attend, eager.unsupported_reason),
 )
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in _ALL}
-"""By name; on a CPU the first that does not refuse is the fastest."""
+"""By name; on a CPU the first that supports a request is the fastest."""
 
 _TRIAL_TOKENS = 32_768
 
@@ -30,7 +30,7 @@ __all__ = ["AUTO", "ENGINES", "Engine", "Request", "SequenceLayout", "attend", "
 
 
 def choose(name: str, request: Request, heads: int) -> Engine:
-    """The engine of that name, or for ``auto`` the one to use for ``request`` here.
+    """Return the engine of that name, or for ``auto`` the one to use for ``request`` here.
 
     Raises:
         UserError: no such engine, it cannot do the request, or not deterministically where PyTorch is asked for that.
@@ -50,13 +50,13 @@ def choose(name: str, request: Request, heads: int) -> Engine:
 
 @cache
 def _fastest_here(request: Request, heads: int) -> str:
-    """Measured once per process and kind of layer; the same on all ranks."""
+    """Return the name of the fastest engine, measured once per process and kind of layer; the same on all ranks."""
     from megatron_mmbert.parallel.runtime import broadcast_object
 
     candidates = [engine for engine in _ALL if engine.name != "eager"]
     lengths = [request.sample_tokens] * max(1, _TRIAL_TOKENS // request.sample_tokens)
-    verdicts = [try_engine(engine, request, heads, lengths) for engine in candidates]
-    return str(broadcast_object(fastest(verdicts).engine))
+    trials = [try_engine(engine, request, heads, lengths) for engine in candidates]
+    return str(broadcast_object(fastest(trials).engine))
 
 
 def attend(
@@ -68,13 +68,13 @@ def attend(
     window_each_side: int | None,
     engine: str = "torch",
 ) -> Tensor:
-    """Attention of packed samples by the engine of that name.
+    """Return the attention of packed sequences by the engine of that name.
 
     Args:
         q_THD, k_THD, v_THD: [T, H, D], any float dtype.
         cu_seqlens: int32 [S+1], from 0 to T.
-        max_seqlen: the longest sample, in tokens.
-        window_each_side: visible tokens on each side of a token, itself not counted; None for the whole sample.
+        max_seqlen: the longest sequence, in tokens.
+        window_each_side: visible tokens on each side of a token, itself not counted; None for the whole sequence.
 
     Returns:
         out_THD in the dtype of q_THD.

@@ -1,8 +1,8 @@
-"""The attention contract: packed samples, bidirectional, global or within a window; never across samples.
+"""The attention contract: packed sequences, bidirectional, global or within a window; never across sequences.
 
-Every engine takes ``q_THD, k_THD, v_THD`` (T packed tokens, H heads of this rank, D head width), the boundaries of
-the samples and the window, and gives ``out_THD``. A :class:`SequenceLayout` says where samples lie; it is made once per
-pack, and engines keep what they derive from it (masks, index lists) in its ``cache``, so that 22 layers share the work.
+Every engine takes ``q_THD, k_THD, v_THD`` (T packed tokens, H heads of this rank, D head width), the bounds of the
+sequences and the window, and gives ``out_THD``. A :class:`SequenceLayout` has the bounds; it is made once per pack, and
+engines keep what they derive from it (masks, index lists) in its ``cache``, so that 22 layers share the work.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Derived = TypeVar("Derived")
 
 @dataclass
 class SequenceLayout:
-    """Where the samples of one pack lie.
+    """The bounds of the sequences of one pack.
 
     Attributes:
-        cu_seqlens: int32 [S+1], the samples' boundaries, from 0 to T; on the device of q, k, v.
-        max_seqlen: length of the longest sample, or any bound above it.
+        cu_seqlens: int32 [S+1], the sequences' bounds, from 0 to T; on the device of q, k, v.
+        max_seqlen: length of the longest sequence, or any number above it.
     """
 
     cu_seqlens: Tensor
@@ -33,27 +33,27 @@ class SequenceLayout:
 
     @property
     def lengths(self) -> list[int]:
-        """Samples' lengths in tokens, on the host."""
+        """The sequences' lengths in tokens, on the host."""
         return self.derive("lengths", lambda: torch.diff(self.cu_seqlens).tolist())
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """Each sample's first token and the one behind its last, on the host."""
+        """Each sequence's first token and the one after its last, on the host."""
         ends = list(itertools.accumulate(self.lengths))
         return self.derive("bounds", lambda: list(zip([0, *ends[:-1]], ends, strict=True)))
 
     @property
     def tokens(self) -> int:
-        """T."""
+        """T, the number of tokens."""
         return self.derive("tokens", lambda: sum(self.lengths))
 
     def set_tokens(self, tokens: int) -> None:
-        """Say T where it is known; counted from the bounds, the host would wait for a GPU to give them."""
+        """Set T where it is known; counted from the bounds, the host would wait for a GPU to give them."""
         self.cache["tokens"] = tokens
 
     @property
     def sample_of_token(self) -> Tensor:
-        """int64 [T]: the sample that each token belongs to."""
+        """The index of the sequence that each token belongs to, int64 [T]."""
         return self.derive("sample_of_token", self._sample_of_token)
 
     def _sample_of_token(self) -> Tensor:
@@ -62,7 +62,7 @@ class SequenceLayout:
         return torch.repeat_interleave(samples, lengths, output_size=self.tokens)
 
     def derive(self, key: Any, make: Callable[[], Derived]) -> Derived:
-        """``make()``, computed at most once for this pack."""
+        """Return ``make()``, computed at most once for this pack and ``key``."""
         if key not in self.cache:
             self.cache[key] = make()
         return self.cache[key]
@@ -70,13 +70,13 @@ class SequenceLayout:
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is asked to do, known before there is a tensor.
+    """A task for an engine, known before there is a tensor.
 
     Attributes:
         device: ``cpu`` or ``cuda``.
         window_each_side: None for global attention.
         backward: whether gradients are wanted.
-        sample_tokens: a length of samples that is usual; engines are timed on it where they are timed.
+        sample_tokens: a usual length of sequences; engines are timed on it where they are timed.
     """
 
     device: str
@@ -88,7 +88,7 @@ class Request:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, SequenceLayout, int | None], Tensor]
-"""``attend(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sample."""
+"""``attend(q_THD, k_THD, v_THD, layout, window_each_side) -> out_THD``; window None means the whole sequence."""
 AttendFused = Callable[[Tensor, "tuple[Tensor, Tensor] | None", SequenceLayout, "int | None", "Tensor | None"], Tensor]
 """``attend(qkv_TH3D, (cos_T1D, sin_T1D), layout, window_each_side, rows_K) -> out_THD``: rotates queries and keys
 itself. With rows, only these tokens' queries attend: ``out_KHD``, in their order; None for all."""
@@ -99,8 +99,8 @@ class Engine:
     """One way to compute attention; calling it is :data:`Attend`.
 
     Attributes:
-        refusal: why it cannot do a request, in a few words; None if it can.
-        remedy: the command that makes it available, if one does.
+        unsupported_reason: why it cannot do a request, in a few words; None if it can.
+        install_hint: the command that makes it available, if one does.
         fused: the same from the fused projection, where the engine has it.
         deterministic: whether it gives the same bits each time when PyTorch is asked to.
     """
@@ -119,7 +119,7 @@ class Engine:
 
 
 def flash_unsupported_reason(request: Request) -> str | None:
-    """What every engine of the FlashAttention family asks for."""
+    """Return why no engine of the FlashAttention family can do a request; None if they can."""
     if request.device != "cuda":
         return "runs on CUDA devices only"
     if request.dtype not in (torch.bfloat16, torch.float16):
@@ -130,5 +130,5 @@ def flash_unsupported_reason(request: Request) -> str | None:
 
 
 def window_pair(window_each_side: int | None) -> tuple[int, int]:
-    """The (left, right) form of a window, -1 for none."""
+    """Return the (left, right) form of a window, -1 for none."""
     return (-1, -1) if window_each_side is None else (window_each_side, window_each_side)

@@ -1,4 +1,4 @@
-"""Which engine attends: the one a recipe names, or for ``auto`` the fastest of those that are correct here.
+"""The choice of an engine: the one a recipe names, or for ``auto`` the fastest of those that are correct here.
 
 On a CPU the order of speed is known (``python -m megatron_mmbert.doctor`` measures it), so nothing is timed, and two
 runs of one recipe compute the same bits. On a GPU every willing engine is checked against the reference and timed, once
@@ -26,7 +26,7 @@ _CHECK_LENGTHS = (63, 130, 1, 250, 68)
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial of one engine found; ``error`` is the largest deviation from the reference."""
+    """The result of trying one engine; ``error`` is the largest deviation from the reference."""
 
     engine: str
     unsupported_reason: str | None
@@ -39,7 +39,7 @@ class Trial:
 
 
 def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
-    """The engine of that name.
+    """Return the engine of that name.
 
     Raises:
         UserError: there is none, or it cannot do the request.
@@ -55,7 +55,7 @@ def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
 
 
 def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int = 3) -> Trial:
-    """Check ``engine`` against the reference and time one pack of samples of ``lengths``."""
+    """Check ``engine`` against the reference and time one pack of sequences of ``lengths``."""
     reason = engine.unsupported_reason(request)
     if reason:
         return Trial(engine.name, reason)
@@ -69,13 +69,13 @@ def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[i
         return Trial(engine.name, f"fails here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
 
 
-def fastest(verdicts: Sequence[Trial]) -> Trial:
-    """The fastest engine that is correct."""
-    return min((each for each in verdicts if each.milliseconds is not None), key=lambda each: each.milliseconds or 0.0)
+def fastest(trials: Sequence[Trial]) -> Trial:
+    """Return the trial of the fastest engine that is correct."""
+    return min((each for each in trials if each.milliseconds is not None), key=lambda each: each.milliseconds or 0.0)
 
 
 def sequence_layout(lengths: Sequence[int], device: str) -> SequenceLayout:
-    """The layout of samples of these lengths, laid end to end."""
+    """Return the layout of sequences of these lengths, laid end to end."""
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
     return SequenceLayout(bounds, max(lengths))
 

@@ -1,4 +1,4 @@
-"""A model folder made ready to encode: network, tokenizer, longest text."""
+"""A folder of an exported model made ready: network, tokenizer, longest text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
 
 @dataclass(frozen=True)
 class Model:
-    """What :func:`megatron_mmbert.inference.encode` needs; ``max_length`` counts ``<bos>`` and ``<eos>``."""
+    """A loaded model, for :func:`megatron_mmbert.inference.encode`; ``max_length`` counts ``<bos>`` and ``<eos>``."""
 
     network: Network
     tokenizer: Tokenizer
@@ -31,7 +31,7 @@ class Model:
         return self.network.model.hidden_size
 
     def ids_of(self, text: str) -> list[int]:
-        """``<bos> text <eos>``, the text cut to ``max_length``."""
+        """Return the ids of ``<bos> text <eos>``, the text cut to ``max_length``."""
         ids = self.tokenizer.encode(text)[: self.max_length - 2]
         return [self.tokenizer.bos_id, *ids, self.tokenizer.eos_id]
 

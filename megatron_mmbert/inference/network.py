@@ -1,4 +1,4 @@
-"""The encoder for inference alone: the trained layers' arithmetic and attention engines, without process groups.
+"""The encoder for inference alone: the network of :mod:`megatron_mmbert.model.encoder` in plain torch, not sharded.
 
 Weights are those of the exported folder in Megatron-Core's row order; what comes out equals transformers' ModernBERT.
 Shape letters: T packed tokens, D width, H heads, K rows.
@@ -65,7 +65,7 @@ class Network:
 
     @fp32_matmul.fastest()
     def hidden(self, tokens_T: Tensor, layout: SequenceLayout) -> Tensor:
-        """Final hidden states [T, D] of packed samples."""
+        """Return the final hidden states [T, D] of packed sequences."""
         starts_T = layout.cu_seqlens[:-1].long()[layout.sample_of_token]
         position_T = torch.arange(len(tokens_T), device=self.device) - starts_T
         theta, theta_local = self.thetas
@@ -80,7 +80,7 @@ class Network:
     def _layer(
         self, x_TD: Tensor, qkv_TP: Tensor, layer: int, tables: tuple[Tensor, Tensor], layout: SequenceLayout
     ) -> None:
-        """Turns a layer's input into its output, in place; ``qkv_TP`` is scratch."""
+        """Turn a layer's input into its output, in place; ``qkv_TP`` is overwritten."""
         names = {part: layer_parameter(layer, part) for part in layer_parts(layer)}
         window = None if self.model.is_global(layer) else self.model.window_each_side
         rows = ROWS_AT_A_TIME.get(x_TD.device.type, len(x_TD))
@@ -96,7 +96,7 @@ class Network:
 
     @fp32_matmul.fastest()
     def log_probabilities(self, hidden_KD: Tensor, label_K: Tensor) -> Tensor:
-        """Natural log-probability, fp32 [K], that the MLM head gives each row's label."""
+        """Return the natural log-probability, fp32 [K], that the MLM head gives each row's label."""
         x_KD = self._norm(F.gelu(self._linear(hidden_KD, HEAD_DENSE)), HEAD_NORM)
         table, bias = (self._tensors[name] for name in (WORD_EMBEDDING, DECODER_BIAS))
         return -chunked_cross_entropy(x_KD, table, bias, label_K)[1]

@@ -1,4 +1,4 @@
-"""Where embeddings and scores go: a folder of shards and an index, written whole or not at all."""
+"""The output of inference: a folder of shards and an index, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_shards(
     overwrite: bool,
     inputs: Sequence[Path] = (),
 ) -> int:
-    """One shard per part, in order; ``index.json`` lists them with their rows. Returns the rows written.
+    """Write one shard per part, in order, and ``index.json`` with their rows; return the rows written.
 
     Raises:
         UserError: ``output`` exists and ``overwrite`` is false.

@@ -1,4 +1,4 @@
-"""Texts to numbers: sorted by length, packed without padding, computed pack by pack, given back in their order."""
+"""Inference on texts: sorted by length, packed without padding, computed pack by pack, given back in their order."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def encode(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Embeddings fp32 [N, D] on the CPU, in the order of ``texts``.
+    """Return embeddings, fp32 [N, D] on the CPU, in the order of ``texts``.
 
     Args:
         pooling: ``mean`` over all of a text's tokens, ``<bos>`` and ``<eos>`` included; ``cls`` is ``<bos>``'s state.
         pack_tokens: tokens computed at once; a longer text is a pack of its own.
-        progress: told the number of texts of each finished pack.
+        progress: called with the number of texts of each finished pack.
     """
     parts = list(encode_windows(model, texts, pooling, pack_tokens, progress))
     return torch.cat(parts) if parts else torch.empty(0, model.width)
@@ -43,7 +43,7 @@ def encode_windows(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """The same in pieces, each of the texts of about a million tokens, so that memory does not grow with ``texts``."""
+    """Yield the embeddings of about a million tokens at a time, so that memory does not grow with ``texts``."""
     for samples in windows(model, texts):
         yield encode_ids(model.network, samples, pooling, pack_tokens, progress)
 
@@ -55,7 +55,7 @@ def encode_ids(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """:func:`encode` of token ids, ``<bos>`` and ``<eos>`` included."""
+    """Return the embeddings of token ids, ``<bos>`` and ``<eos>`` included."""
     out_ND = torch.empty(len(samples), network.model.hidden_size)
     for members, hidden_TD, layout in _packs(network, samples, pack_tokens):
         out_ND[members] = _pool(hidden_TD.float(), layout, pooling).cpu()
@@ -70,9 +70,10 @@ def score(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Pseudo-log-likelihood of each text, fp64 [N, 2] on the CPU: sum of log p(token | the rest) in nats, and tokens.
+    """Return the pseudo-log-likelihood of each text, fp64 [N, 2] on the CPU.
 
-    Every token of the text is masked once, together with every :data:`PASSES`-th other.
+    The two numbers are the sum of log p(token | the rest) in nats, and the number of tokens. Every token of the text is
+    masked once, together with every :data:`PASSES`-th other.
     """
     parts = list(score_windows(model, texts, pack_tokens, progress))
     return torch.cat(parts) if parts else torch.empty(0, 2, dtype=torch.float64)
@@ -84,7 +85,7 @@ def score_windows(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """The same in pieces."""
+    """Yield the scores of about a million tokens at a time; see :func:`score`."""
     for samples in windows(model, texts):
         copies, owners, places = _masked_copies(samples, model.tokenizer.mask_id)
         out_N2 = torch.zeros(len(samples), 2, dtype=torch.float64)
@@ -102,14 +103,14 @@ def score_windows(
         yield out_N2
 
 
-def windows(model: Model, texts: Iterable[str], most_tokens: int = WINDOW_TOKENS) -> Iterator[list[list[int]]]:
-    """Token ids of consecutive texts, about ``most_tokens`` at a time."""
+def windows(model: Model, texts: Iterable[str], max_tokens: int = WINDOW_TOKENS) -> Iterator[list[list[int]]]:
+    """Yield the token ids of consecutive texts, about ``max_tokens`` at a time."""
     held: list[list[int]] = []
     tokens = 0
     for text in texts:
         held.append(model.ids_of(text))
         tokens += len(held[-1])
-        if tokens >= most_tokens:
+        if tokens >= max_tokens:
             yield held
             held, tokens = [], 0
     if held:
@@ -117,7 +118,7 @@ def windows(model: Model, texts: Iterable[str], most_tokens: int = WINDOW_TOKENS
 
 
 def pack(lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
-    """Texts by falling length, as many as fit into ``pack_tokens`` at a time: what is computed together is alike."""
+    """Return the indices of texts by falling length, in packs of at most ``pack_tokens``: like lengths go together."""
     packs: list[list[int]] = []
     room = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -132,7 +133,7 @@ def pack(lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
 def _packs(
     network: Network, samples: Sequence[Sequence[int]], pack_tokens: int
 ) -> Iterator[tuple[list[int], Tensor, SequenceLayout]]:
-    """(members, hidden states [T, D], layout) of each pack."""
+    """Yield (members, hidden states [T, D], layout) of each pack."""
     device = network.device
     for members in pack([len(each) for each in samples], pack_tokens):
         lengths = [len(samples[index]) for index in members]
@@ -153,7 +154,7 @@ def _pool(hidden_TD: Tensor, layout: SequenceLayout, pooling: Pooling) -> Tensor
 
 
 def _masked_copies(samples: Sequence[list[int]], mask_id: int) -> tuple[list[list[int]], list[int], list[list[int]]]:
-    """Copies with masks, the sample each is of, and its masked places; none of an empty text."""
+    """Return copies with masks, the index of each one's sample, and its masked positions; none of an empty text."""
     copies, owners, places = [], [], []
     for owner, ids in enumerate(samples):
         for shift in range(min(PASSES, len(ids) - 2)):

@@ -1,7 +1,7 @@
 """Element-wise functions as one kernel each on a GPU, by ``torch.compile``; on a CPU they run as they are written.
 
 Uncompiled, the rotation of queries and keys alone passes eight times over fp32 copies of them. The recipe's
-``precision.compile: off`` turns this off for the whole process. Not yet run on a GPU.
+``precision.compile: none`` turns this off for the whole process. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled_on_gpu(function: Function) -> Function:
-    """``function``, whose first argument is a tensor, compiled for tensors on a GPU at its first use with one."""
+    """Return ``function``, whose first argument is a tensor, compiled at its first use with a tensor on a GPU."""
 
     @functools.cache
     def fast() -> Callable[..., Any]:

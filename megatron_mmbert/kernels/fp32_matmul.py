@@ -1,6 +1,6 @@
-"""Which library multiplies fp32 matrices on a CPU: MKL, as PyTorch has it, or oneDNN.
+"""The choice of the library that multiplies fp32 matrices on a CPU: MKL, as PyTorch has it, or oneDNN.
 
-On AMD's processors MKL leaves AVX-512 aside, and oneDNN is faster at an encoder's shapes, with the same fp32
+On AMD's processors MKL does not use AVX-512, and oneDNN is faster at an encoder's shapes, with the same fp32
 arithmetic. PyTorch hands fp32 products to oneDNN only under a setting that *allows* bf16 inside; oneDNN makes use
 of that leave on processors with AMX alone, and whether it does is checked here before the setting is kept.
 """
@@ -27,7 +27,7 @@ _settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
 
 def backend() -> str:
-    """The name of the faster one here."""
+    """Return the name of the library that is faster here."""
     return "oneDNN" if is_onednn_faster() else "MKL"
 
 
@@ -45,7 +45,7 @@ def use_fastest() -> None:
 
 @contextmanager
 def fastest() -> Iterator[None]:
-    """The same within a block, for code that runs in somebody else's program; caches stay as they are."""
+    """Choose as :func:`use_fastest` within a block, for code in somebody else's program; caches stay as they are."""
     before = _settings.fp32_precision
     if before == _UNSET and is_onednn_faster():
         _settings.fp32_precision = _ALLOW_ONEDNN
@@ -57,11 +57,11 @@ def fastest() -> Iterator[None]:
 
 @functools.cache
 def is_onednn_faster() -> bool:
-    """Whether this is a processor with AVX-512 that MKL does not use, and oneDNN keeps fp32 there."""
-    return _mkl_leaves_avx512_aside() and _keeps_fp32()
+    """Return whether MKL does not use this processor's AVX-512, and oneDNN, which does, keeps fp32."""
+    return _mkl_ignores_avx512() and _keeps_fp32()
 
 
-def _mkl_leaves_avx512_aside() -> bool:
+def _mkl_ignores_avx512() -> bool:
     has = torch.cpu.get_capabilities()
     suited = torch.backends.mkldnn.is_available() and has.get("avx512_f") and not has.get("amx_tile")
     return bool(suited) and _vendor(_CPU_INFO) == "AuthenticAMD"
@@ -76,7 +76,7 @@ def _vendor(cpu_info: Path) -> str:
 
 
 def _keeps_fp32() -> bool:
-    """Whether products under the setting know 1 + 2^-20 from 1; bf16 has 8 bits, tf32 has 11."""
+    """Return whether products under the setting know 1 + 2^-20 from 1; bf16 has 8 bits, tf32 has 11."""
     before = _settings.fp32_precision
     x = torch.full((256, 256), 1 + 2.0**-20)
     identity = torch.eye(256)

@@ -1,7 +1,7 @@
-"""Transformer Engine's FP8 products: whether they run here, what they gain at given shapes, and how they are held off.
+"""Transformer Engine's FP8 products: whether they run here, what they gain at given shapes, how to disable them.
 
 Nothing here is chosen by default: at these widths casting costs about what the products save (docs/gpu.md), so each
-linear is measured. Not yet run on a GPU.
+linear layer is measured. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from megatron_mmbert.config.model import ModelConfig
 
 INSTALL_HINT = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
 SCALINGS = ("delayed", "current", "block")
-LEAST_GAIN = 1.02
+MIN_GAIN = 1.02
 """Less than this is not told from noise, and FP8 is not free: it rounds."""
 _PASSES = 10
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One linear's milliseconds forward and backward over a pack."""
+    """The milliseconds of one linear layer forward and backward over a pack."""
 
     linear: str
     bf16_ms: float
@@ -36,7 +36,7 @@ class Gain:
 
     @property
     def gain(self) -> float:
-        """How many times as fast FP8 is."""
+        """The factor by which FP8 is faster."""
         return self.bf16_ms / self.fp8_ms
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Gain:
 
 
 def te_unsupported_reason() -> str | None:
-    """Why Transformer Engine's layers cannot run here, in a few words; None if they can."""
+    """Return why Transformer Engine's layers cannot run here, in a few words; None if they can."""
     if find_spec("transformer_engine") is None:
         return "Transformer Engine is not installed"
     if not torch.cuda.is_available():
@@ -57,7 +57,7 @@ def te_unsupported_reason() -> str | None:
 
 
 def fp8_unsupported_reason(scaling: str) -> str | None:
-    """Why FP8 with that scaling cannot run here; None if it can."""
+    """Return why FP8 with that scaling cannot run here; None if it can."""
     if reason := te_unsupported_reason():
         return reason
     from transformer_engine.pytorch import is_fp8_available, is_fp8_block_scaling_available
@@ -67,8 +67,8 @@ def fp8_unsupported_reason(scaling: str) -> str | None:
     return None if possible else reason or "this GPU has no FP8 products"
 
 
-def held_off() -> AbstractContextManager[Any]:
-    """A context in which Transformer Engine computes in the tensors' own dtype, whatever is around it."""
+def fp8_disabled() -> AbstractContextManager[Any]:
+    """Return a context in which Transformer Engine computes in the tensors' own dtype, whatever is around it."""
     if "transformer_engine.pytorch" not in sys.modules:
         return contextlib.nullcontext()
     import transformer_engine.pytorch as te
@@ -78,7 +78,7 @@ def held_off() -> AbstractContextManager[Any]:
 
 
 def shapes(model: ModelConfig, tensor: int = 1) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of the four linears of a layer, on one of ``tensor`` ranks."""
+    """Return (inputs, outputs) of the four linear layers of a layer, on one of ``tensor`` ranks."""
     width, inner = model.hidden_size, model.ffn_hidden_size
     return {
         "qkv": (width, 3 * width // tensor),
@@ -89,7 +89,7 @@ def shapes(model: ModelConfig, tensor: int = 1) -> dict[str, tuple[int, int]]:
 
 
 def probe(model: ModelConfig, tokens: int, scaling: str, tensor: int = 1) -> list[Gain]:
-    """Time the four linears of a layer in bf16 and in FP8, forward and backward over ``tokens`` tokens.
+    """Time the four linear layers of a layer in bf16 and in FP8, forward and backward over ``tokens`` tokens.
 
     To be called before the layers to train are made: it ends with Transformer Engine's global state as at its start.
 
@@ -112,8 +112,8 @@ def forget() -> None:
 
 
 def gaining(gains: Iterable[Gain]) -> list[str]:
-    """The linears that FP8 makes faster."""
-    return [each.linear for each in gains if each.gain >= LEAST_GAIN]
+    """Return the linear layers that FP8 makes faster."""
+    return [each.linear for each in gains if each.gain >= MIN_GAIN]
 
 
 def _gain(name: str, tokens: int, inputs: int, outputs: int, scaling: str) -> Gain:
@@ -134,7 +134,7 @@ def _gain(name: str, tokens: int, inputs: int, outputs: int, scaling: str) -> Ga
 
 
 def te_recipe(scaling: str) -> Any:
-    """The library's recipe of that name as :mod:`megatron_mmbert.model.config` has it, of this rank alone."""
+    """Return the library's recipe of that name as :mod:`megatron_mmbert.model.config` has it, of this rank alone."""
     from transformer_engine.common.recipe import DelayedScaling, Float8BlockScaling, Float8CurrentScaling, Format
 
     if scaling == "delayed":
@@ -145,7 +145,7 @@ def te_recipe(scaling: str) -> Any:
 
 
 def cuda_milliseconds(work: Callable[[], object], passes: int = _PASSES) -> float:
-    """The median time of ``work`` on the GPU, after three passes to warm up."""
+    """Return the median time of ``work`` on the GPU, after three passes to warm up."""
     for _ in range(3):
         work()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(passes + 1)]

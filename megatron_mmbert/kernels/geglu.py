@@ -1,7 +1,7 @@
 """GeGLU with the exact (erf) GELU: gelu(first half) * second half, with no copy of either half.
 
-Autograd's own composition keeps gelu(first half) beside the input and joins the halves' gradients by zero-filling and
-adding; here the input alone is kept, gelu is computed again (it costs less than the memory it would take), and both
+Autograd's own composition keeps gelu(first half) beside the input and joins the halves' gradients as sums with
+zeros; here the input alone is kept, gelu is computed again (it costs less than the memory it would take), and both
 gradients are written where they belong. On a GPU the composition is compiled, one kernel each way.
 """
 
@@ -43,7 +43,7 @@ class _GeGlu(torch.autograd.Function):
 
 
 def geglu(x: Tensor, passing: bool = False) -> Tensor:
-    """[..., 2 F] -> [..., F].
+    """Return GeGLU of ``x``, [..., 2 F] -> [..., F].
 
     Args:
         passing: on a CPU the result is scratch that the next such call overwrites.

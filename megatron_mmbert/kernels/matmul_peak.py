@@ -1,4 +1,4 @@
-"""How fast this device multiplies matrices: the peak that a run's speed is a share of, and what slow devices betray."""
+"""The speed of matrix products on this device: the peak that MFU is measured against, and a sign of slow devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def measured_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Best rate of a large plain matrix product on this device, in TFLOP/s (10^12 FLOPs per second)."""
+    """Return the best rate of a large plain matrix product on this device, in TFLOP/s (10^12 FLOPs per second)."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)  # a GPU multiplies ones faster than it can numbers
     best, deadline = float("inf"), time.perf_counter() + seconds
@@ -18,7 +18,7 @@ def measured_tflops(device: torch.device, dtype: torch.dtype, seconds: float = 0
 
 
 def product_seconds(device: torch.device, times: int = 5) -> float:
-    """How long a small fixed matrix product takes at best: milliseconds of work that no other rank has a part in."""
+    """Return the shortest time of a small fixed matrix product, in seconds: work that no other rank has a part in."""
     size = 4096 if device.type == "cuda" else 256
     a = torch.ones(size, size, device=device)
     return min(_seconds(a) for _ in range(times))

@@ -32,11 +32,11 @@ class EncoderConfig(TransformerConfig):
     light_recompute: bool = False
 
     def is_global(self, layer: int) -> bool:
-        """Whether layer ``layer`` (0-based, counted over all pipeline stages) attends to the whole sample."""
+        """Return whether layer ``layer`` (0-based, over all pipeline stages) attends to the whole sequence."""
         return layer % self.global_attention_every == 0
 
     def engine_of(self, layer: int) -> str:
-        """The attention engine asked for in layer ``layer``."""
+        """Return the attention engine asked for in layer ``layer``."""
         return self.attention_global if self.is_global(layer) else self.attention_local
 
     def theta_of(self, layer: int) -> float:
@@ -52,12 +52,12 @@ def encoder_config(
     scored_share: float = 0.3,
     sample_tokens: int = 1024,
 ) -> EncoderConfig:
-    """Megatron-Core's configuration of an encoder.
+    """Return Megatron-Core's configuration of an encoder.
 
     Args:
         precision: as :func:`megatron_mmbert.model.te_layers.resolve_precision` gives it.
-        scored_share: the share of rows that reach the head, for balancing pipeline stages.
-        sample_tokens: length of the samples that attention engines are timed on, where they are.
+        scored_share: the share of masked positions, which alone reach the head, for balancing pipeline stages.
+        sample_tokens: length of the sequences that attention engines are timed on, where they are.
 
     Choices that matter: exact (erf) GELU, so Megatron's fused GeGLU, which is the tanh form, stays off; loss summed
     per token and divided once by the global count; weights are drawn by :mod:`megatron_mmbert.model.init`, not by the
@@ -107,7 +107,7 @@ def encoder_config(
 
 _RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
-    "light": {"light_recompute": True},  # ours: model/recompute.py
+    "light": {"light_recompute": True},  # ours: model/memory_saving/recompute.py
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
@@ -127,13 +127,13 @@ _FP8: dict[str, dict[str, Any]] = {
 
 
 def _layers(precision: PrecisionConfig) -> dict[str, Any]:
-    """Which linears the body has, and in what they multiply.
+    """Return the kind of the transformer layers' linear layers, and in what they multiply.
 
     Raises:
-        ValueError: linears are left to a probe, which has to come first.
+        ValueError: the choice is left to a probe, which has to come first.
     """
     if precision.fp8 != "none" and precision.fp8_linear_layers == "probe":
-        raise ValueError("which linears run in FP8 is not settled; see model.te_layers.settled")
+        raise ValueError("which linear layers run in FP8 is left open; see model.te_layers.resolve_precision")
     in_fp8 = tuple(precision.fp8_linear_layers) if precision.fp8 != "none" else ()
     if precision.layers != "te" and not in_fp8:
         return {}
@@ -143,8 +143,11 @@ def _layers(precision: PrecisionConfig) -> dict[str, Any]:
 
 
 def _pipeline(model: ModelConfig, parallel: ParallelConfig, scored_share: float, on_cpu: bool) -> dict[str, Any]:
-    """Settings of the pipeline. Sends are never batched on gloo, where that is silently wrong, nor under interleaving,
-    where they overlap with computation instead."""
+    """Return the settings of the pipeline.
+
+    Sends are never batched on gloo, where that is silently wrong, nor under interleaving, where they overlap with
+    computation instead.
+    """
     if parallel.pipeline == 1:
         return {}
     interleaved = parallel.virtual_stages > 1
@@ -158,10 +161,10 @@ def _pipeline(model: ModelConfig, parallel: ParallelConfig, scored_share: float,
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:
-    """Initialiser of Megatron-Core's layers: they only mark how a weight is cut over ranks."""
+    """Return ``weight`` as it is: Megatron-Core's layers only mark how it is cut over ranks."""
     return weight
 
 
 def output_init_std(config: EncoderConfig) -> float:
-    """Sigma of the matrices that write into the residual stream (ModernBERT ``full_megatron`` init)."""
+    """Return sigma of the matrices that write into the residual stream (ModernBERT ``full_megatron`` init)."""
     return config.init_method_std / math.sqrt(2 * config.num_layers)

@@ -1,4 +1,4 @@
-"""Dropout by a mask that depends on (pack, layer) alone, not on the parallel layout.
+"""The dropout of the attention's output, by a mask that depends on (pack, layer) alone, not on the parallel layout.
 
 Each rank draws the mask of the whole pack from a generator of its own key and takes its part of the tokens, so tensor,
 sequence, pipeline and data parallelism, micro batches and recomputation all drop the same units, and no random state is
@@ -41,7 +41,7 @@ def keyed_dropout(x: Tensor, rate: float, key: int, shards: int = 1, rows: Maske
     Args:
         x: this rank's rows of a tensor whose rows are spread evenly over ``shards`` tensor-parallel ranks.
         key: 64 bits that fix the mask of all rows (the CPU's generator reads the lower half of them).
-        rows: those that ``x`` has, None for all of them.
+        rows: those that ``x`` has of the pack, None for all of them.
     """
     generator = _generator(x.device)
     generator.manual_seed(key)
@@ -64,5 +64,5 @@ def _without(x: Tensor, dropped: Tensor, scale: float) -> Tensor:
 
 @functools.cache
 def _generator(device: torch.device) -> torch.Generator:
-    """One generator for a device, given a key before each use."""
+    """Return the one generator of a device, given a key before each use."""
     return torch.Generator(device)

@@ -1,4 +1,4 @@
-"""Losses of a pack's scored rows without gradients, through all pipeline stages one after the other."""
+"""The evaluation pass: losses at masked positions without gradients, through one pipeline stage after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_mmbert.parallel.runtime import from_last_stage, from_stage_before,
 
 @contextmanager
 def evaluation_mode(chunks: Sequence[Encoder]) -> Iterator[None]:
-    """Without dropout inside; afterwards as it was."""
+    """Switch dropout off within the block, and back to what it was after it."""
     was_training = chunks[0].training
     for chunk in chunks:
         chunk.eval()
@@ -30,7 +30,7 @@ def evaluation_mode(chunks: Sequence[Encoder]) -> Iterator[None]:
 def masked_losses(
     chunks: Sequence[Encoder], tokens_T: Tensor, packed: PackedSequences, masked_index_K: Tensor, label_K: Tensor
 ) -> Tensor:
-    """Each scored row's loss in nats, fp32 [K], on every rank.
+    """Return the loss at each masked position in nats, fp32 [K], on every rank.
 
     Megatron-Core's schedules want packs of one length and a number of them that suits the stages; text to be scored
     has neither, and is short.

@@ -1,8 +1,8 @@
 """Arithmetic of one training step, counted by formula: the one place that every speed figure uses.
 
 A matrix product of [m, k] by [k, n] counts 2 m k n. Backward counts twice the forward. Attention counts the pairs that
-the mask lets through, of all queries in every layer; the head, and the last layer behind its attention, count only the
-scored rows; element-wise work counts nothing.
+the mask lets through, of all queries in every layer; the head, and the last layer after its attention, count only the
+masked positions; element-wise work counts nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from megatron_mmbert.config.model import ModelConfig
 
 
 def training_flops(model: ModelConfig, sample_lengths: Sequence[int], scored_rows: int) -> float:
-    """FLOPs of forward and backward over one pack.
+    """Return the FLOPs of forward and backward over one pack.
 
     Args:
-        sample_lengths: tokens of each sample.
-        scored_rows: K, the rows that reach the decoder.
+        sample_lengths: tokens of each sequence.
+        scored_rows: K, the masked positions, which alone reach the decoder.
     """
     width, tokens = model.hidden_size, sum(sample_lengths)
     attention_weights, mlp_weights = 4 * width * width, 3 * width * model.ffn_hidden_size
@@ -32,6 +32,6 @@ def training_flops(model: ModelConfig, sample_lengths: Sequence[int], scored_row
 
 
 def _pairs_in_window(length: int, window: int) -> int:
-    """Pairs (i, j) of a sample with |i - j| <= window."""
+    """Return the number of pairs (i, j) of a sequence with |i - j| <= window."""
     reach = min(window, length - 1)
     return length + 2 * (reach * length - reach * (reach + 1) // 2)

@@ -24,7 +24,7 @@ _LAYER = re.compile(r"(encoder\.layers\.)(\d+)(\..*)")
 
 
 def logical_name(name: str, config: EncoderConfig, vp_stage: int | None = None) -> str:
-    """A parameter's name with its layer counted over all pipeline stages, and the tied table under one name.
+    """Return a parameter's name with its layer counted over all pipeline stages, and the tied table under one name.
 
     Args:
         vp_stage: which of the pipeline rank's chunks the parameter is in, under interleaving.
@@ -38,7 +38,7 @@ def logical_name(name: str, config: EncoderConfig, vp_stage: int | None = None) 
 
 
 def logical_parameters(model: Encoder) -> Iterator[tuple[str, Tensor]]:
-    """(logical name, parameter) of this rank's part of the model."""
+    """Yield (logical name, parameter) of this rank's part of the model."""
     for name, parameter in model.named_parameters():
         yield logical_name(name, model.config, model.vp_stage), parameter
 
@@ -56,7 +56,7 @@ def initialize(model: Encoder, seed: int) -> None:
 
 
 def _draw(name: str, parameter: Tensor, config: EncoderConfig, seed: int) -> Tensor:
-    """This rank's shard of the logical tensor, which every rank draws whole from the name's own generator."""
+    """Return this rank's shard of the logical tensor, which every rank draws whole from the name's own generator."""
     sigma = output_init_std(config) if name.endswith((ATTENTION_OUTPUT, FC2)) else None
     sigma = config.init_method_std if sigma is None else sigma
     parallel = getattr(parameter, "tensor_model_parallel", False)

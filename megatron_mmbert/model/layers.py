@@ -124,7 +124,7 @@ class PackedSelfAttention(SelfAttention):
 
 
 class GeGlu(MegatronModule):
-    """What Megatron-Core's MLP applies to the whole of fc1's output; its own fused GeGLU is the tanh form."""
+    """The activation that Megatron-Core's MLP applies to all of fc1's output; its own fused GeGLU is the tanh form."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)

@@ -1,7 +1,7 @@
-"""How many layers each pipeline stage gets, so that no stage waits for a fuller one.
+"""The number of layers of each pipeline stage, such that no stage waits for a fuller one.
 
 The embedding counts as one layer. The head counts as the layers whose matrix products cost what its own do: with a
-quarter of a million words the decoder of one scored row costs as much as many layers.
+quarter of a million words the decoder of one masked position costs as much as many layers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EMBEDDING_IN_LAYERS = 1
 
 
 def head_in_layers(model: ModelConfig, scored_share: float) -> int:
-    """The head's cost in layers, at least 1, where ``scored_share`` of the rows reach it."""
+    """Return the head's cost in layers, at least 1, where ``scored_share`` of the positions are masked."""
     width = model.hidden_size
     layer = 4 * width * width + 3 * width * model.ffn_hidden_size
     return max(1, round(scored_share * (width * width + width * model.vocab_size) / layer))
@@ -30,7 +30,7 @@ def scored_for_balance(phase: Phase) -> float:
 
 
 def balanced_split(layers: int, stages: int, head_cost: int) -> list[int]:
-    """Layers of each stage in order, such that the fullest stage is as empty as can be.
+    """Return the layers of each stage in order, such that the fullest stage is as empty as can be.
 
     Among such splits the layers that are left over go to inner stages, which hold neither the embedding nor the head.
 
@@ -53,7 +53,7 @@ def balanced_split(layers: int, stages: int, head_cost: int) -> list[int]:
 
 
 def stage_layout(model: ModelConfig, stages: int, given: list[int] | None, scored_share: float) -> list[list[str]]:
-    """Megatron-Core's ``pipeline_model_parallel_layout``, stage by stage.
+    """Return Megatron-Core's ``pipeline_model_parallel_layout``, stage by stage.
 
     Args:
         given: layers of each stage, by default :func:`balanced_split`.

@@ -9,10 +9,10 @@ from megatron_mmbert.kernels.compiled import compiled_on_gpu
 
 
 def cos_sin(position_T: Tensor, theta: float, width: int) -> tuple[Tensor, Tensor]:
-    """Rotation tables of the given positions.
+    """Return the rotation tables of the given positions.
 
     Args:
-        position_T: int [T], a token's place in its own sample.
+        position_T: int [T], a token's position in its own sequence.
         theta: the base; the slowest pair turns once in about 2 pi theta tokens.
         width: head width D, even.
 

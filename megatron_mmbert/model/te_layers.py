@@ -1,6 +1,6 @@
-"""Transformer Engine's linears in the body, and what the recipe's ``precision`` comes to on this machine.
+"""Transformer Engine's linear layers, and what the recipe's ``precision`` comes to on this machine.
 
-The linears are Megatron-Core's wrappers of them. Parameters have the names and shapes of the torch spec's, so that a
+They are Megatron-Core's wrappers of them. Parameters have the names and shapes of the torch spec's, so that a
 checkpoint of one kind is one of the other; norms stay apart, as Transformer Engine's fused LayerNorm always has a bias.
 Scales of delayed FP8 are no part of a checkpoint: they are found anew within the first steps. Not yet run on a GPU.
 """
@@ -23,13 +23,13 @@ from megatron_mmbert.utils.errors import UserError
 def resolve_precision(
     precision: PrecisionConfig, model: ModelConfig, tokens: int, tensor: int = 1
 ) -> tuple[PrecisionConfig, str]:
-    """The recipe's precision with nothing left open, and a few words on it for the log.
+    """Return the recipe's precision with nothing left open, and a few words on it for the log.
 
     A collective where a probe is asked for; rank 0 decides for all.
 
     Args:
         tokens: of a pack.
-        tensor: ranks that share each linear.
+        tensor: ranks that share each linear layer.
 
     Raises:
         UserError: Transformer Engine or FP8 is asked for and cannot run here. It never falls back silently.
@@ -46,11 +46,11 @@ def resolve_precision(
         raise UserError(f"precision.{key} {getattr(precision, key)}: {reason}; set precision.{off}{hint}")
     if not wants_fp8:
         return precision, "te"
-    linears, words = precision.fp8_linear_layers, ""
-    if linears == "probe":
-        linears, words = _probed(precision.fp8, model, tokens, tensor)
-    chosen = precision.model_copy(update={"layers": "te", "fp8_linear_layers": linears})
-    return chosen, f"te, FP8 ({precision.fp8}) in {', '.join(linears) or 'no linear'}{words}"
+    chosen, words = precision.fp8_linear_layers, ""
+    if chosen == "probe":
+        chosen, words = _probed(precision.fp8, model, tokens, tensor)
+    resolved = precision.model_copy(update={"layers": "te", "fp8_linear_layers": chosen})
+    return resolved, f"te, FP8 ({precision.fp8}) in {', '.join(chosen) or 'no linear'}{words}"
 
 
 def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple[Any, str]:
@@ -60,8 +60,8 @@ def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple
         gains = fp8.probe(model, tokens, scaling, tensor)
     except (AssertionError, RuntimeError) as problem:
         raise UserError(
-            f"precision.fp8 {scaling}: a linear of this model fails in FP8 ({(str(problem).splitlines() or [''])[0]}); "
-            "set precision.fp8 to none"
+            f"precision.fp8 {scaling}: a linear layer of this model fails in FP8 "
+            f"({(str(problem).splitlines() or [''])[0]}); set precision.fp8 to none"
         ) from None
     found = (fp8.gaining(gains), f"; FP8 makes times as fast: {', '.join(map(str, gains))}")
     answer: tuple[Any, str] = broadcast_object(found)
@@ -69,7 +69,7 @@ def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple
 
 
 def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:
-    """The spec of the linear called ``name``, one of :func:`megatron_mmbert.kernels.fp8.shapes`."""
+    """Return the spec of the linear layer called ``name``, one of :func:`megatron_mmbert.kernels.fp8.shapes`."""
     column, row = _types()
     return ModuleSpec(
         module=column if name in ("qkv", "fc1") else row, params={"in_fp8": name in config.fp8_linear_layers}
@@ -78,7 +78,7 @@ def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:
 
 @cache
 def _types() -> tuple[type, type]:
-    """The column- and the row-parallel linear; made here, as their bases exist where Transformer Engine is alone."""
+    """Return the column- and the row-parallel class; made here, as their bases need Transformer Engine."""
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
     class Column(_Switched, TEColumnParallelLinear):
@@ -91,7 +91,7 @@ def _types() -> tuple[type, type]:
 
 
 class _Switched:
-    """Computes in FP8 under Megatron-Core's FP8 context only where its linear is to, and only in training: held-out
+    """Computes in FP8 under Megatron-Core's FP8 context only where it is chosen, and only in training: held-out
     packs have any number of tokens, FP8 products multiples of 16, and scores compare across precisions."""
 
     training: bool
@@ -103,5 +103,5 @@ class _Switched:
     def forward(self, x: Tensor) -> Any:
         if self.in_fp8 and self.training:
             return super().forward(x)  # type: ignore[misc]
-        with fp8.held_off():
+        with fp8.fp8_disabled():
             return super().forward(x)  # type: ignore[misc]

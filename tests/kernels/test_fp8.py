@@ -36,7 +36,7 @@ def test_a_machine_without_gpu_or_library_says_so(monkeypatch: pytest.MonkeyPatc
     assert "needs a CUDA device" in str(fp8.fp8_unsupported_reason("current"))
 
 
-def test_nothing_is_held_off_where_the_library_was_never_loaded() -> None:
+def test_nothing_is_fp8_disabled_where_the_library_was_never_loaded() -> None:
     if "transformer_engine.pytorch" in sys.modules:
         pytest.skip("Transformer Engine is loaded")
-    assert isinstance(fp8.held_off(), contextlib.nullcontext)
+    assert isinstance(fp8.fp8_disabled(), contextlib.nullcontext)

@@ -92,7 +92,7 @@ def test_a_linear_that_fails_in_fp8_ends_the_run_in_one_sentence(
 
 
 def test_an_open_probe_builds_no_model() -> None:
-    with pytest.raises(ValueError, match="not settled"):
+    with pytest.raises(ValueError, match="left open"):
         encoder_config(MODEL, 1e4, 1e4, precision=PrecisionConfig(dtype="bf16", fp8="current"))
 
 
@@ -103,13 +103,13 @@ def test_scoring_needs_none_of_it() -> None:
 
 
 @pytest.mark.parametrize(("in_fp8", "training", "held"), [(True, True, 0), (True, False, 1), (False, True, 1)])
-def test_fp8_is_held_off_but_in_the_chosen_linears_in_training(
+def test_fp8_is_fp8_disabled_but_in_the_chosen_linears_in_training(
     in_fp8: bool, training: bool, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holds: list[int] = []
 
     @contextlib.contextmanager
-    def held_off() -> Iterator[None]:
+    def fp8_disabled() -> Iterator[None]:
         holds.append(1)
         yield
         holds.append(-1)
@@ -117,7 +117,7 @@ def test_fp8_is_held_off_but_in_the_chosen_linears_in_training(
     class Linear(te_layers._Switched, torch.nn.Linear):
         pass
 
-    monkeypatch.setattr(fp8, "held_off", held_off)
+    monkeypatch.setattr(fp8, "fp8_disabled", fp8_disabled)
     linear = Linear(2, 2, in_fp8=in_fp8).train(training)
     linear(torch.ones(1, 2))
     assert holds == [1, -1] * held

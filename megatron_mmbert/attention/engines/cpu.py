@@ -42,7 +42,7 @@ def attend_fused(
     window_each_side: int | None,
     rows_K: Tensor | None = None,
 ) -> Tensor:
-    """Attention of the fused projection's output, queries and keys rotated first.
+    """Return the attention of the fused projection's output, queries and keys rotated first.
 
     Args:
         qkv_TH3D: [T, H, 3, D], contiguous; Megatron-Core's order of rows.
@@ -120,7 +120,7 @@ def rotate_into(out: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, 
 def _global_forward(
     qkv_3HTD: Tensor, rotation: Any, layout: SequenceLayout, rows_K: Tensor | None, out_THD: Tensor
 ) -> list[Tensor]:
-    """Writes ``out_THD``; returns the logarithms of its rows' sums, sample by sample."""
+    """Write ``out_THD``; return the logarithms of its rows' sums, sequence by sequence."""
     rotated_3HTD = _rotated(qkv_3HTD, rotation)
     sums = []
     for start, stop, tokens, places in _queries(layout, rows_K):
@@ -161,7 +161,7 @@ def _global_backward(
 def _queries(
     layout: SequenceLayout, rows_K: Tensor | None
 ) -> Iterator[tuple[int, int, Tensor | slice, Tensor | slice]]:
-    """Of each sample that has any: its bounds, the tokens whose queries attend, and their rows of the output."""
+    """Yield the bounds of each sequence with queries, the tokens whose queries attend, and their rows of the output."""
     for start, stop in layout.bounds:
         if rows_K is None:
             yield start, stop, slice(start, stop), slice(start, stop)
@@ -239,8 +239,11 @@ def _local_backward(
 
 
 def _scaled_bmm(slot: Slot, left: Tensor, right: Tensor, width: int | None = None) -> Tensor:
-    """left @ right / sqrt(width), in that slot; by default the width that is summed over. The scale costs no
-    pass of its own."""
+    """Return left @ right / sqrt(width) in that slot; the scale costs no pass of its own.
+
+    Args:
+        width: by default the width that is summed over.
+    """
     out = scratch(slot, (len(left), left.shape[1], right.shape[2]), left.dtype)
     return torch.baddbmm(out, left, right, beta=0, alpha=1 / math.sqrt(width or left.shape[2]), out=out)
 

@@ -1,4 +1,4 @@
-"""The flash-attn package's kernel over packed samples. Not yet run on a GPU."""
+"""The flash-attn package's kernel over packed sequences. Not yet run on a GPU."""
 
 from __future__ import annotations
 

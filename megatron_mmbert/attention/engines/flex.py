@@ -50,7 +50,7 @@ def _compiled() -> Any:
 
 
 def _block_mask(layout: SequenceLayout, window: int | None) -> Any:
-    """Which blocks of keys each block of queries meets: a range from its first sample's start to its last one's end."""
+    """Return the blocks of keys each block of queries meets: from its first sequence's start to its last one's end."""
     from torch.nn.attention.flex_attention import BlockMask
 
     sample, bounds, tokens = layout.sample_of_token, layout.cu_seqlens.long(), layout.tokens

@@ -1,4 +1,4 @@
-"""Transformer Engine's attention over packed samples (cuDNN or FlashAttention, as it chooses). Not yet run on a GPU."""
+"""Transformer Engine's attention over packed sequences (cuDNN or FlashAttention, its choice). Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from megatron_mmbert.attention.interface import Request, SequenceLayout, flash_unsupported_reason, window_pair
-from megatron_mmbert.kernels.fp8 import INSTALL_HINT, held_off
+from megatron_mmbert.kernels.fp8 import INSTALL_HINT, fp8_disabled
 
 __all__ = ["INSTALL_HINT", "attend", "unsupported_reason"]
-_TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed samples
+_TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed sequences
 
 
 def unsupported_reason(request: Request) -> str | None:
     if find_spec("transformer_engine") is None:
         return "Transformer Engine is not installed"
     if request.window_each_side is not None and find_spec("flash_attn") is None and _version() < _TWO_SIDED_WINDOWS:
-        return "two-sided windows over packed samples need Transformer Engine 2.12 or flash-attn"
+        return "two-sided windows over packed sequences need Transformer Engine 2.12 or flash-attn"
     return flash_unsupported_reason(request)
 
 
@@ -28,7 +28,7 @@ def attend(q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: SequenceLayout, 
     """See :mod:`megatron_mmbert.attention.interface`."""
     tokens, heads, width = q_THD.shape
     bounds, longest = layout.cu_seqlens, layout.max_seqlen
-    with held_off():  # one module serves all layers, which FP8's bookkeeping does not allow
+    with fp8_disabled():  # one module serves all layers, which FP8's bookkeeping does not allow
         out = _module(heads, width, window_each_side)(
             *(x.contiguous() for x in (q_THD, k_THD, v_THD)),
             cu_seqlens_q=bounds,

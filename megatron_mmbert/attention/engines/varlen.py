@@ -1,4 +1,4 @@
-"""PyTorch's own FlashAttention over packed samples, windows included. Not yet run on a GPU."""
+"""PyTorch's own FlashAttention over packed sequences, windows included. Not yet run on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the encoder does to save memory and passes over it: one idea a file, none of which changes what is computed.
+"""Savings of memory and of passes over it: one idea a file, none of which changes what the encoder computes.
 
 | file | idea |
 |---|---|

@@ -30,7 +30,7 @@ from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 
 @dataclass(frozen=True)
 class Recomputation:
-    """How to compute a tensor again.
+    """The way to compute a tensor again.
 
     Attributes:
         compute: gives the tensor, bit for bit, from tensors that the backward pass keeps.
