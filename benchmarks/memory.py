@@ -31,7 +31,7 @@ from results import machine, save
 from megatron_mmbert import parallel
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
-from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.plan.memory import max_memory
 from megatron_mmbert.plan.parallel_layout import parallel_layout
 from megatron_mmbert.train.step import build_training, training_step
 from megatron_mmbert.utils.text_table import table
@@ -106,7 +106,7 @@ def measure(which: int) -> dict[str, Any]:
         held = [int(Path(folder, str(number)).read_text()) for number in range(ranks)]
     recipe = recipe_of(SHAPE, precision, section)
     layout = replace(parallel_layout(recipe, ranks, TOKENS, SCORED, MICRO_BATCHES), on_cpu=True)
-    estimate = most_loaded(recipe.model, layout)
+    estimate = max_memory(recipe.model, layout)
     return {
         "layout": f"{layout.describe()}, {precision}",
         "measured_bytes": max(held),

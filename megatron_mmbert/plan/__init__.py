@@ -1,1 +1,1 @@
-"""What a recipe would do, computed before anything is trained: steps, languages, epochs, arithmetic, time."""
+"""The plan of a recipe, computed before anything is trained: steps, languages, epochs, arithmetic, time."""

@@ -22,7 +22,7 @@ _FP32 = 4
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a rank sends in a step, in bytes.
+    """The bytes that a rank sends in a step.
 
     Attributes:
         layers: tensor-parallel exchanges of its layers; under sequence parallelism also of the norms' gradients.
@@ -53,7 +53,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Inside:
-    """Which groups of ranks stay in one node: ranks are numbered tensor first, then data, then pipeline."""
+    """The groups of ranks that stay in one node: ranks are numbered tensor first, then data, then pipeline."""
 
     tensor: bool
     data: bool
@@ -61,14 +61,14 @@ class Inside:
 
 
 def inside_node(layout: ParallelLayout, per_node: int) -> Inside:
-    """A group counts as inside where every group of its kind is."""
+    """Return which kinds of groups are inside nodes; a kind counts where every group of it is."""
     spans = (layout.tensor, layout.tensor * layout.data, layout.ranks)
     return Inside(*(span <= per_node and per_node % span == 0 for span in spans))
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """Share of each kind's bytes that goes to other nodes."""
+    """The fraction of each kind's bytes that goes to other nodes."""
 
     tensor: float
     data: float
@@ -76,8 +76,11 @@ class Leaving:
 
 
 def leaving(layout: ParallelLayout, per_node: int) -> Leaving:
-    """Of a ring over nodes one hop leaves a node for as many ranks as it has in there; of sends all, as the slowest
-    pair of stages sets the pace."""
+    """Return the fraction of bytes that leaves a node, by kind.
+
+    Of a ring over several nodes one hop in as many as the node has ranks leaves it. Sends between stages all count as
+    leaving where some do, as the slowest pair of stages sets the pace.
+    """
     inside = inside_node(layout, per_node)
     return Leaving(
         tensor=0.0 if inside.tensor else 1 / min(layout.tensor, per_node),
@@ -87,7 +90,7 @@ def leaving(layout: ParallelLayout, per_node: int) -> Leaving:
 
 
 def rank_traffic(model: ModelConfig, layout: ParallelLayout, rank: int) -> Traffic:
-    """Of pipeline rank ``rank``, each of whose tensor- and data-parallel ranks sends as much."""
+    """Return the traffic of each tensor- and data-parallel rank of pipeline rank ``rank``."""
     part = stage_parts(model, layout)[rank]
     parameters = rank_parameters(model, layout, part)
     ring = _ring(layout.data)
@@ -111,7 +114,9 @@ def _hidden(model: ModelConfig, layout: ParallelLayout) -> float:
 
 
 def _layers(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
-    """Two all-reduces of the hidden states forward and two backward, of the last layer all but the last of these of
+    """Return the bytes of the layers' exchanges.
+
+    Two all-reduces of the hidden states forward and two backward, of the last layer all but the last of these of
     its scored rows alone; under sequence parallelism as many pairs of all-gather and reduce-scatter of all rows, and
     two all-gathers more for the weights' gradients."""
     passes = 10 if layout.sequence else 8
@@ -127,7 +132,10 @@ def _layers(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> floa
 
 
 def _head(model: ModelConfig, layout: ParallelLayout) -> float:
-    """The rows' gradient and three fp32 values a row, summed; under sequence parallelism all tokens gathered before."""
+    """Return the head's bytes: the rows' gradient and three fp32 values a row, summed.
+
+    Under sequence parallelism all tokens are gathered before.
+    """
     rows = layout.scored * layout.micro_tokens
     sent = 2 * rows * (layout.weight_bytes * model.hidden_size + 3 * _FP32)
     return _ring(layout.tensor) * (sent + (_hidden(model, layout) if layout.sequence else 0))

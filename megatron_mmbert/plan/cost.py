@@ -47,7 +47,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of a phase or a run. ``tokens_per_second`` is that of one GPU; ``hours`` are those of the clock."""
+    """The forecast of a phase or a run. ``tokens_per_second`` is that of one GPU; ``hours`` are those of the clock."""
 
     tokens_per_second: float
     gpu_hours: float
@@ -57,7 +57,7 @@ class Forecast:
 
 
 def forecast(plan: PhasePlan, machine: Machine) -> Forecast | None:
-    """None where no speed is known."""
+    """Return the forecast of a phase; None where no speed is known."""
     if machine.tokens_per_second is not None:
         speed = machine.tokens_per_second
     elif machine.flops_per_second is not None:
@@ -68,12 +68,12 @@ def forecast(plan: PhasePlan, machine: Machine) -> Forecast | None:
 
 
 def total(plans: Iterable[PhasePlan], machine: Machine) -> Forecast | None:
-    """All phases one after the other; ``tokens_per_second`` is the mean over time."""
+    """Return the forecast of all phases one after the other; ``tokens_per_second`` is the mean over time."""
     listed = list(plans)
-    stage_parts = [part for plan in listed if (part := forecast(plan, machine))]
-    if not stage_parts:
+    parts = [part for plan in listed if (part := forecast(plan, machine))]
+    if not parts:
         return None
-    gpu_hours = sum(part.gpu_hours for part in stage_parts)
+    gpu_hours = sum(part.gpu_hours for part in parts)
     tokens = sum(plan.phase.tokens for plan in listed)
     return _of_gpu_hours(tokens / gpu_hours / _SECONDS, gpu_hours, machine)
 

@@ -49,7 +49,7 @@ class Memory:
 
 
 def rank_memory(model: ModelConfig, layout: ParallelLayout, rank: int) -> Memory:
-    """Of pipeline rank ``rank``, on each of its tensor- and data-parallel ranks."""
+    """Return the memory of each tensor- and data-parallel rank of pipeline rank ``rank``."""
     part = stage_parts(model, layout)[rank]
     parameters = rank_parameters(model, layout, part)
     shared_out = layout.data if layout.distributed_optimizer else 1
@@ -72,22 +72,22 @@ def rank_memory(model: ModelConfig, layout: ParallelLayout, rank: int) -> Memory
     return Memory(weights, gradients, optimizer, activations, head, host_copy, peak)
 
 
-def most_loaded(model: ModelConfig, layout: ParallelLayout) -> Memory:
-    """The pipeline rank with the highest peak."""
+def max_memory(model: ModelConfig, layout: ParallelLayout) -> Memory:
+    """Return the memory of the pipeline rank with the highest peak."""
     return max((rank_memory(model, layout, rank) for rank in range(layout.pipeline)), key=lambda found: found.peak)
 
 
 def in_flight(layout: ParallelLayout, rank: int) -> float:
-    """Micro batches whose activations pipeline rank ``rank`` holds at once; under interleaving, in parts of them."""
-    behind = layout.pipeline - rank - 1
+    """Return the micro batches whose activations pipeline rank ``rank`` holds at once; fractions under interleaving."""
+    stages_after = layout.pipeline - rank - 1
     if layout.virtual == 1:
-        return min(layout.micro_batches, behind + 1)
-    chunks = min(layout.micro_batches * layout.virtual, 2 * behind + (layout.virtual - 1) * layout.pipeline + 1)
+        return min(layout.micro_batches, stages_after + 1)
+    chunks = min(layout.micro_batches * layout.virtual, 2 * stages_after + (layout.virtual - 1) * layout.pipeline + 1)
     return chunks / layout.virtual
 
 
 def micro_batch_bytes(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
-    """What autograd keeps of one micro batch on a rank."""
+    """Return the bytes that autograd keeps of one micro batch on a rank."""
     width, kept = model.hidden_size, layout.micro_tokens * layout.weight_bytes
     shared = width / (layout.tensor if layout.sequence else 1)
     per_token = sum(_layer_elements(model, layout, layer) for layer in part.layers)
@@ -98,7 +98,7 @@ def micro_batch_bytes(model: ModelConfig, layout: ParallelLayout, part: StagePar
 
 
 def _layer_elements(model: ModelConfig, layout: ParallelLayout, layer: int) -> float:
-    """Elements per token that autograd keeps of one layer."""
+    """Return the elements per token that autograd keeps of one layer."""
     width, feed, tensor = model.hidden_size, model.ffn_hidden_size, layout.tensor
     shared = width / (tensor if layout.sequence else 1)
     if layout.recompute == "full":

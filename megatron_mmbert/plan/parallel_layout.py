@@ -1,4 +1,4 @@
-"""Where the parameters are: what one rank of a layout holds, and which layers its pipeline stages have."""
+"""The layout of parameters: the layers of each pipeline stage, and the parameters that a rank holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_mmbert.model.pipeline_split import balanced_split, head_in_layers
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How a model is laid over ranks, and what one micro batch is.
+    """The layout of a model over ranks, and its micro batch.
 
     Attributes:
         tensor, pipeline, data: ranks of each kind; their product is the number of ranks.
@@ -50,20 +50,20 @@ class ParallelLayout:
         return 2 if self.precision == "bf16" else 4
 
     def with_ranks(self, gpus: int) -> ParallelLayout:
-        """The same with as many data-parallel ranks as ``gpus`` allow."""
+        """Return this layout with as many data-parallel ranks as ``gpus`` allow."""
         return replace(self, data=gpus // (self.tensor * self.pipeline))
 
     def describe(self) -> str:
-        """``tp 2, pp 2 x 2, dp 4, sequence, distributed optimizer``."""
-        stage_parts = [f"tp {self.tensor}", f"pp {self.pipeline}" + (f" x {self.virtual}" if self.virtual > 1 else "")]
-        stage_parts += [f"dp {self.data}"] + ["sequence"] * self.sequence
-        stage_parts += ["distributed optimizer"] * self.distributed_optimizer
-        stage_parts += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        return ", ".join(stage_parts)
+        """Return the layout as text: ``tp 2, pp 2 x 2, dp 4, sequence, distributed optimizer``."""
+        parts = [f"tp {self.tensor}", f"pp {self.pipeline}" + (f" x {self.virtual}" if self.virtual > 1 else "")]
+        parts += [f"dp {self.data}"] + ["sequence"] * self.sequence
+        parts += ["distributed optimizer"] * self.distributed_optimizer
+        parts += [f"recompute {self.recompute}"] * (self.recompute != "none")
+        return ", ".join(parts)
 
 
 def parallel_layout(recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro_batches: int) -> ParallelLayout:
-    """The recipe's layout over ``gpus``."""
+    """Return the recipe's layout over ``gpus``."""
     given = recipe.parallel
     return ParallelLayout(
         tensor=given.tensor,
@@ -82,7 +82,7 @@ def parallel_layout(recipe: Recipe, gpus: int, micro_tokens: int, scored: float,
 
 @dataclass(frozen=True)
 class StagePart:
-    """What one pipeline rank holds of the model: numbers of its layers, and whether of the model's ends."""
+    """The part of the model on one pipeline rank: numbers of its layers, and whether it has the model's ends."""
 
     layers: tuple[int, ...]
     first: bool
@@ -90,7 +90,7 @@ class StagePart:
 
 
 def stage_parts(model: ModelConfig, layout: ParallelLayout) -> list[StagePart]:
-    """The part of each pipeline rank: the recipe's split of layers, or the balanced one that training makes."""
+    """Return the part of each pipeline rank: the recipe's split of layers, or the balanced one that training makes."""
     stages = layout.pipeline * layout.virtual
     head = head_in_layers(model, layout.scored)
     counts = list(layout.layers_per_stage or balanced_split(model.num_layers, stages, head)) if stages > 1 else []
@@ -104,19 +104,19 @@ def stage_parts(model: ModelConfig, layout: ParallelLayout) -> list[StagePart]:
 
 
 def layer_parameters(model: ModelConfig, layer: int, tensor: int) -> float:
-    """Of one layer on one tensor-parallel rank; layer 0 has no attention norm."""
+    """Return the parameters of one layer on one tensor-parallel rank; layer 0 has no attention norm."""
     width = model.hidden_size
     cut = 4 * width * width + 3 * width * model.ffn_hidden_size
     return cut / tensor + width * (1 if layer == 0 else 2)
 
 
 def table_parameters(model: ModelConfig, tensor: int) -> float:
-    """Of the token table's slice."""
+    """Return the parameters of a tensor-parallel rank's slice of the word embedding."""
     return model.vocab_size * model.hidden_size / tensor
 
 
 def rank_parameters(model: ModelConfig, layout: ParallelLayout, part: StagePart) -> float:
-    """All parameters that one rank holds; the last stage has a copy of the tied table where it is not the first."""
+    """Return all parameters of one rank; the last stage has a copy of the word embedding where it is not the first."""
     width = model.hidden_size
     total = sum(layer_parameters(model, layer, layout.tensor) for layer in part.layers)
     if part.first:

@@ -28,12 +28,12 @@ from megatron_mmbert.plan.token_counts import TokenCounts
 from megatron_mmbert.utils.errors import UserError, nearest
 
 Warn = Callable[[str], None]
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
 class DatasetUse:
-    """What a phase reads of one (source, language).
+    """The reading of one (source, language) in a phase.
 
     Attributes:
         text_tokens: ids there are.
@@ -54,7 +54,7 @@ class DatasetUse:
 
 @dataclass(frozen=True)
 class LanguageUse:
-    """The same over all sources of a language; ``share`` is that of the phase's tokens."""
+    """The reading of a language over all its sources; ``share`` is its part of the phase's tokens."""
 
     language: str
     text_tokens: int
@@ -83,21 +83,21 @@ class PhasePlan:
         return self.flops_per_token * self.phase.tokens
 
     def languages(self) -> list[LanguageUse]:
-        """Languages with most tokens first."""
+        """Return the languages, those with most tokens first."""
         by_language: dict[str, list[DatasetUse]] = {}
         for group in self.groups:
             by_language.setdefault(group.language, []).append(group)
         uses = [_language_use(name, groups, self.phase.tokens) for name, groups in by_language.items()]
         return sorted(uses, key=lambda use: (-use.tokens, use.language))
 
-    def repeated(self, most_epochs: float) -> list[DatasetUse]:
-        """What is read more often than ``most_epochs`` times by the end of this phase, the most repeated first."""
-        found = [group for group in self.groups if group.run_epochs > most_epochs]
+    def repeated(self, max_epochs: float) -> list[DatasetUse]:
+        """Return the datasets read more than ``max_epochs`` times by the end of this phase, the most repeated first."""
+        found = [group for group in self.groups if group.run_epochs > max_epochs]
         return sorted(found, key=lambda group: (-group.run_epochs, group.language))
 
 
 def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn) -> list[PhasePlan]:
-    """The plans of all phases, in the recipe's order.
+    """Return the plans of all phases, in the recipe's order.
 
     Raises:
         UserError: a layout or batch that training would refuse too.
@@ -131,8 +131,10 @@ def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn)
 
 
 def middle_lengths(phase: Phase, mixture: MixtureTotals | None) -> Int64s:
-    """Tokens of each sample of the phase's middle block; a pack of full samples where there are no documents, or no
-    sample."""
+    """Return the tokens of each sample of the phase's middle block.
+
+    A pack of full samples where there are no documents, or no sample.
+    """
     full = np.full(phase.batch.tokens_per_micro_batch // phase.max_length, phase.max_length, dtype=np.int64)
     if not isinstance(mixture, Mixture):
         return full
@@ -142,13 +144,13 @@ def middle_lengths(phase: Phase, mixture: MixtureTotals | None) -> Int64s:
 
 
 def pack_fill(lengths: Int64s, pack_tokens: int) -> float:
-    """Share of the packs that samples of these lengths fill."""
+    """Return the fraction of the packs that samples of these lengths fill."""
     packs = pack_block(lengths, pack_tokens, key=0)  # the key orders the packs, which does not matter here
     return float(lengths.sum()) / (len(packs) * pack_tokens)
 
 
 def flops_per_token(model: ModelConfig, phase: Phase, lengths: Int64s) -> float:
-    """Mean FLOPs that training a token of samples of these lengths takes."""
+    """Return the mean FLOPs that training a token of samples of these lengths takes."""
     pack_tokens = phase.batch.tokens_per_micro_batch
     scored = scored_positions(phase.mask_ratio.at(0.5), pack_tokens) / pack_tokens
     tokens = int(lengths.sum())
@@ -156,10 +158,10 @@ def flops_per_token(model: ModelConfig, phase: Phase, lengths: Int64s) -> float:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     listed = list(names)
-    more = f" and {len(listed) - _MOST_NAMED} more" if len(listed) > _MOST_NAMED else ""
-    return ", ".join(listed[:_MOST_NAMED]) + more
+    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
+    return ", ".join(listed[:_MAX_NAMED]) + more
 
 
 def _missing(phase: Phase, text: TokenSource, warn: Warn) -> tuple[str, ...]:

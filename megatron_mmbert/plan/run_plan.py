@@ -18,7 +18,7 @@ class Plan:
     name: str
     phases: tuple[PhasePlan, ...]
     machine: Machine
-    most_epochs: float
+    max_epochs: float
     warnings: tuple[str, ...]
 
     @property
@@ -31,9 +31,9 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe, machine: Machine, most_epochs: float, table: Path | None = None, column: str = "tokens"
+    recipe: Recipe, machine: Machine, max_epochs: float, table: Path | None = None, column: str = "tokens"
 ) -> Plan:
-    """Plan ``recipe`` with its stores, or with a table of token counts.
+    """Return the plan of ``recipe`` with its stores, or with a table of token counts.
 
     Raises:
         UserError: a damaged store or table, or a layout that training would refuse.
@@ -46,12 +46,12 @@ def make_plan(
             "sampled by temperature"
         )
     phases = plan_phases(recipe, text, machine.gpus, warnings.append)
-    warnings += [sentence for plan in phases if (sentence := _repeats(plan, most_epochs))]
-    return Plan(recipe.name, tuple(phases), machine, most_epochs, tuple(warnings))
+    warnings += [sentence for plan in phases if (sentence := _repeats(plan, max_epochs))]
+    return Plan(recipe.name, tuple(phases), machine, max_epochs, tuple(warnings))
 
 
-def _repeats(plan: PhasePlan, most_epochs: float) -> str:
-    repeated = plan.repeated(most_epochs)
+def _repeats(plan: PhasePlan, max_epochs: float) -> str:
+    repeated = plan.repeated(max_epochs)
     if not repeated:
         return ""
     sources = len({group.source for group in plan.groups}) > 1
@@ -60,13 +60,13 @@ def _repeats(plan: PhasePlan, most_epochs: float) -> str:
     )
     what = "texts of a language" if sources else "languages"
     return (
-        f"phase {plan.phase.name!r}: by its end, {len(repeated)} {what} are read more than {most_epochs:g} times: "
+        f"phase {plan.phase.name!r}: by its end, {len(repeated)} {what} are read more than {max_epochs:g} times: "
         f"{listed}; lower tokens or boost, raise the temperature, or set max_epochs"
     )
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan for programs."""
+    """Return the plan for programs; the keys are those of the file."""
     return {
         "name": plan.name,
         "machine": asdict(plan.machine),
@@ -76,7 +76,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "flops": plan.flops,
             "forecast": _forecast_json(total(plan.phases, plan.machine)),
         },
-        "most_epochs": plan.most_epochs,
+        "most_epochs": plan.max_epochs,
         "warnings": list(plan.warnings),
     }
 

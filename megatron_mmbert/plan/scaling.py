@@ -17,7 +17,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers, scored_for_balance
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
-from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.plan.memory import max_memory
 from megatron_mmbert.plan.parallel_layout import (
     ParallelLayout,
     parallel_layout,
@@ -27,7 +27,7 @@ from megatron_mmbert.plan.parallel_layout import (
 )
 from megatron_mmbert.utils.errors import UserError
 
-MOST_GPUS = 4096
+MAX_GPUS = 4096
 MEMORY_SHARE = 0.9  # the rest is for the allocator, CUDA and the libraries
 
 
@@ -61,7 +61,7 @@ class Point:
 
 
 def step_time(model: ModelConfig, layout: ParallelLayout, gpu: Gpu, speed: float, overlap: bool) -> StepTime:
-    """Of a step with ``layout``, where one GPU alone trains ``speed`` tokens per second."""
+    """Return the time of a step with ``layout``, where one GPU alone trains ``speed`` tokens per second."""
     held = stage_parts(model, layout)
     head = head_in_layers(model, layout.scored)
     costs = [len(part.layers) + part.first * EMBEDDING_IN_LAYERS + part.last * head for part in held]
@@ -71,27 +71,30 @@ def step_time(model: ModelConfig, layout: ParallelLayout, gpu: Gpu, speed: float
     return StepTime(layout.micro_batches * one, (layout.pipeline - 1) / layout.virtual * one, sent)
 
 
-def _exposed(model: ModelConfig, layout: ParallelLayout, rank: int, gpu: Gpu, hidden_behind: float) -> float:
-    """Gradients hide behind the last micro batch's backward pass (2/3 of it), weights behind a forward pass; not so the
-    tied table's on the first stage: its gradient is complete when backward ends, and forward begins with it."""
+def _exposed(model: ModelConfig, layout: ParallelLayout, rank: int, gpu: Gpu, hidden_seconds: float) -> float:
+    """Return the seconds of communication that no computation hides.
+
+    Gradients are hidden by the last micro batch's backward pass (2/3 of it), weights by a forward pass; not so the word
+    embedding's on the first stage: its gradient is complete when backward ends, and forward begins with it.
+    """
     traffic, part = rank_traffic(model, layout, rank), stage_parts(model, layout)[rank]
     shares = leaving(layout, gpu.per_node)
     seconds = _seconds(traffic.tensor, shares.tensor, gpu)
     seconds += _seconds(traffic.pipeline + traffic.tied, shares.pipeline, gpu)
     table = table_parameters(model, layout.tensor) / rank_parameters(model, layout, part) if part.first else 0.0
-    for sent, room in ((traffic.gradients, hidden_behind * 2 / 3), (traffic.weights, hidden_behind / 3)):
+    for sent, room in ((traffic.gradients, hidden_seconds * 2 / 3), (traffic.weights, hidden_seconds / 3)):
         whole = _seconds(sent, shares.data, gpu)
         seconds += whole - min((1 - table) * whole, room)
     return seconds
 
 
 def _seconds(sent: float, leaving_share: float, gpu: Gpu) -> float:
-    """Of a rank's messages; where they take both kinds of links, the slower sets the pace."""
+    """Return the time of a rank's messages; where they take both kinds of links, the slower sets the pace."""
     return max(sent * (1 - leaving_share) / gpu.node_link, sent * leaving_share / gpu.network)
 
 
 def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> ParallelLayout | None:
-    """How ``phase`` would be laid out; None where training would refuse it."""
+    """Return the layout of ``phase``; None where training would refuse it."""
     ranks, micro = parallel.tensor * parallel.pipeline, phase.batch.tokens_per_micro_batch
     if gpus % ranks or layout_problem(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
         return None
@@ -109,7 +112,7 @@ def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: i
 
 
 def candidates(recipe: Recipe, gpus: int, gpu: Gpu) -> list[ParallelConfig]:
-    """Layouts in powers of two to choose from, simplest first; recompute and overlap stay the recipe's."""
+    """Return layouts in powers of two to choose from, simplest first; recompute and overlap stay the recipe's."""
     found = []
     for tensor in _powers(min(gpus, gpu.per_node)):
         for pipeline in _powers(min(gpus // tensor, recipe.model.num_layers + 2)):
@@ -127,7 +130,7 @@ def candidates(recipe: Recipe, gpus: int, gpu: Gpu) -> list[ParallelConfig]:
 
 
 def best(recipe: Recipe, phases: Sequence[Phase], speeds: Sequence[float], gpus: int, gpu: Gpu) -> list[Point]:
-    """Of one layout, the fastest over all ``phases`` together, a point for each; empty where none is legal and fits.
+    """Return a point for each phase, of the layout fastest over all of them; empty where none is legal and fits.
 
     Args:
         speeds: of one GPU in each phase, tokens per second.
@@ -138,7 +141,7 @@ def best(recipe: Recipe, phases: Sequence[Phase], speeds: Sequence[float], gpus:
         points = [
             _point(recipe, phase, parallel, layout, speed, gpu)
             for phase, layout, speed in zip(phases, layouts, speeds, strict=True)
-            if layout and most_loaded(recipe.model, layout).peak <= MEMORY_SHARE * gpu.memory
+            if layout and max_memory(recipe.model, layout).peak <= MEMORY_SHARE * gpu.memory
         ]
         if len(points) == len(phases) and (not chosen or _days(points) < _days(chosen)):
             chosen = points
@@ -171,11 +174,11 @@ def _point(
     )
 
 
-def scaling(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu, most: int = MOST_GPUS) -> list[Point]:
-    """The fastest layout at each power of two of GPUs; sizes with no legal layout that fits are left out."""
-    found = [best(recipe, [phase], [speed], gpus, gpu) for gpus in _powers(most)]
+def scaling(recipe: Recipe, phase: Phase, speed: float, gpu: Gpu, limit: int = MAX_GPUS) -> list[Point]:
+    """Return the fastest layout at each power of two of GPUs; sizes with no legal layout that fits are left out."""
+    found = [best(recipe, [phase], [speed], gpus, gpu) for gpus in _powers(limit)]
     return [points[0] for points in found if points]
 
 
-def _powers(most: int) -> list[int]:
-    return [2**power for power in range(most.bit_length()) if 2**power <= most]
+def _powers(limit: int) -> list[int]:
+    return [2**power for power in range(limit.bit_length()) if 2**power <= limit]

@@ -44,7 +44,7 @@ class TokenCounts:
 
     @property
     def names_sources(self) -> bool:
-        """Whether the table says which source text is from."""
+        """True where the table says which source text is from."""
         return any(name.source != NO_SOURCE for name in self._tokens)
 
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ from megatron_mmbert.checkpoint.training_state import state_of
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import Dtype
 from megatron_mmbert.parallel import Runtime
-from megatron_mmbert.plan.memory import in_flight, most_loaded, rank_memory
+from megatron_mmbert.plan.memory import in_flight, max_memory, rank_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, rank_parameters, stage_parts
 
 BASE = ModelConfig()
@@ -63,7 +63,7 @@ def test_micro_batches_in_flight() -> None:
 
 
 def test_mmbert_base_in_bf16_has_18_bytes_a_parameter() -> None:
-    found = most_loaded(BASE, ParallelLayout(micro_tokens=65_536))
+    found = max_memory(BASE, ParallelLayout(micro_tokens=65_536))
     parameters = rank_parameters(BASE, ONE, stage_parts(BASE, ONE)[0])
     assert found.weights + found.gradients + found.optimizer == pytest.approx(18 * parameters)
     assert 0.35e6 * 65_536 < found.activations < 0.55e6 * 65_536

@@ -50,8 +50,8 @@ def write_counts(folder: Path, counts: dict[str, int], source: str = "") -> Path
     return path
 
 
-def planned(recipe: Recipe, table: Path | None, machine: Machine | None = None, most_epochs: float = 4.0) -> Plan:
-    return make_plan(recipe, machine or Machine(1), most_epochs, table)
+def planned(recipe: Recipe, table: Path | None, machine: Machine | None = None, max_epochs: float = 4.0) -> Plan:
+    return make_plan(recipe, machine or Machine(1), max_epochs, table)
 
 
 def test_tokens_and_epochs_by_language(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_repeated_and_missing_languages_are_named(tmp_path: Path) -> None:
     epochs = 1e6 * weight["ccc"] / sum(weight.values()) / (20_000 + 2 * 40)
     assert epochs > 4 and f"ccc {epochs:.3g} times" in repeated and "more than 4 times" in repeated
     assert "aaa" not in repeated
-    assert len(planned(recipe, table, most_epochs=50).warnings) == 1
+    assert len(planned(recipe, table, max_epochs=50).warnings) == 1
 
 
 def test_steps_by_walking_them(tmp_path: Path) -> None:

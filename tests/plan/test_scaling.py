@@ -12,7 +12,7 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.parallel import layout_problem
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.plan.gpus import gpu_of
-from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.plan.memory import max_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout, rank_parameters, stage_parts
 from megatron_mmbert.plan.scaling import best, scaling, step_time
 
@@ -44,7 +44,7 @@ def test_chosen_layouts_are_legal_and_fit(recipe: Recipe) -> None:
         assert layout_problem(point.parallel, recipe.model) is None and point.layout.ranks == point.gpus
         batch = recipe.phases[0].batch
         assert point.layout.data <= batch.tokens_per_step // batch.tokens_per_micro_batch
-        assert most_loaded(recipe.model, point.layout).peak <= H100.memory
+        assert max_memory(recipe.model, point.layout).peak <= H100.memory
     assert best(recipe, recipe.phases, [1e5] * len(recipe.phases), 1, replace(H100, memory=1e6)) == []
 
 

@@ -15,9 +15,9 @@ _NONE = "–"
 
 
 def plan_text(plan: Plan, all_languages: bool = False) -> str:
-    """All tables of the plan, then its warnings."""
+    """Return all tables of the plan, then its warnings."""
     gpus = plan.machine.gpus
-    stage_parts = [
+    parts = [
         f"{plan.name}: {len(plan.phases)} phases, {short_count(plan.tokens)} tokens, {_power(plan.flops)} FLOPs, "
         f"{gpus} GPU{'s' if gpus != 1 else ''}",
         phase_table(plan.phases),
@@ -25,13 +25,13 @@ def plan_text(plan: Plan, all_languages: bool = False) -> str:
     ]
     for phase in plan.phases:
         if phase.groups:
-            stage_parts.append(language_table(phase, None if all_languages else _ENDS))
-    stage_parts += ["\n".join(f"warning: {warning}" for warning in plan.warnings)] if plan.warnings else []
-    return "\n\n".join(stage_parts)
+            parts.append(language_table(phase, None if all_languages else _ENDS))
+    parts += ["\n".join(f"warning: {warning}" for warning in plan.warnings)] if plan.warnings else []
+    return "\n\n".join(parts)
 
 
 def phase_table(plans: Sequence[PhasePlan]) -> str:
-    """What the recipe says of each phase, and the steps that follow from it."""
+    """Return a table of the phases as the recipe has them, and the steps that follow."""
     header = ["phase", "from", "tokens", "steps", "tokens\nper step", "micro\nbatch", "warm-up", "decay", "length"]
     header += ["theta", "mask", "τ", "lr", "languages"]
     rows = [

@@ -1,4 +1,4 @@
-"""The forecast of scaling as a picture: efficiency of every phase, and where the longest one's steps go."""
+"""The forecast of scaling as a plot: efficiency of every phase, and where the longest one's steps go."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.parallel_layout import ParallelLayout
 from megatron_mmbert.plan.render.plan_tables import clock_time
-from megatron_mmbert.plan.scaling import MOST_GPUS, Point
+from megatron_mmbert.plan.scaling import MAX_GPUS, Point
 from megatron_mmbert.report.style import FAINT, INK, LINES, REST, figure_file, short_count
 
 WIDTH, HEIGHT = 1400, 860
-_SIZES = [2**power for power in range(MOST_GPUS.bit_length())]
+_SIZES = [2**power for power in range(MAX_GPUS.bit_length())]
 _PARTS = {
     "compute": ("computing", LINES[0]),
     "bubble": ("pipeline bubble", LINES[5]),
@@ -24,7 +24,7 @@ _PARTS = {
 
 
 def plot_scaling(name: str, forecasts: Mapping[str, Sequence[Point]], gpu: Gpu, path: Path) -> None:
-    """Write the picture to ``path``, a PNG.
+    """Write the plot to ``path``, a PNG.
 
     Args:
         forecasts: of each phase by name, as :func:`megatron_mmbert.plan.scaling.scaling` makes them.

@@ -10,10 +10,10 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpu_forecast import GpuForecast
 from megatron_mmbert.plan.gpus import Gpu
-from megatron_mmbert.plan.memory import most_loaded
+from megatron_mmbert.plan.memory import max_memory
 from megatron_mmbert.plan.parallel_layout import ParallelLayout
 from megatron_mmbert.plan.render.memory_table import largest_layout
-from megatron_mmbert.plan.scaling import MOST_GPUS, Point, phase_layout
+from megatron_mmbert.plan.scaling import MAX_GPUS, Point, phase_layout
 from megatron_mmbert.report.style import short_count
 from megatron_mmbert.utils.text_table import table
 
@@ -31,7 +31,7 @@ def forecast_text(forecast: GpuForecast) -> str:
 
 def choice_text(recipe: Recipe, points: Sequence[Point], gpu: Gpu) -> str:
     """One line: which layout, and why."""
-    peak = max(most_loaded(recipe.model, point.layout).peak for point in points)
+    peak = max(max_memory(recipe.model, point.layout).peak for point in points)
     days = sum(point.days for point in points)
     given = [phase_layout(recipe, phase, recipe.parallel, points[0].gpus) for phase in recipe.phases]
     refused = "" if all(given) else "; the recipe's own layout is not legal for so many"
@@ -81,7 +81,7 @@ def scaling_text(phase: Phase, points: Sequence[Point], speed: float, gpu: Gpu) 
     start = batch.ramp_start_tokens // batch.tokens_per_micro_batch if batch.ramp_tokens else 0
     bound = f"a step of {full} micro batches" + (f", {start} at the ramp's start," if start else "")
     counted = {point.gpus for point in points}
-    missing = [str(2**power) for power in range(MOST_GPUS.bit_length()) if 2**power not in counted]
+    missing = [str(2**power) for power in range(MAX_GPUS.bit_length()) if 2**power not in counted]
     left_out = f"; not legal or too large, and left out: {', '.join(missing)} GPUs" if missing else ""
     title = f"phase {phase.name}: forecast at its full batch, from {speed:,.0f} tokens/s of one {gpu.name}"
     return (
