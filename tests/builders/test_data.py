@@ -85,7 +85,7 @@ def test_store_of_another_tokenizer(recipe_path: Path, tmp_path: Path) -> None:
         stores_of(recipe.data.stores, other)
 
 
-def test_places_behind_earlier_phases(recipe_path: Path) -> None:
+def test_places_after_earlier_phases(recipe_path: Path) -> None:
     recipe = load_recipe(recipe_path)
     stores = open_stores(recipe.data.stores)
     first, second = recipe.phase("first"), recipe.phase("second")
