@@ -186,17 +186,6 @@ CLIP_BY_NORM = tuple(
     for module in ("clip_grads", "optimizer")
 )
 
-# --- Python's library
-
-_POOL = "concurrent.futures.process:ProcessPoolExecutor"
-POOL_PROCESSES = PrivateName(_POOL, "_processes", "ending workers (data/loading/prefetch.py)", of_instance=True)
-POOL_BROKEN = PrivateName(
-    _POOL, "_broken", "seeing that a worker was killed (data/loading/prefetch.py)", of_instance=True
-)
-POOL_MANAGER = PrivateName(
-    _POOL, "_executor_manager_thread", "waiting for the workers' end (data/loading/prefetch.py)", of_instance=True
-)
-
 
 def table() -> list[PrivateName]:
     """Return every row of this file."""

@@ -190,10 +190,13 @@ class PackLoader:
         if not self._num_workers:
             return self._walk(self.state, map(self.plan, itertools.count(self.state.block)))
         # Processes first: forking after the thread runs would copy whatever locks it holds.
-        plans = ProcessMap(self.plan, self.state.block, self._num_workers)
+        plans = self._plan_ahead()
         ahead = ThreadAhead(self._walk(self.state, plans), _PREFETCHED_PACKS)
         self._to_close = [plans, ahead]
         return ahead
+
+    def _plan_ahead(self) -> ProcessMap[BlockPlan]:
+        return ProcessMap(self.plan, self.state.block, self._num_workers)
 
     def _walk(self, state: LoaderState, plans: Iterator[BlockPlan]) -> Iterator[tuple[PackedBatch, LoaderState]]:
         """Yield (this rank's batch, state after the round) from ``state`` on; ``plans`` begins at its block."""

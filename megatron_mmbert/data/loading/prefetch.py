@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import multiprocessing
 import queue
 import signal
 import threading
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from megatron_mmbert import compat
+from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.process_pool import exit_with_parent
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.2
-_function: Callable[[int], Any] | None = None  # a worker process's own
+_ITEMS_AHEAD = 2  # of each worker: one that it computes while the one before waits to be read
 
 
 class ProcessMap(Generic[T]):
@@ -27,52 +29,91 @@ class ProcessMap(Generic[T]):
     Planning a block is mostly interpreted Python, so threads would not help it; and every rank plans every block, so
     on a thousand GPUs it is the cost that grows. Forked, not spawned: the workers share the tables of the mixture with
     the parent instead of receiving a copy each.
+
+    Worker w of W is asked for every W-th item, up to ``_ITEMS_AHEAD`` of them in advance, through a pipe of its own. So
+    they share neither a queue nor a lock, and for one that is killed, be it while it writes, the reader sees the end of
+    a file. With ``ProcessPoolExecutor`` and ``torch.utils.data.DataLoader`` it can wait for ever
+    (``benchmarks/loader_workers.py`` compares the speed).
     """
 
     def __init__(self, function: Callable[[int], T], first: int, workers: int) -> None:
-        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (function,))
-        self._next = first
-        self._waiting: deque[Future[T]] = deque()
-        for _ in range(workers + 1):
-            self._submit()
+        context = multiprocessing.get_context("fork")
+        self._pipes: list[Any] = []
+        self._processes: list[Any] = []
+        for _ in range(workers):
+            pipe, workers_end = context.Pipe()
+            self._pipes.append(pipe)
+            work = (function, workers_end, list(self._pipes))
+            self._processes.append(context.Process(target=_work, args=work, name="data worker", daemon=True))
+            self._processes[-1].start()
+            workers_end.close()  # the worker's is now the only one, so the pipe ends when the worker does
+        self._requests = zip(itertools.count(first), itertools.cycle(self._pipes), strict=False)
+        self._turns = itertools.cycle(range(workers))
+        for _ in range(workers * _ITEMS_AHEAD):
+            self._request()
+        # Processes left at the program's end are sent SIGTERM, which workers ignore, and waited for.
+        atexit.register(self.close)
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        self._submit()
-        return self._waiting.popleft().result()
+        """Return the next item, or raise its error.
+
+        Raises:
+            UserError: its worker was killed.
+        """
+        worker = next(self._turns)
+        try:
+            error, item = self._pipes[worker].recv()
+        except (EOFError, OSError):
+            self._processes[worker].join()
+            raise UserError(
+                f"a data worker process ended with status {self._processes[worker].exitcode} (-9: killed, most likely "
+                "for want of memory); lower data.workers"
+            ) from None
+        self._request()
+        if error is not None:
+            raise error
+        result: T = item
+        return result
 
     def close(self) -> None:
-        """End the workers. Where one was killed, the others are: it may have held the lock of their queue, and they do
-        not heed the SIGTERM by which the pool would end them, waiting for ever."""
-        workers = list((compat.POOL_PROCESSES.of(self._pool) or {}).values())
-        manager: Any = compat.POOL_MANAGER.of(self._pool)
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        while manager is not None and manager.is_alive():
-            if compat.POOL_BROKEN.of(self._pool):
-                for worker in workers:
-                    worker.kill()
-            manager.join(_POLL_SECONDS)
+        """Kill the workers: all they hold can be computed again."""
+        atexit.unregister(self.close)
+        for process in self._processes:
+            process.kill()
+        for process, pipe in zip(self._processes, self._pipes, strict=True):
+            process.join()
+            pipe.close()
 
-    def _submit(self) -> None:
-        self._waiting.append(self._pool.submit(_call, self._next))
-        self._next += 1
+    def _request(self) -> None:
+        index, pipe = next(self._requests)
+        with suppress(OSError):  # that its worker was killed is said when its item is due
+            pipe.send(index)
 
 
-def _start_worker(function: Callable[[int], Any]) -> None:
-    global _function
-    _function = function
+def _work(function: Callable[[int], Any], pipe: Any, parents_ends: list[Any]) -> None:
+    # With these copies open here, the parent's end would not be the end of the pipes.
+    for end in parents_ends:
+        end.close()
     # A scheduler signals every process of a job. The trainer alone answers, and needs its workers to end its step; that
     # it blocks these signals is not enough, as starting a process by "spawn" unblocks SIGTERM.
     for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     exit_with_parent()
+    with suppress(EOFError, OSError):  # the parent was killed
+        while True:
+            pipe.send(_result(function, pipe.recv()))
 
 
-def _call(index: int) -> Any:
-    assert _function is not None
-    return _function(index)
+def _result(function: Callable[[int], T], index: int) -> tuple[Exception | None, T | None]:
+    """Return (error, item), one of which is None."""
+    try:
+        return None, function(index)
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # the traceback itself stays in this process
+        return error, None
 
 
 @dataclass(frozen=True)
