@@ -74,7 +74,8 @@ def test_site(copy: Path) -> None:
     """The site builds; it does not with a page that no menu names, and with an anchor that is not there."""
     done = build(copy)
     assert done.returncode == 0, done.stderr
-    assert (copy / "site/contributing.html").exists()
+    assert "../resilience" not in (copy / "site/what_happens_when.html").read_text(encoding="utf-8")
+    assert 'href="contributing.html"' in (copy / "site/index.html").read_text(encoding="utf-8")
     page = copy / "docs" / "novel.md"
     page.write_text("# Novel\n", encoding="utf-8")
     done = build(copy)

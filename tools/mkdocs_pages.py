@@ -1,6 +1,6 @@
-"""Hook of mkdocs: CONTRIBUTING.md and CHANGELOG.md become pages of the site, and links out of docs/ become text.
+"""Hook of mkdocs: pages that stand outside docs/ become pages of the site, and other links out of docs/ become text.
 
-In the repository all of these links lead somewhere (``tools/checks/links.py``); on the site only those within it do.
+In the repository all of these links lead somewhere (``tools/checks/links.py``); on the site only those to its pages do.
 """
 
 from __future__ import annotations
@@ -14,29 +14,35 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#]+)(#[^)]*)?\)")
+PAGES = {
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "megatron_mmbert/data/sampling/epoch_order/README.md": "order_of_examples.md",
+    "megatron_mmbert/resilience/README.md": "what_happens_when.md",
+}
+"""File in the repository: its page on the site."""
+
+SOURCES = {page: source for source, page in PAGES.items()}
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the root's pages to those of docs/."""
-    for source, name in PAGES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
+    """Add the pages from outside docs/."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace links to files outside docs/ by their text, or by the page that the site has of them."""
+    """Make the links of a page, which are relative to its file in the repository, those of the site."""
+    here = page.file.src_uri
+    folder = posixpath.dirname(SOURCES.get(here, f"docs/{here}"))
 
     def on_site(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link[2]))
-        source = target.removeprefix("../")
-        if source in PAGES:
-            return (
-                f"[{link[1]}]({posixpath.relpath(PAGES[source], posixpath.dirname(page.file.src_uri))}{link[3] or ''})"
-            )
-        outside = target.startswith("../") or (page.file.src_uri in PAGES.values() and (ROOT / target).exists())
-        return link[1] if outside else link[0]
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
+        name = PAGES.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
+        if name is None:
+            return link[1]
+        return f"[{link[1]}]({posixpath.relpath(name, posixpath.dirname(here))}{link[3] or ''})"
 
     return LINK.sub(on_site, markdown)
