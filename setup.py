@@ -45,6 +45,7 @@ setup(
         "nltk",
         "tensorboard",
         "tqdm",
+        "shtab",  # makes the scripts of `mmbert completion`; imported only there
         "matplotlib",
     ],
     extras_require={

@@ -50,6 +50,7 @@ COMMANDS = {
     "verify": Command("run.verify", "verify a store or checkpoints: checksums, contents, and every tensor"),
     "config-show": Command("run.config_show", "print one value of a recipe, for shell scripts"),
     "where": Command("run.where", "print how far a phase has come on disk, for job scripts"),
+    "completion": Command("run.completion", "print a script for TAB completion in bash, zsh or fish"),
 }
 _HEADINGS = {
     "data": "text, tokenizers and stores",

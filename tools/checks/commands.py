@@ -261,7 +261,9 @@ def ending_parser(whole: bool) -> Iterator[None]:
 
     A command that is not ``whole`` may lack required arguments.
     """
-    parser = argparse.ArgumentParser
+    from megatron_mmbert.cli import Parser
+
+    parser, own_error = argparse.ArgumentParser, Parser.error
     saved = {
         name: getattr(parser, name)
         for name in ("parse_args", "parse_intermixed_args", "error", "_get_value", "_check_value")
@@ -296,8 +298,10 @@ def ending_parser(whole: bool) -> Iterator[None]:
         parser.parse_args = ending(saved["parse_args"])  # type: ignore[method-assign]
         parser.parse_intermixed_args = ending(saved["parse_intermixed_args"])  # type: ignore[method-assign]
         parser.error, parser._get_value, parser._check_value = error, get_value, check_value  # type: ignore
+        Parser.error = error  # type: ignore[method-assign]
         yield
     finally:
+        Parser.error = own_error  # type: ignore[method-assign]
         for name, method in saved.items():
             setattr(parser, name, method)
 
