@@ -23,32 +23,32 @@ unless() {  # unless FILE COMMAND...: run the command if it has not made FILE ye
 }
 
 step "1/8 tokenizer: SentencePiece, and its Hugging Face twin"
-unless "$out/tokenizer/tokenizer.json" "$PYTHON" tools/train_tokenizer.py \
+unless "$out/tokenizer/tokenizer.json" "$PYTHON" -m megatron_mmbert train-tokenizer \
     --input $corpus/train --vocab-size 4096 --character-coverage 0.99 --output "$out/tokenizer"
 
 step "2/8 text to token stores"
-"$PYTHON" tools/preprocess_data.py --input $corpus/train --tokenizer "$out/tokenizer" --output "$out/store"
-"$PYTHON" tools/preprocess_data.py --input $corpus/heldout --tokenizer "$out/tokenizer" --output "$out/heldout"
+"$PYTHON" -m megatron_mmbert preprocess --input $corpus/train --tokenizer "$out/tokenizer" --output "$out/store"
+"$PYTHON" -m megatron_mmbert preprocess --input $corpus/heldout --tokenizer "$out/tokenizer" --output "$out/heldout"
 
 number=3
 for phase in pretrain midtrain decay_eng decay_cont decay_all; do
     [ "$number" -gt 5 ] && number=5
     step "$number/8 phase $phase"
-    "$PYTHON" -m megatron_mmbert.pretrain "${recipe[@]}" --phase "$phase" --output "$out"
+    "$PYTHON" -m megatron_mmbert pretrain "${recipe[@]}" --phase "$phase" --output "$out"
     number=$((number + 1))
 done
 
 step "6/8 merge of the three decay variants, as the recipe says (TIES)"
-unless "$out/merged/checkpoint.json" "$PYTHON" tools/merge_ties.py --recipe "${recipe[@]}" --run "$out" \
+unless "$out/merged/checkpoint.json" "$PYTHON" -m megatron_mmbert merge --recipe "${recipe[@]}" --run "$out" \
     --output "$out/merged"
-unless "$out/merged_bits_per_byte.json" "$PYTHON" tools/evaluate.py "$out/merged" --recipe "${recipe[@]}" \
-    --output "$out/merged_bits_per_byte.json"
+unless "$out/merged_bits_per_byte.json" "$PYTHON" -m megatron_mmbert bits-per-byte "$out/merged" \
+    --recipe "${recipe[@]}" --output "$out/merged_bits_per_byte.json"
 
 step "7/8 export to Hugging Face"
-unless "$out/hf/config.json" "$PYTHON" tools/convert_to_hf.py "$out/merged" --tokenizer "$out/tokenizer" \
+unless "$out/hf/config.json" "$PYTHON" -m megatron_mmbert convert-to-hf "$out/merged" --tokenizer "$out/tokenizer" \
     --output "$out/hf" --check
 
 step "8/8 what came out"
-"$PYTHON" tools/report.py "$out"
-"$PYTHON" tools/fill_mask.py "$out/hf" --texts examples/fill_mask.tsv
+"$PYTHON" -m megatron_mmbert report "$out"
+"$PYTHON" -m megatron_mmbert fill-mask "$out/hf" --texts examples/fill_mask.tsv
 printf '\nThe model is in %s; the pictures are in %s.\n' "$out/hf" "$out/report"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -86,6 +87,21 @@ def test_a_tool_runs_from_a_checkout_that_is_not_installed(tool: str, checkout: 
     assert done.returncode == 0 and done.stderr == ""
     assert done.stdout.startswith(f"usage: {tool}.py ")
     assert done.stdout.endswith(f"ran {checkout / 'megatron_mmbert' / '__init__.py'}\n")
+
+
+def test_every_tool_is_checked() -> None:
+    assert len(TOOLS) == 15
+
+
+@pytest.mark.parametrize("module", ["pretrain", "doctor", "preflight", "inference", "config.show", "train.where"])
+def test_modules_with_a_name_of_their_own_run_a_command(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"megatron_mmbert.{module}", run_name="__main__")
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith(f"usage: python -m megatron_mmbert.{module} ")
 
 
 def test_unknown_command_names_the_nearest() -> None:
