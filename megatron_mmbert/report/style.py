@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from megatron_mmbert.utils.output_kinds import PICTURE
+from megatron_mmbert.utils.output_kinds import PNG_IMAGE
 from megatron_mmbert.utils.outputs import output_file
 
 INK, FAINT, REST = "#222222", "#8a8a8a", "#c9c9c9"
@@ -49,7 +49,7 @@ def figure_file(path: Path, width: int, height: int) -> Iterator[Figure]:
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)  # no pyplot: no display is asked for, and no state remains
         yield figure
-        with output_file(path, PICTURE, overwrite=True) as staging:
+        with output_file(path, PNG_IMAGE, overwrite=True) as staging:
             figure.savefig(staging, format="png", dpi=100)
 
 

@@ -67,7 +67,7 @@ PARTITION = OutputKind(
 CHECKPOINT = OutputKind(
     "a checkpoint",
     ("checkpoint.json", "checksums.json"),
-    ("checkpoint.json", "checksums.json", ".metadata", "metadata.json", "common.pt", "__*.distcp", "merge_report.json"),
+    ("checkpoint.json", "checksums.json", ".metadata", "metadata.json", "common.pt", "*.distcp", "merge_report.json"),
 )
 MODEL_FOLDER = OutputKind(
     "a Hugging Face model folder",
@@ -98,4 +98,4 @@ HELD_OUT_SPLIT = OutputKind(
 EMBEDDINGS = OutputKind("a folder of embeddings or scores", ("index.json",), ("index.json", "part-*"))
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
 PLAN = OutputKind("a plan", recognizes=_has_keys("phases"))
-PICTURE = OutputKind("a PNG picture", recognizes=_is_png)
+PNG_IMAGE = OutputKind("a PNG image", recognizes=_is_png)

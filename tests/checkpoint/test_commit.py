@@ -50,7 +50,7 @@ def test_failure_spares_the_folder_that_was_there(tmp_path: Path) -> None:
     path = write(tmp_path / "step-00000001", b"old")
 
     def fail() -> None:
-        with committed_checkpoint(path):
+        with committed_checkpoint(path, overwrite=True):
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -12,7 +12,7 @@ from support.run_to_save import META
 
 def write(path: Path, content: bytes = b"tensors", tokens: int = 0, **described: Any) -> Path:
     """Commit the checkpoint ``path`` with one file of ``content``; ``described`` replaces fields of its description."""
-    with committed_checkpoint(path) as folder:
+    with committed_checkpoint(path, overwrite=True) as folder:
         (folder / "data.distcp").write_bytes(content)
         write_meta(folder, META.model_copy(update={"phase_tokens": tokens, "total_tokens": tokens, **described}))
     return path

@@ -132,9 +132,9 @@ def _saved_and_loaded(
     """New objects, of other initial weights, with the state of the old ones by way of a checkpoint."""
     training.gather_parameters()
     meta = fresh_meta(recipe, recipe.phases[0])
-    checkpoints.save(
-        path, meta.model_copy(update={"loader": loader.state_dict()}), training.encoders, training.optimizer
-    )
+    state = loader.state_dict()
+    counters = {"loader": state, "phase_tokens": state["tokens"], "total_tokens": state["tokens"]}
+    checkpoints.save(path, meta.model_copy(update=counters), training.encoders, training.optimizer)
     other = recipe.model_copy(update={"seed": recipe.seed + 1})
     training, loader = build_training(other, recipe.phases[0]), _loader(recipe)
     checkpoints.load(path, training.encoders, training.optimizer)
