@@ -80,7 +80,7 @@ def test_what_fails_hangs_or_dies_is_named_and_the_rest_goes_on(
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     monkeypatch.setattr(gpu, "_start", start)
-    part = gpu.StagePart(1, True, 300.0, tmp_path / "part-1.json")
+    part = gpu.Part(1, True, 300.0, tmp_path / "part-1.json")
     part.all()
     record = json.loads((tmp_path / "part-1.json").read_text())
     assert record["results"] == {"a": {"scale": True}, "e": {"scale": True}}
@@ -107,7 +107,7 @@ def test_all_of_the_gpus_tests_are_run() -> None:
 
 
 def test_a_part_without_time_says_what_it_left_out(tmp_path: Path) -> None:
-    part = gpu.StagePart(2, True, 1.0, tmp_path / "part-2.json")
+    part = gpu.Part(2, True, 1.0, tmp_path / "part-2.json")
     part.all()
     record = json.loads((tmp_path / "part-2.json").read_text())
     assert not record["results"]
