@@ -185,6 +185,12 @@ CLIP_BY_NORM = tuple(
     PrivateName(f"megatron.core.optimizer.{module}", "clip_grad_by_total_norm_fp32", "clipping (parallel/cpu_mode.py)")
     for module in ("clip_grads", "optimizer")
 )
+PARSER_ACTIONS = PrivateName(
+    "argparse:_ActionsContainer",
+    "_actions",
+    "completing paths for arguments that are paths (commands/run/completion.py)",
+    of_instance=True,
+)
 
 
 def table() -> list[PrivateName]:

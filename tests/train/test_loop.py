@@ -140,7 +140,7 @@ def test_data_goes_on_where_the_phase_before_stopped(
     assert len(json.dumps(meta.loader)) <= 1024
     for mixture, blocks in ((first.mixture, trained["block"] + (trained["pack"] > 0)), (second.mixture, 3)):
         for block in map(mixture.block, range(blocks)):
-            columns = (block.group, block.document, block.start, block.stop)
+            columns = (block.dataset, block.document, block.start, block.stop)
             for group, document, start, stop in zip(*(each.tolist() for each in columns), strict=True):
                 name = mixture.names[group]
                 if name in times:

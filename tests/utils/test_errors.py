@@ -105,7 +105,10 @@ def test_native_errors_are_one_sentence() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_clean_up(tmp_path: Path, number: signal.Signals) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\n"
+        "import signal, sys, time\nfrom pathlib import Path\n"
+        # As from a terminal: in the background both are ignored from the start, and stay so.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from megatron_mmbert.utils.errors import run_command\n"
         "from megatron_mmbert.utils.outputs import OutputKind, output_folder\n"
         "def main():\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megatron_mmbert import compat
 from megatron_mmbert.utils.errors import UserError
 
 EXAMPLES = """
@@ -43,7 +44,7 @@ def script(shell: str) -> str:
     for name, command in cli.COMMANDS.items():
         added = commands.add_parser(name, help=command.summary)
         cli.add_command(added, name)
-        for action in added._actions:
+        for action in compat.PARSER_ACTIONS.of(added):
             if action.type is Path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     return shtab.complete(parser, shell)
