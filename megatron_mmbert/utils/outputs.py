@@ -22,7 +22,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -186,15 +186,18 @@ def _staging(target: Path, folder: bool) -> Iterator[Path]:
     """Make a staging file or folder beside ``target`` and hold its lock."""
     made = _make_folders(target.parent)
     try:
-        remove_leftovers(target)
         staging = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        if folder:
-            staging.mkdir()
-        else:
-            staging.touch(exist_ok=False)
-        lock = os.open(staging, os.O_RDONLY)
+        parent = os.open(target.parent, os.O_RDONLY)
         try:
+            # Under the parent's lock, so that no other command sees a staging name whose lock is not yet held.
+            _lock(parent, wait=True)
+            remove_leftovers(target)
+            staging.mkdir() if folder else staging.touch(exist_ok=False)
+            lock = os.open(staging, os.O_RDONLY)
             _lock(lock)
+        finally:
+            os.close(parent)
+        try:
             yield staging
         finally:
             os.close(lock)
@@ -251,7 +254,8 @@ def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrit
             os.rename(target, old)
             os.rename(staging, target)
             shutil.rmtree(old, ignore_errors=True)
-        os.fsync(folder)
+        with suppress(OSError):
+            os.fsync(folder)  # the output is whole under its name by now; an error here must not deny it
     finally:
         os.close(folder)
 
