@@ -17,7 +17,7 @@ from typing import Any
 
 from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import read_json, sync_folder, write_json
+from megatron_mmbert.utils.files import read_json, sync, write_json
 from megatron_mmbert.utils.output_kinds import CHECKPOINT
 from megatron_mmbert.utils.outputs import output_folder
 
@@ -51,7 +51,7 @@ def finalize(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyTyp
         known: checksums, by file name, of files that have been synced already.
     """
     write_json(folder / CHECKSUM_FILE, {name: known.get(name) or _checksum(folder / name) for name in _payload(folder)})
-    sync_folder(folder)
+    sync(folder)
 
 
 def checksum_problems(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""Writing whole outputs or none: everything is written under a staging name and published by one rename."""
+"""Small files written whole or not at all, and JSON; what commands write at ``--output`` is in :mod:`.outputs`."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,46 +20,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield staging
-        with staging.open("rb") as written:
-            os.fsync(written.fileno())
+        sync(staging)
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success it becomes ``path``, on an exception it is removed.
-
-    Raises:
-        UserError: ``path`` exists and ``overwrite`` is false, or it is a file.
-    """
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file; choose another --output")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: already exists; choose another --output or pass --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        replace_folder(staging, path)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def check_output(output: Path, inputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse an output folder that exists, or that is or holds an input of the command (``--overwrite`` deletes it).
-
-    Raises:
-        UserError: either of them.
-    """
-    for path in inputs:
-        if output.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"--output {output}: is, or holds, the input {path}; choose another folder")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output}: already exists; choose another --output or pass --overwrite")
 
 
 def replace_folder(staging: Path, path: Path) -> None:
@@ -69,13 +33,13 @@ def replace_folder(staging: Path, path: Path) -> None:
     if path.exists():
         os.replace(path, old)
     os.replace(staging, path)
-    sync_folder(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in ``folder`` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Sync a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

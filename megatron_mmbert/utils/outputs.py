@@ -22,12 +22,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import sync
 
 _AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
@@ -88,29 +89,28 @@ def check_output(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), over
     return target
 
 
-@contextmanager
-def output_folder(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
+def output_folder(
+    path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False
+) -> AbstractContextManager[Path]:
     """Yield a staging folder that becomes ``path`` when the block ends, and is removed when it raises.
 
     Raises:
         UserError: as :func:`check_output`, at the start or when the output is published.
     """
-    target = check_output(path, kind, inputs, overwrite)
-    with _staging(target, folder=True) as staging:
-        yield staging
-        _finish(staging)
-        _publish(path, target, staging, kind, overwrite)
+    return _output(path, kind, inputs, overwrite, is_folder=True)
+
+
+def output_file(
+    path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False
+) -> AbstractContextManager[Path]:
+    """Yield a staging file, as :func:`output_folder` yields a folder."""
+    return _output(path, kind, inputs, overwrite, is_folder=False)
 
 
 @contextmanager
-def output_file(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), overwrite: bool = False) -> Iterator[Path]:
-    """Yield a staging file that becomes ``path`` when the block ends, and is removed when it raises.
-
-    Raises:
-        UserError: as :func:`check_output`, at the start or when the output is published.
-    """
+def _output(path: Path, kind: OutputKind, inputs: Sequence[Path], overwrite: bool, is_folder: bool) -> Iterator[Path]:
     target = check_output(path, kind, inputs, overwrite)
-    with _staging(target, folder=False) as staging:
+    with _staging(target, is_folder) as staging:
         yield staging
         _finish(staging)
         _publish(path, target, staging, kind, overwrite)
@@ -227,15 +227,6 @@ def _finish(staging: Path) -> None:
     for entry in everything:
         entry.chmod((0o777 if entry.is_dir() else 0o666) & ~umask)
         sync(entry)
-
-
-def sync(path: Path) -> None:
-    """See a file's content, or the names in a folder, safely on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrite: bool) -> None:
