@@ -97,5 +97,5 @@ HELD_OUT_SPLIT = OutputKind(
 )
 EMBEDDINGS = OutputKind("a folder of embeddings or scores", ("index.json",), ("index.json", "part-*"))
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
-PLAN = OutputKind("a plan", recognizes=_has_keys("phases"))
+PLAN = OutputKind("a plan", recognizes=_has_keys("machine", "phases", "total"))
 PNG_IMAGE = OutputKind("a PNG image", recognizes=_is_png)

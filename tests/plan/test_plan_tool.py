@@ -81,3 +81,11 @@ def test_a_table_that_is_none(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         read_token_counts(path, "tokens", 100)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "plan.png"])
+def test_another_file_is_not_replaced(recipe: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"phases": "a recipe or a letter"}')
+    done = plan(recipe, "--token-counts", tmp_path / "counts.tsv", "--output", tmp_path / name)
+    assert done.returncode == 2 and f"{name}: is not a" in done.stderr
+    assert (tmp_path / name).read_text() == '{"phases": "a recipe or a letter"}'

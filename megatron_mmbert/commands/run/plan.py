@@ -90,9 +90,12 @@ def run(arguments: argparse.Namespace) -> None:
 def _write(plan: Plan, path: Path) -> None:
     from megatron_mmbert.plan.run_plan import as_json
     from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.output_kinds import PLAN
+    from megatron_mmbert.utils.outputs import output_file
 
     if path.suffix == ".json":
-        write_json(path, as_json(plan))
+        with output_file(path, PLAN, overwrite=True) as staging:
+            write_json(staging, as_json(plan))
         return
     from megatron_mmbert.plan.render.languages_plot import plot_plan  # here, as Matplotlib takes a while to import
 
@@ -100,9 +103,14 @@ def _write(plan: Plan, path: Path) -> None:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
+    from megatron_mmbert.utils.output_kinds import PLAN, PNG_IMAGE
+    from megatron_mmbert.utils.outputs import check_output
+
     for path in arguments.output:
         if path.suffix not in _ENDINGS:
             raise UserError(f"--output {path}: name a file that ends in {' or '.join(_ENDINGS)}")
+        kind = PLAN if path.suffix == ".json" else PNG_IMAGE
+        check_output(path, kind, (arguments.recipe,), overwrite=True)
     if not arguments.max_epochs > 0:
         raise UserError(f"--max-epochs {arguments.max_epochs:g}: must be above 0")
 
