@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence, like those of the commands themselves."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
+        raise UserError(f"{message.removeprefix('argument ')}; see `{self.prog} --help`")
 
 
 def module_of(name: str) -> CommandModule:

@@ -5,29 +5,82 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from megatron_mmbert.utils.errors import UserError
-
-if TYPE_CHECKING:
-    pass
+from megatron_mmbert.utils.bounds import MAX_COUNT
 
 CHECKPOINT_HELP = "a checkpoint, or a phase's folder (its newest)"
+_SHOWN = 40
 
 
-def count(text: str) -> int:
-    """Return the whole number that ``text`` says, also written 32k, 1.5B or 4_718_592.
+@dataclass(frozen=True)
+class Whole:
+    """The type of a flag that takes a whole number from ``low`` to ``high``, also written 32k, 1.5B or 4_718_592."""
 
-    Raises:
-        argparse.ArgumentTypeError: it says none, or one below 0.
+    low: int = 0
+    high: int = MAX_COUNT
+
+    def __call__(self, text: str) -> int:
+        """Return the number that ``text`` says.
+
+        Raises:
+            argparse.ArgumentTypeError: it says none, or one out of the range.
+        """
+        from megatron_mmbert.config.values import parse_count  # pydantic: not needed for --help
+
+        sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+        try:
+            number = sign * int(parse_count(digits))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{_shown(text)}: {error}") from None
+        if not self.low <= number <= self.high:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} must lie between {self.low:,} and {self.high:,}")
+        return number
+
+
+@dataclass(frozen=True)
+class Real:
+    """The type of a flag that takes a finite number from ``low`` to ``high``; ``above`` excludes ``low`` itself.
+
+    ``counts`` lets it be written 100k or 1.5T too.
     """
-    from megatron_mmbert.config.values import parse_count  # pydantic: not needed for --help
 
-    try:
-        return int(parse_count(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    low: float
+    high: float
+    above: bool = False
+    counts: bool = False
+
+    def __call__(self, text: str) -> float:
+        """Return the number that ``text`` says.
+
+        Raises:
+            argparse.ArgumentTypeError: it says none, or one out of the range.
+        """
+        try:
+            number = float(self._written(text))
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number") from None
+        if not self.low <= number <= self.high or (self.above and number == self.low):
+            low = f"be above {self.low:g} and at most" if self.above else f"lie between {self.low:g} and"
+            raise argparse.ArgumentTypeError(f"{_shown(text)} must {low} {self.high:g}")
+        return number
+
+    def _written(self, text: str) -> str | int:
+        from megatron_mmbert.config.values import parse_count
+
+        try:
+            return int(parse_count(text)) if self.counts else text
+        except ValueError:
+            return text
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+count = Whole()
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -44,18 +97,6 @@ def add_output(parser: argparse.ArgumentParser, metavar: str = "DIR", explanatio
     """Add ``--output``, required, and ``--overwrite``."""
     parser.add_argument("--output", type=Path, required=True, metavar=metavar, help=explanation)
     parser.add_argument("--overwrite", action="store_true", help=f"replace {metavar} if it exists")
-
-
-def check_min(arguments: argparse.Namespace, low: int, *names: str) -> None:
-    """Check that the given ones of the numbers ``names`` of ``arguments`` are at least ``low``.
-
-    Raises:
-        UserError: one is not.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}")
 
 
 def add_renamed(parser: argparse.ArgumentParser, old: str, new: str, **options: Any) -> None:

@@ -6,7 +6,6 @@ new method is an entry in :data:`METHODS` and its function in ``merge/methods.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, NamedTuple
@@ -15,6 +14,9 @@ from pydantic import Field, model_validator
 
 from megatron_mmbert.config.base import PlacedError, Section
 from megatron_mmbert.utils.errors import nearest
+
+MAX_FACTOR = 1e6
+"""The largest weight of a model or of the merged task vector; float32 arithmetic stays finite far beyond."""
 
 
 class MergeMethod(NamedTuple):
@@ -120,8 +122,8 @@ def _problems(
 def _range_problems(model_count: int, options: MergeOptions) -> Iterator[tuple[str, str]]:
     if not 0 < options.density <= 1:
         yield "density", f"{options.density} must be above 0 and at most 1, e.g. 0.5"
-    if not math.isfinite(options.scale):
-        yield "scale", f"{options.scale} must be a finite number, e.g. 1.0"
+    if not -MAX_FACTOR <= options.scale <= MAX_FACTOR:
+        yield "scale", f"{options.scale} must lie between {-MAX_FACTOR:g} and {MAX_FACTOR:g}, e.g. 1.0"
     if not 0 <= options.t <= 1:
         yield "t", f"{options.t} must be between 0 (the first model) and 1 (the second)"
     if not 0 < options.ema_decay <= 1:
@@ -130,8 +132,8 @@ def _range_problems(model_count: int, options: MergeOptions) -> Iterator[tuple[s
     if len(weights) != model_count:
         yield "weights", f"has {len(weights)} given for {model_count} models; give one per model"
     for weight in weights:
-        if not (math.isfinite(weight) and weight >= 0):
-            yield "weights", f"{weight} must be finite and 0 or more"
+        if not 0 <= weight <= MAX_FACTOR:
+            yield "weights", f"{weight} must lie between 0 and {MAX_FACTOR:g}"
     if weights and sum(weights) == 0:
         yield "weights", f"{list(weights)}: all are 0; give at least one model a positive weight"
 

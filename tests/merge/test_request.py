@@ -94,7 +94,7 @@ def test_flags_replace_what_the_recipe_says(tmp_path: Path) -> None:
         (["merge.t=0.3", "--models", "x"], "'merge.t=0.3'"),
         (["--recipe", "{recipe}", "--run", "x", "merge.t=0.3"], "override 'merge.t=0.3': merge.t: t 0.3 is not read"),
         (["--recipe", "{recipe}", "--run", "x", "merge=null"], "has no merge section"),
-        (["--recipe", "{recipe}", "--run", "x", "--density", "2"], "--density 2.0 must be above 0"),
+        (["--recipe", "{recipe}", "--run", "x", "--density", "2"], "--density: '2' must be above 0"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import add_overrides, add_recipe, check_min
+from megatron_mmbert.commands.arguments import Whole, add_overrides, add_recipe
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add_recipe(parser)
     parser.add_argument("--phase", required=True, help="name of a phase of the recipe")
-    parser.add_argument("--at-token", required=True, metavar="N", help="real tokens of the phase before it: 0, 1.5B")
-    parser.add_argument("--packs", type=int, default=1, metavar="P", help="packs to show (default %(default)s)")
-    parser.add_argument("--samples", type=int, metavar="K", help="the first K samples of each pack (default all)")
+    some = Whole(1, 10**6)
+    parser.add_argument(
+        "--at-token", type=Whole(), required=True, metavar="N", help="real tokens of the phase before it: 0, 1.5B"
+    )
+    parser.add_argument("--packs", type=some, default=1, metavar="P", help="packs to show (default %(default)s)")
+    parser.add_argument("--samples", type=some, metavar="K", help="the first K samples of each pack (default all)")
     parser.add_argument("--text-only", action="store_true", help="the text before masking, samples apart by a line")
     parser.add_argument("--checkpoint", type=Path, metavar="CKPT", help="of this phase, or of the one before it")
     parser.add_argument("--exact", action="store_true", help="count every token before the place, however far it is")
@@ -51,8 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     phase = recipe.phase(arguments.phase)
-    check_min(arguments, 1, "packs", "samples")
-    token = _token(arguments.at_token, phase)
+    token = arguments.at_token
+    if token >= phase.tokens:
+        raise UserError(f"--at-token {token}: phase {phase.name!r} has tokens 0 to {phase.tokens - 1:,}")
     tokenizer = tokenizer_of(recipe)
     # These import torch, which takes seconds: not before the command is known to be good.
     from megatron_mmbert.data.loading.inspect import COUNTED_BLOCKS, packs_at
@@ -71,18 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
         print()
         for line in pack_lines(pack, tokenizer, token, arguments.samples, wants_colour(sys.stdout)):
             print(line)
-
-
-def _token(text: str, phase: Phase) -> int:
-    from megatron_mmbert.config.values import parse_count
-
-    try:
-        token = int(parse_count(text))
-    except ValueError as error:
-        raise UserError(f"--at-token {text}: {error}") from None
-    if not 0 <= token < phase.tokens:
-        raise UserError(f"--at-token {text}: phase {phase.name!r} has tokens 0 to {phase.tokens - 1:,}")
-    return token
 
 
 def _loader(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, checkpoint: Path | None) -> PackLoader:

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.commands.arguments import add_output, check_min
+from megatron_mmbert.commands.arguments import Whole, add_output
 from megatron_mmbert.inference.options import DTYPE_NAMES, FORMATS, PACK_TOKENS, POOLINGS
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
 
 EXAMPLES = """
 mmbert encode runs/mine/hf --input my_corpus --output embeddings
@@ -31,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--what", choices=("embeddings", "scores"), default="embeddings", help="what to write (%(default)s)")
     add("--pooling", choices=POOLINGS, default="mean", help="of a text's tokens (%(default)s)")
     add("--format", choices=FORMATS, default="npy", help="of the files written (%(default)s)")
-    add("--max-length", type=int, metavar="N", help="tokens a text is cut to (the model's limit)")
-    add("--pack-tokens", type=int, default=PACK_TOKENS, metavar="N", help="tokens computed at once (%(default)s)")
+    add("--max-length", type=Whole(3, MAX_LENGTH), metavar="N", help="tokens a text is cut to (the model's limit)")
+    pack, help_pack = Whole(1, MAX_PACK_TOKENS), "tokens computed at once (%(default)s)"
+    add("--pack-tokens", type=pack, default=PACK_TOKENS, metavar="N", help=help_pack)
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (%(default)s)")
     add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the computation (%(default)s)")
     add("--attention-engine", default="auto", metavar="NAME", help="`mmbert doctor` lists them (%(default)s)")
@@ -47,7 +49,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     inputs = (arguments.model, *arguments.input)
     check_output(arguments.output, EMBEDDINGS, inputs, arguments.overwrite)
-    check_min(arguments, 1, "pack_tokens")
     files = find_inputs(arguments.input)
     from tqdm import tqdm  # here, as all that computes: torch takes seconds
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_output
+from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, Real, Whole, add_output
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_THETA
 
 EXAMPLES = """
 mmbert extend-context RUN/pretrain --max-length 8192 --rope-theta 160000 --output start/
@@ -18,12 +19,13 @@ mmbert extend-context RUN/pretrain --max-length 8192 --rope-theta 160000 --outpu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=CHECKPOINT_HELP)
+    theta, length = Real(1.0, MAX_THETA), Whole(3, MAX_LENGTH)
     parser.add_argument(
-        "--max-length", type=int, required=True, metavar="TOKENS", help="length of a sample from now on"
+        "--max-length", type=length, required=True, metavar="TOKENS", help="length of a sample from now on"
     )
-    parser.add_argument("--rope-theta", type=float, required=True, metavar="THETA", help="of global layers")
+    parser.add_argument("--rope-theta", type=theta, required=True, metavar="THETA", help="of global layers")
     parser.add_argument(
-        "--rope-theta-local", type=float, metavar="THETA", help="of local layers (default that of the global ones)"
+        "--rope-theta-local", type=theta, metavar="THETA", help="of local layers (default that of the global ones)"
     )
     add_output(parser, explanation="checkpoint to write")
 

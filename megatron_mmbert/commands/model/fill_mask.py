@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import check_min
+from megatron_mmbert.commands.arguments import Whole
 from megatron_mmbert.utils.errors import UserError
 
 EXAMPLES = """
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="HF_DIR", help="a folder that convert-to-hf wrote")
     parser.add_argument("--text", action="append", default=[], help="a text with one <mask>; may be repeated")
     parser.add_argument("--texts", type=Path, metavar="FILE.tsv", help="columns: language, text, expected (optional)")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="fills to show (default %(default)s)")
+    parser.add_argument(
+        "--top", type=Whole(1, 1000), default=5, metavar="N", help="fills to show (default %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,7 +33,6 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.eval.fill_mask import MaskFiller, Prompt, read_prompts
     from megatron_mmbert.eval.tables import expected_line, fills_table
 
-    check_min(arguments, 1, "top")
     prompts = [Prompt(text) for text in arguments.text]
     prompts += read_prompts(arguments.texts) if arguments.texts else []
     if not prompts:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import add_output, add_overrides
+from megatron_mmbert.commands.arguments import Real, add_output, add_overrides
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ mmbert merge --method slerp --models A B --t 0.3 --output MERGED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
-    from megatron_mmbert.config.merge import METHODS, MergeOptions
+    from megatron_mmbert.config.merge import MAX_FACTOR, METHODS, MergeOptions
 
-    defaults = MergeOptions()
+    defaults, share = MergeOptions(), Real(0, 1, above=True)
     add = parser.add_argument
     add("--recipe", type=Path, metavar="RECIPE.yaml", help="its merge section says what to merge")
     add_overrides(parser)
@@ -37,11 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, metavar="CKPT", help="common ancestor; needed by ties, task_arithmetic")
     add("--models", type=Path, nargs="+", metavar="CKPT", help="ema: oldest first")
     add("--method", metavar="NAME", help=f"{', '.join(METHODS)} (default ties)")
-    add("--density", type=float, help=f"ties: share kept (default {defaults.density})")
-    add("--weights", type=float, nargs="+", metavar="W", help="one per model (default equal)")
-    add("--lambda", dest="scale", type=float, metavar="LAMBDA", help=f"default {defaults.scale}")
-    add("--t", type=float, help=f"slerp: 0 = first model, 1 = second (default {defaults.t})")
-    add("--ema-decay", type=float, help=f"ema: per checkpoint (default {defaults.ema_decay})")
+    add("--density", type=share, help=f"ties: share kept (default {defaults.density})")
+    add("--weights", type=Real(0, MAX_FACTOR), nargs="+", metavar="W", help="one per model (default equal)")
+    add(
+        "--lambda", dest="scale", type=Real(-MAX_FACTOR, MAX_FACTOR), metavar="LAMBDA", help=f"default {defaults.scale}"
+    )
+    add("--t", type=Real(0, 1), help=f"slerp: 0 = first model, 1 = second (default {defaults.t})")
+    add("--ema-decay", type=share, help=f"ema: per checkpoint (default {defaults.ema_decay})")
     add_output(parser)
 
 

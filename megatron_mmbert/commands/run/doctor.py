@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 
+from megatron_mmbert.commands.arguments import Whole
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
+
 EXAMPLES = """
 mmbert doctor
 mmbert doctor --shape base --length 8192 --dtype bf16
@@ -22,8 +25,11 @@ HEADS = {"small": 6, "base": 12}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     parser.add_argument("--shape", choices=tuple(HEADS), default="small", help="mmBERT size whose heads are tried")
-    parser.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of each sample (1024)")
-    parser.add_argument("--tokens", type=int, metavar="T", help="of the pack tried (65,536 on a GPU, 2,048 on a CPU)")
+    length, tokens = Whole(1, MAX_LENGTH), Whole(1, MAX_PACK_TOKENS)
+    parser.add_argument("--length", type=length, default=1024, metavar="N", help="tokens of each sample (1024)")
+    parser.add_argument(
+        "--tokens", type=tokens, metavar="T", help="of the pack tried (65,536 on a GPU, 2,048 on a CPU)"
+    )
     parser.add_argument("--dtype", choices=("fp32", "bf16"), help="bf16 on a GPU, else fp32, by default")
 
 

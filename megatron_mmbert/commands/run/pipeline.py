@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import add_overrides, add_recipe
+from megatron_mmbert.commands.arguments import Whole, add_overrides, add_recipe
 
 EXAMPLES = """
 mmbert pipeline RECIPE.yaml --dry-run
@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch lines and submit nothing")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="text that the first jobs make into the first store")
-    parser.add_argument("--shards", type=int, default=8, metavar="N", help="jobs that make it (default %(default)s)")
+    shards = Whole(1, 100_000)
+    parser.add_argument("--shards", type=shards, default=8, metavar="N", help="jobs that make it (default %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the run's folder (default runs/NAME of the recipe)")
     add_overrides(parser)
 

@@ -8,12 +8,12 @@ language (or code), tokens and, if wanted, source. What training would refuse fo
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import add_overrides, add_recipe, add_renamed
+from megatron_mmbert.commands.arguments import Real, Whole, add_overrides, add_recipe, add_renamed
 from megatron_mmbert.plan.gpus import KINDS, Gpu, gpu_of
+from megatron_mmbert.utils.bounds import MAX_RANKS
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,22 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--token-counts", type=Path, metavar="TSV", help="plan with these counts, not with the stores")
     add("--tokens-column", default="tokens", metavar="NAME", help="its column of counts (%(default)s)")
+    positive, rate = Real(0.0, 1e6, above=True), Real(0.0, 1e21, above=True, counts=True)
     help_epochs = "warn above (default %(default)g)"
-    add_renamed(parser, "--most-epochs", "--max-epochs", type=float, default=4.0, metavar="E", help=help_epochs)
+    add_renamed(parser, "--most-epochs", "--max-epochs", type=positive, default=4.0, metavar="E", help=help_epochs)
     add("--all", action="store_true", help="list all languages of every phase")
     add("--output", type=Path, action="append", default=[], metavar="FILE", help=".png or .json")
-    add("--gpus", type=int, default=1, metavar="N", help="GPUs that train (default %(default)s)")
+    add("--gpus", type=Whole(1, MAX_RANKS), default=1, metavar="N", help="GPUs that train (default %(default)s)")
     add("--gpu", metavar="KIND", help=f"choose a layout and forecast scaling: {', '.join(KINDS)}")
     help_plot = "draw the forecast; with --gpu"
     add_renamed(parser, "--scaling-picture", "--scaling-plot", type=Path, metavar="PNG", help=help_plot)
-    add("--link-bandwidth", type=float, metavar="GB/S", help="of --gpu in its node, one direction")
-    add("--network-bandwidth", type=float, metavar="GB/S", help="of --gpu to other nodes")
+    add("--link-bandwidth", type=positive, metavar="GB/S", help="of --gpu in its node, one direction")
+    add("--network-bandwidth", type=positive, metavar="GB/S", help="of --gpu to other nodes")
     speed = parser.add_mutually_exclusive_group()
-    speed.add_argument("--tokens-per-second", metavar="X", help="speed of one GPU in every phase: 100k")
-    speed.add_argument("--flops-per-second", metavar="F", help="peak of one GPU: 989T; say how much of it is reached:")
-    add("--mfu", type=float, metavar="U", help="share of the peak that training reaches: 0.4")
-    add("--watts", type=float, help="power of one GPU with its part of the host")
-    add("--price-per-hour", type=float, metavar="P", help="price of one GPU")
+    speed.add_argument("--tokens-per-second", type=rate, metavar="X", help="speed of one GPU in every phase: 100k")
+    help_peak = "peak of one GPU: 989T; say how much of it is reached:"
+    speed.add_argument("--flops-per-second", type=rate, metavar="F", help=help_peak)
+    add("--mfu", type=Real(0.0, 1.0, above=True), metavar="U", help="share of the peak that training reaches: 0.4")
+    add("--watts", type=positive, help="power of one GPU with its part of the host")
+    add("--price-per-hour", type=positive, metavar="P", help="price of one GPU")
     add_overrides(parser)
 
 
@@ -111,16 +113,12 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise UserError(f"--output {path}: name a file that ends in {' or '.join(_ENDINGS)}")
         kind = PLAN if path.suffix == ".json" else PNG_IMAGE
         check_output(path, kind, (arguments.recipe,), overwrite=True)
-    if not arguments.max_epochs > 0:
-        raise UserError(f"--max-epochs {arguments.max_epochs:g}: must be above 0")
 
 
 def _gpu(arguments: argparse.Namespace) -> Gpu | None:
     """Return the kind of GPU that is named, None for none, and check what belongs to one."""
     given = {name: getattr(arguments, f"{name}_bandwidth") for name in ("link", "network")}
     for name, value in given.items():
-        if value is not None and not (0 < value < math.inf):
-            raise UserError(f"--{name}-bandwidth {value:g}: must be above 0")
         if value is not None and arguments.gpu is None:
             raise UserError(f"--{name}-bandwidth: belongs to a kind of GPU; give --gpu too")
     figure_file = arguments.scaling_plot
@@ -137,27 +135,13 @@ def _machine(arguments: argparse.Namespace, gpu: Gpu | None) -> Machine:
     """Return the GPUs that train; a kind that is named, with --mfu, has the speed of its datasheet."""
     from megatron_mmbert.plan.cost import Machine
 
-    tokens = _rate("--tokens-per-second", arguments.tokens_per_second)
-    peak, mfu = _rate("--flops-per-second", arguments.flops_per_second), arguments.mfu
+    tokens, peak, mfu = arguments.tokens_per_second, arguments.flops_per_second, arguments.mfu
     if gpu and mfu is not None and tokens is None and peak is None:
         peak = float(round(gpu.peak))
     if (peak is None) != (mfu is None):
         raise UserError("--flops-per-second is a peak and --mfu the share of it that is reached; give both or neither")
-    if mfu is not None and not 0 < mfu <= 1:
-        raise UserError(f"--mfu {mfu:g}: must be above 0 and at most 1")
     sustained = None if peak is None else peak * mfu
     machine = Machine(arguments.gpus, tokens, sustained, arguments.watts, arguments.price_per_hour)
     if gpu and tokens is None and sustained is None:
         raise UserError(f"--gpu {gpu.name}: needs a speed; give --tokens-per-second, or --mfu")
     return machine
-
-
-def _rate(name: str, text: str | None) -> float | None:
-    from megatron_mmbert.config.values import parse_count
-
-    if text is None:
-        return None
-    try:
-        return float(parse_count(text))
-    except ValueError as error:
-        raise UserError(f"{name} {text}: {error}") from None

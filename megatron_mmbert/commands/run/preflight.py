@@ -13,7 +13,8 @@ import socket
 import sys
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import add_overrides
+from megatron_mmbert.commands.arguments import Real, Whole, add_overrides
+from megatron_mmbert.utils.bounds import MAX_RANKS
 from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, UserError
 
 EXAMPLES = """
@@ -27,11 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE.yaml", help="the recipe")
     add_overrides(parser)
     parser.add_argument("--output", type=Path, default=Path("runs"), help="the run's folder (default: %(default)s)")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs that must be seen here (default: none)")
-    parser.add_argument("--min-free-gb", type=float, default=1.0, help="free space wanted there (default: %(default)s)")
+    parser.add_argument(
+        "--gpus", type=Whole(0, MAX_RANKS), default=0, help="GPUs that must be seen here (default: none)"
+    )
+    gigabytes = Real(0.0, 1e9)
+    parser.add_argument(
+        "--min-free-gb", type=gigabytes, default=1.0, help="free space wanted there (default: %(default)s)"
+    )
     parser.add_argument("--record", type=Path, metavar="DIR", help="write this node's facts there")
     parser.add_argument("--compare", type=Path, metavar="DIR", help="compare the records of all nodes")
-    parser.add_argument("--nodes", type=int, default=1, help="how many records to --compare there must be")
+    parser.add_argument(
+        "--nodes", type=Whole(1, MAX_RANKS), default=1, help="how many records to --compare there must be"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
