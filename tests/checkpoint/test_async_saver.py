@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import ROOT
@@ -20,7 +22,6 @@ from megatron_mmbert.checkpoint.async_saver import AsyncSaver, Outcome
 from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
 from megatron_mmbert.checkpoint.discovery import newest_valid
 from megatron_mmbert.checkpoint.retention import remove_leftovers
-from megatron_mmbert.checkpoint.shard_writer import HashedFile
 from megatron_mmbert.utils.fault_points import Moment, installed
 
 NAME = "step-00000002"
@@ -122,15 +123,18 @@ def test_a_disk_that_fails_anywhere_is_one_sentence(
     def full(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    where = {
-        "write": (HashedFile, "_put"),
+    writer = sys.modules["megatron_mmbert.checkpoint.shard_writer"]
+    where: dict[str, tuple[Any, str]] = {
         "fsync": (os, "fsync"),
-        "commit": (sys.modules["megatron_mmbert.checkpoint.shard_writer"], "save_config"),
-        "rename": (sys.modules["megatron_mmbert.checkpoint.shard_writer"], "replace_folder"),
+        "commit": (writer, "save_config"),
+        "rename": (writer, "replace_folder"),
         "mkdir": (Path, "mkdir"),
-    }[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(*where, full)
+    }
+    with ExitStack() as stack:
+        if place == "write":
+            stack.enter_context(installed(Moment.SHARD_WRITE, full))
+        else:
+            stack.enter_context(monkeypatch.context()).setattr(*where[place], full)
         outcome = begin(saver, run, tmp_path / NAME) or saver.wait()
     assert outcome is not None
     reason = {errno.ENOSPC: "disk is full", errno.EDQUOT: "quota", errno.EIO: "input/output error"}[number]
