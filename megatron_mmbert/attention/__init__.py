@@ -9,7 +9,16 @@ from torch import Tensor
 
 from megatron_mmbert.attention.engines import cpu, eager, flash, flex, te, torch_sdpa, varlen
 from megatron_mmbert.attention.interface import Engine, Request, SequenceLayout
-from megatron_mmbert.attention.selection import AUTO, fastest, named, try_engine
+from megatron_mmbert.attention.selection import (
+    AUTO,
+    check_engine,
+    fastest,
+    joint_trials,
+    named,
+    try_engine,
+    usable_trials,
+)
+from megatron_mmbert.parallel.runtime import all_ranks
 from megatron_mmbert.utils.errors import UserError
 
 _ALL = (
@@ -32,8 +41,11 @@ __all__ = ["AUTO", "ENGINES", "Engine", "Request", "SequenceLayout", "attend", "
 def choose(name: str, request: Request, heads: int) -> Engine:
     """Return the engine of that name, or for ``auto`` the one to use for ``request`` here.
 
+    On GPUs ``auto`` is a collective at its first call for a request: all ranks make the same calls in the same order.
+
     Raises:
-        UserError: no such engine, it cannot do the request, or not deterministically where PyTorch is asked for that.
+        UserError: no such engine, it cannot do the request, or not deterministically where PyTorch is asked for that;
+            or none is correct on every rank.
     """
     fixed = torch.are_deterministic_algorithms_enabled()
     if name != AUTO:
@@ -41,22 +53,26 @@ def choose(name: str, request: Request, heads: int) -> Engine:
         if fixed and not engine.deterministic:
             raise UserError(f"attention engine {name!r}: not deterministic; choose {AUTO} or another engine")
         return engine
-    if request.device == "cpu" or fixed:
+    if request.device == "cpu":
         return next(
             each for each in _ALL if each.unsupported_reason(request) is None and (each.deterministic or not fixed)
         )
-    return ENGINES[_fastest_here(request, heads)]
+    return ENGINES[(_first_correct_here if fixed else _fastest_here)(request, heads)]
 
 
 @cache
 def _fastest_here(request: Request, heads: int) -> str:
     """Return the name of the fastest engine, measured once per process and kind of layer; the same on all ranks."""
-    from megatron_mmbert.parallel.runtime import broadcast_object
-
-    candidates = [engine for engine in _ALL if engine.name != "eager"]
     lengths = [request.sample_tokens] * max(1, _TRIAL_TOKENS // request.sample_tokens)
-    trials = [try_engine(engine, request, heads, lengths) for engine in candidates]
-    return str(broadcast_object(fastest(trials).engine))
+    trials = [try_engine(engine, request, heads, lengths) for engine in _ALL if engine.name != "eager"]
+    return fastest(joint_trials(all_ranks(trials))).engine
+
+
+@cache
+def _first_correct_here(request: Request, heads: int) -> str:
+    """Return the name of the first deterministic engine that is correct on all ranks; nothing is timed."""
+    trials = [check_engine(engine, request, heads) for engine in _ALL if engine.deterministic]
+    return usable_trials(joint_trials(all_ranks(trials)))[0].engine
 
 
 def attend(

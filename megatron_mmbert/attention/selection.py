@@ -2,14 +2,15 @@
 
 On a CPU the order of speed is known (``python -m megatron_mmbert.doctor`` measures it), so nothing is timed, and two
 runs of one recipe compute the same bits. On a GPU every willing engine is checked against the reference and timed, once
-per kind of layer; rank 0 decides for all.
+per kind of layer and on every rank. The ranks then exchange their trials, and take the engine that is correct on all of
+them and fastest on the slowest.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,24 +55,78 @@ def named(name: str, request: Request, engines: Mapping[str, Engine]) -> Engine:
     return engines[name]
 
 
+def check_engine(engine: Engine, request: Request, heads: int) -> Trial:
+    """Check ``engine`` against the reference, untimed."""
+    return _trial(engine, request, lambda: (_error(engine, request, heads), None))
+
+
 def try_engine(engine: Engine, request: Request, heads: int, lengths: Sequence[int], repeats: int = 3) -> Trial:
     """Check ``engine`` against the reference and time one pack of sequences of ``lengths``."""
+    checked = check_engine(engine, request, heads)
+    if not checked.usable:
+        return checked
+    return _trial(
+        engine, request, lambda: (checked.error or 0.0, _milliseconds(engine, request, heads, lengths, repeats))
+    )
+
+
+def _trial(engine: Engine, request: Request, measure: Callable[[], tuple[float, float | None]]) -> Trial:
+    """Return the trial of an engine whose error and milliseconds ``measure`` finds; it raises nothing."""
     reason = engine.unsupported_reason(request)
     if reason:
         return Trial(engine.name, reason)
     try:
-        error = _error(engine, request, heads)
-        tolerance = _TOLERANCE.get(request.dtype, _HALF_TOLERANCE)
-        if not error <= tolerance:
-            return Trial(engine.name, f"wrong by {error:.1e} here (limit {tolerance:g})", error)
-        return Trial(engine.name, None, error, _milliseconds(engine, request, heads, lengths, repeats))
+        error, milliseconds = measure()
     except Exception as problem:  # whatever a GPU library raises, it says that this engine cannot
         return Trial(engine.name, f"fails here: {(str(problem).splitlines() or [type(problem).__name__])[0]}")
+    tolerance = _TOLERANCE.get(request.dtype, _HALF_TOLERANCE)
+    if not error <= tolerance:
+        return Trial(engine.name, f"wrong by {error:.1e} here (limit {tolerance:g})", error)
+    return Trial(engine.name, None, error, milliseconds)
+
+
+def joint_trials(trials_of_ranks: Sequence[Sequence[Trial]]) -> list[Trial]:
+    """Return one trial of each engine for all ranks: usable if it is on every rank, as slow as on the slowest.
+
+    Args:
+        trials_of_ranks: by rank, of the same engines in the same order.
+    """
+    return [_joint(trials) for trials in zip(*trials_of_ranks, strict=True)]
+
+
+def _joint(trials: Sequence[Trial]) -> Trial:
+    name = trials[0].engine
+    for rank, trial in enumerate(trials):
+        if not trial.usable:
+            where = f"on rank {rank} it " if len(trials) > 1 and trial.error is None else ""
+            return Trial(name, f"{where}{trial.unsupported_reason}", trial.error)
+    times = [trial.milliseconds for trial in trials if trial.milliseconds is not None]
+    return Trial(name, None, max(trial.error or 0.0 for trial in trials), max(times) if times else None)
+
+
+def usable_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials of the engines that are correct, in their order.
+
+    Raises:
+        UserError: there is none; the sentence has every engine's reason.
+    """
+    found = [trial for trial in trials if trial.usable]
+    if not found:
+        reasons = "; ".join(f"{trial.engine}: {trial.unsupported_reason}" for trial in trials)
+        raise UserError(
+            f"attention engine {AUTO!r}: none is correct on every rank ({reasons}); run `mmbert doctor` on the machine "
+            "of that rank, and leave that machine out"
+        )
+    return found
 
 
 def fastest(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the fastest engine that is correct."""
-    return min((each for each in trials if each.milliseconds is not None), key=lambda each: each.milliseconds or 0.0)
+    """Return the trial of the fastest engine that is correct.
+
+    Raises:
+        UserError: none is.
+    """
+    return min(usable_trials(trials), key=lambda each: each.milliseconds or 0.0)
 
 
 def sequence_layout(lengths: Sequence[int], device: str) -> SequenceLayout:

@@ -116,7 +116,10 @@ def engine_table(request: Request, heads: int, length: int, tokens: int) -> str:
     """Try every engine on one kind of layer, over a pack of ``tokens``; the one that ``auto`` takes is marked."""
     trials = [_try(engine, request, heads, length, tokens) for engine in ENGINES.values()]
     candidates = [each for each in trials if each.engine != "eager"]
-    chosen = choose(AUTO, request, heads).name if request.device == "cpu" else fastest(candidates).engine
+    if request.device == "cpu":
+        chosen = choose(AUTO, request, heads).name
+    else:
+        chosen = fastest(candidates).engine if any(each.usable for each in candidates) else ""
     rows = []
     for trial in trials:
         mark = "*" if trial.engine == chosen else ""

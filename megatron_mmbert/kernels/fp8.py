@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.utils.te_import import te_problem
 
 INSTALL_HINT = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
 SCALINGS = ("delayed", "current", "block")
@@ -45,14 +45,10 @@ class Gain:
 
 def te_unsupported_reason() -> str | None:
     """Return why Transformer Engine's layers cannot run here, in a few words; None if they can."""
-    if find_spec("transformer_engine") is None:
-        return "Transformer Engine is not installed"
+    if problem := te_problem():
+        return problem
     if not torch.cuda.is_available():
         return "Transformer Engine needs a CUDA device, and there is none"
-    try:
-        import transformer_engine.pytorch  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as problem:
-        return f"Transformer Engine cannot be loaded: {(str(problem).splitlines() or ['no word'])[0]}"
     return None
 
 

@@ -23,7 +23,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
-from megatron_mmbert.attention import Request, choose
+from megatron_mmbert.attention import ENGINES, Request, choose
 from megatron_mmbert.kernels.geglu import geglu
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.dropout import output_dropout
@@ -49,8 +49,7 @@ class PackedAttention(torch.nn.Module):
         self.rope_theta = config.theta_of(layer)
         self.layer_number = layer_number
         self.head_width = config.kv_channels or config.hidden_size // config.num_attention_heads
-        heads = config.num_attention_heads // config.tensor_model_parallel_size
-        self.engine = choose(config.engine_of(layer), _request(config, self.window_each_side), heads)
+        self.engine = ENGINES[config.engine_of(layer)]  # settle_engines has left no ``auto``
 
     def forward(
         self,
@@ -88,6 +87,24 @@ class PackedAttention(torch.nn.Module):
             None if rows is None else rows.index_K,
         )
         return out_THD.flatten(1).unsqueeze(1)
+
+
+def settle_engines(config: EncoderConfig) -> None:
+    """Choose the attention engine of each kind of layer that the model has, and write its name into ``config``.
+
+    All ranks call it before they make a layer: where ``auto`` has to try engines it is a collective, and the layers of
+    one pipeline stage are not those of another, if it has any.
+
+    Raises:
+        UserError: see :func:`megatron_mmbert.attention.choose`.
+    """
+    heads = config.num_attention_heads // config.tensor_model_parallel_size
+    kinds = {config.is_global(layer) for layer in range(config.num_layers)}
+    if True in kinds:
+        config.attention_global = choose(config.attention_global, _request(config, None), heads).name
+    if False in kinds:
+        window = config.window_each_side
+        config.attention_local = choose(config.attention_local, _request(config, window), heads).name
 
 
 def engines_of(module: torch.nn.Module) -> str:

@@ -17,6 +17,7 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.model.config import EncoderConfig
+from megatron_mmbert.parallel.runtime import all_ranks, broadcast_object
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -40,7 +41,7 @@ def resolve_precision(
     key, reason = (
         ("fp8", fp8.fp8_unsupported_reason(precision.fp8)) if wants_fp8 else ("layers", fp8.te_unsupported_reason())
     )
-    if reason:
+    if reason := _of_any_rank(reason):
         off = "fp8 to none" if wants_fp8 else "layers to torch"
         hint = f" or {fp8.INSTALL_HINT}" if "not installed" in reason else ""
         raise UserError(f"precision.{key} {getattr(precision, key)}: {reason}; set precision.{off}{hint}")
@@ -54,18 +55,30 @@ def resolve_precision(
 
 
 def _probed(scaling: str, model: ModelConfig, tokens: int, tensor: int) -> tuple[Any, str]:
-    from megatron_mmbert.parallel.runtime import broadcast_object
-
+    """Return the linear layers that gain in FP8, by rank 0's clock, and a few words on it; a collective."""
+    gains, problem = [], None
     try:
         gains = fp8.probe(model, tokens, scaling, tensor)
-    except (AssertionError, RuntimeError) as problem:
+    except Exception as error:  # whatever a GPU library raises, it says that FP8 cannot be had
+        problem = (str(error).splitlines() or [type(error).__name__])[0]
+    if problem := _of_any_rank(problem):
         raise UserError(
-            f"precision.fp8 {scaling}: a linear layer of this model fails in FP8 "
-            f"({(str(problem).splitlines() or [''])[0]}); set precision.fp8 to none"
-        ) from None
-    found = (fp8.gaining(gains), f"; FP8 makes times as fast: {', '.join(map(str, gains))}")
-    answer: tuple[Any, str] = broadcast_object(found)
-    return answer
+            f"precision.fp8 {scaling}: a linear layer of this model fails in FP8 ({problem}); set precision.fp8 to none"
+        )
+    gains = broadcast_object(gains)
+    return fp8.gaining(gains), f"; FP8 makes times as fast: {', '.join(map(str, gains))}"
+
+
+def _of_any_rank(problem: str | None) -> str | None:
+    """Return the first rank's problem, the same on all; a collective.
+
+    A rank that raised its own would leave the others waiting in the next exchange.
+    """
+    found = all_ranks(problem)
+    first = next((rank for rank, each in enumerate(found) if each), None)
+    if first is None:
+        return None
+    return found[first] if len(found) == 1 else f"{found[first]}, on rank {first}"
 
 
 def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:

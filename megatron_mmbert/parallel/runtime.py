@@ -186,9 +186,12 @@ def any_ranks(flags: Sequence[bool]) -> list[bool]:
 
 
 def all_ranks(value: Any) -> list[Any]:
-    """Return every rank's ``value``, by rank, on all; slow, for rare events."""
-    found: list[Any] = [value] * current().world_size
-    if current().world_size > 1:
+    """Return every rank's ``value``, by rank, on all; slow, for rare events.
+
+    A process that has not called :func:`start` is alone.
+    """
+    found: list[Any] = [value] * (1 if _runtime is None else _runtime.world_size)
+    if len(found) > 1:
         dist.all_gather_object(found, value)
     return found
 

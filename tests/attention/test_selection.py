@@ -11,7 +11,7 @@ import torch
 
 from megatron_mmbert import attention
 from megatron_mmbert.attention import AUTO, ENGINES, Engine, Request, SequenceLayout, choose
-from megatron_mmbert.attention.selection import Trial, fastest, try_engine
+from megatron_mmbert.attention.selection import Trial, check_engine, fastest, joint_trials, try_engine
 from megatron_mmbert.utils.errors import UserError
 
 HERE = Request("cpu", torch.float32, 16, 64, backward=True)
@@ -103,3 +103,35 @@ def test_on_a_gpu_engines_are_timed_on_samples_of_the_phases_length(monkeypatch:
     assert {name for name, _ in tried} == ENGINES.keys() - {"eager"}
     assert len(tried) == len(ENGINES) - 1, "tried once for both"
     assert all(lengths == [8192] * 4 for _, lengths in tried)
+
+
+def test_ranks_take_the_engine_that_is_correct_on_all_and_fastest_on_the_slowest() -> None:
+    ranks = [
+        [Trial("te", None, 0.0, 1.0), Trial("varlen", None, 0.1, 2.0), Trial("torch", None, 0.0, 3.0)],
+        [Trial("te", "fails here: out of memory"), Trial("varlen", None, 0.2, 9.0), Trial("torch", None, 0.0, 3.0)],
+    ]
+    te, varlen, torch_ = joint_trials(ranks)
+    assert te.unsupported_reason == "on rank 1 it fails here: out of memory"
+    assert (varlen.error, varlen.milliseconds) == (0.2, 9.0)
+    assert fastest([te, varlen, torch_]) is torch_
+
+
+def test_where_no_engine_is_correct_on_every_rank_all_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank alone with its failure would end with a traceback, and the others would wait for it."""
+
+    def sick(trials: list[Trial]) -> list[list[Trial]]:
+        """Rank 0 is this process, and rank 3 has another trouble."""
+        return [trials, trials, trials, [Trial(each.engine, "fails here: ECC error") for each in trials]]
+
+    monkeypatch.setattr(attention, "all_ranks", sick)
+    monkeypatch.setattr(attention, "try_engine", lambda engine, *_: Trial(engine.name, None, 0.0, 1.0))
+    monkeypatch.setattr(attention, "_fastest_here", functools.cache(attention._fastest_here.__wrapped__))
+    with pytest.raises(
+        UserError, match=r"none is correct on every rank \(.*varlen: on rank 3 it fails here: ECC error"
+    ):
+        choose(AUTO, Request("cuda", torch.bfloat16, 64, None, backward=True), 12)
+
+
+def test_a_check_alone_times_nothing() -> None:
+    assert check_engine(ENGINES["cpu"], HERE, 2).milliseconds is None
+    assert not check_engine(engine_of(lambda q, k, v, layout, window: q), HERE, 2).usable

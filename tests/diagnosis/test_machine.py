@@ -37,6 +37,14 @@ def test_a_wrong_engine_is_shown_as_wrong(monkeypatch: pytest.MonkeyPatch) -> No
     assert "wrong by" in line
 
 
+def test_where_no_engine_works_the_table_still_says_why() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    text = machine.engine_table(Request("cuda", torch.bfloat16, 64, None, backward=True), 2, 128, 256)
+    assert "*" not in text
+    assert "fails here: " in text
+
+
 def test_what_is_missing_comes_with_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_version", lambda name: None if name == "flash-attn" else "1.0")
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)

@@ -30,9 +30,9 @@ def test_shapes_are_those_of_a_layers_linears(tensor: int) -> None:
 def test_a_machine_without_gpu_or_library_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    monkeypatch.setattr(fp8, "find_spec", lambda name: None)
+    monkeypatch.setattr(fp8, "te_problem", lambda: "Transformer Engine is not installed")
     assert fp8.te_unsupported_reason() == fp8.fp8_unsupported_reason("block") == "Transformer Engine is not installed"
-    monkeypatch.setattr(fp8, "find_spec", lambda name: object())
+    monkeypatch.setattr(fp8, "te_problem", lambda: None)
     assert "needs a CUDA device" in str(fp8.fp8_unsupported_reason("current"))
 
 

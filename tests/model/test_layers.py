@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.identity_op import IdentityOp
 
-from megatron_mmbert.attention import ENGINES
+from megatron_mmbert.attention import ENGINES, Engine, Request
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.precision import PrecisionConfig
-from megatron_mmbert.model import dropout
+from megatron_mmbert.model import dropout, layers
 from megatron_mmbert.model.config import encoder_config, output_init_std
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.layers import engines_of
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.utils.errors import UserError
 
 LENGTHS = [70, 1, 57]
@@ -57,6 +58,23 @@ def test_engines_are_chosen_for_local_and_global_layers_apart(build: Callable[..
     assert engines_of(encoder) == "torch (local), eager (global)"
     with pytest.raises(UserError, match="'varlen': runs on CUDA devices only"):
         Encoder(encoder_config(model, 1e4, 1e4, precision=PrecisionConfig(attention_local="varlen")), 512)
+
+
+def test_engines_of_both_kinds_are_chosen_before_any_layer_is_made(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choosing is a collective on GPUs: all ranks choose the same in the same order, whatever their stage's layers."""
+    asked: list[int | None] = []
+
+    def choose(name: str, request: Request, heads: int) -> Engine:
+        asked.append(request.window_each_side)
+        return ENGINES["torch" if request.window_each_side else "eager"]
+
+    monkeypatch.setattr(layers, "choose", choose)
+    model = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=2, vocab_size=512)
+    config = encoder_config(model, 1e4, 1e4)
+    assert engines_of(Encoder(config, 512)) == "torch (local), eager (global)"
+    assert asked == [None, 64], "once for each kind, and none for a layer"
 
 
 @pytest.mark.parametrize("engine", ["torch", "eager"])

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_mmbert import parallel
-from megatron_mmbert.parallel.runtime import Runtime, barrier, broadcast_object, sum_over_data_parallel
+from megatron_mmbert.parallel.runtime import Runtime, all_ranks, barrier, broadcast_object, sum_over_data_parallel
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -73,3 +73,4 @@ def test_a_world_that_does_not_divide(
 def test_a_process_without_a_parallel_world_is_alone() -> None:
     """Encoding and the doctor choose engines without one."""
     assert broadcast_object("mine") == "mine"
+    assert all_ranks("mine") == ["mine"]

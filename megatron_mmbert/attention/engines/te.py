@@ -11,14 +11,15 @@ from torch import Tensor
 
 from megatron_mmbert.attention.interface import Request, SequenceLayout, flash_unsupported_reason, window_pair
 from megatron_mmbert.kernels.fp8 import INSTALL_HINT, fp8_disabled
+from megatron_mmbert.utils.te_import import te_problem
 
 __all__ = ["INSTALL_HINT", "attend", "unsupported_reason"]
 _TWO_SIDED_WINDOWS = (2, 12)  # the first version whose cuDNN path takes a two-sided window over packed sequences
 
 
 def unsupported_reason(request: Request) -> str | None:
-    if find_spec("transformer_engine") is None:
-        return "Transformer Engine is not installed"
+    if problem := te_problem():
+        return problem
     if request.window_each_side is not None and find_spec("flash_attn") is None and _version() < _TWO_SIDED_WINDOWS:
         return "two-sided windows over packed sequences need Transformer Engine 2.12 or flash-attn"
     return flash_unsupported_reason(request)
