@@ -13,6 +13,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
+from megatron_mmbert.checkpoint.identity import FLAG
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta, read_meta
 from megatron_mmbert.checkpoint.optimizer_state import (
     MASTER,
@@ -41,6 +42,12 @@ SHAPE_FIELDS = (
     "norm_eps",
 )
 """Fields in which a checkpoint must equal the recipe. The last three change no tensor's shape, but the function."""
+_FUNCTION_FIELDS = {
+    "global_attention_every": "global_layers",
+    "window_each_side": "window_each_side",
+    "norm_eps": "norm_eps",
+}
+"""Those that may differ if the recipe allows it, and their names in :mod:`.identity`."""
 
 
 def state_of(model: Encoder | Sequence[Encoder], optimizer: Optimizer | None) -> dict[str, Any]:
@@ -127,8 +134,11 @@ def _precise(state: dict[str, Any], stored: Container[str]) -> dict[str, Any]:
     return state
 
 
-def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:
+def check_shape(path: Path, expected: ModelConfig, allowed: Container[str] = ()) -> CheckpointMeta:
     """Return the checkpoint's description, if its encoder has the shape that the recipe asks for.
+
+    Args:
+        allowed: names of :mod:`.identity` in which it may differ; a difference in tensors' shapes is never allowed.
 
     Raises:
         UserError: it has another shape; the sentence names the first field that differs.
@@ -136,9 +146,11 @@ def check_shape(path: Path, expected: ModelConfig) -> CheckpointMeta:
     meta = read_meta(path)
     for field in SHAPE_FIELDS:
         theirs, ours = getattr(meta.model, field), getattr(expected, field)
-        if theirs != ours:
+        name = _FUNCTION_FIELDS.get(field)
+        if theirs != ours and name not in allowed:
+            meant = f", or pass {FLAG} {name} if you mean it" if name else ""
             raise UserError(
                 f"{path}: the checkpoint has {field} {theirs} and the recipe {ours}; "
-                "name another checkpoint or change the recipe's model section"
+                f"name another checkpoint or change the recipe's model section{meant}"
             )
     return meta

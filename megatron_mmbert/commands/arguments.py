@@ -99,6 +99,18 @@ def add_output(parser: argparse.ArgumentParser, metavar: str = "DIR", explanatio
     parser.add_argument("--overwrite", action="store_true", help=f"replace {metavar} if it exists")
 
 
+def add_allow_different(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-different``, names of values in which what is joined may differ."""
+    parser.add_argument(
+        "--allow-different",
+        action="extend",
+        type=lambda text: text.split(","),  # not several words: values of the recipe may follow
+        default=[],
+        metavar="NAME[,NAME]",
+        help="accept that these values differ, such as tokenizer,rope_theta",
+    )
+
+
 def add_renamed(parser: argparse.ArgumentParser, old: str, new: str, **options: Any) -> None:
     """Add the flag ``new`` with the ``options`` of ``add_argument``; its old name ``old`` is taken with one sentence.
 

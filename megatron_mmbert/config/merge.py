@@ -157,6 +157,8 @@ class MergeConfig(Section):
     """slerp: 0 gives the first model, 1 the second."""
     ema_decay: float = MergeOptions.ema_decay
     """ema: weight of a checkpoint relative to the next newer one."""
+    allow_different: list[str] = []
+    """Values in which the models may differ though it changes their function, such as ``tokenizer``."""
 
     @property
     def phases(self) -> list[str]:

@@ -93,6 +93,9 @@ class Phase(Section):
     """The batch size over the phase."""
     optimizer_state: Literal["keep", "reset"] = "keep"
     """Whether the optimizer's moments are taken over from the phase that this one starts from."""
+    allow_different: list[str] = []
+    """Values in which the checkpoint that the phase starts from may differ from the recipe, such as ``tokenizer``; any
+    other difference that changes the model's function, and that the phase does not state, is refused."""
 
     @field_validator("languages", mode="before")
     @classmethod

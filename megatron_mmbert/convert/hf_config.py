@@ -134,7 +134,7 @@ def read_config(folder: Path) -> HFConfig:
             raise UserError(
                 f"{file}: {key} {values[key]!r}: this encoder has {needed!r} only; name a model that has it too"
             )
-    return HFConfig(_model(file, values), _theta(file, values, GLOBAL), _theta(file, values, LOCAL))
+    return HFConfig(_model(file, values), theta_of(file, values, GLOBAL), theta_of(file, values, LOCAL))
 
 
 def _model(file: Path, values: dict[str, Any]) -> ModelConfig:
@@ -161,6 +161,17 @@ def _model(file: Path, values: dict[str, Any]) -> ModelConfig:
         raise UserError(f"{file}: {key}: {message}; name a model of a shape that this encoder can have") from None
 
 
+def global_layers(values: dict[str, Any]) -> list[int] | str:
+    """Return which layers attend to the whole sample; in words what ``config.json`` says where that is no list."""
+    layers, every, types = (values.get(k) for k in ("num_hidden_layers", "global_attn_every_n_layers", "layer_types"))
+    if isinstance(types, list):
+        return [layer for layer, kind in enumerate(types) if kind == GLOBAL]
+    every = _DEFAULT_EVERY if every is None else every
+    if type(layers) is int and type(every) is int and every > 0:
+        return list(range(0, layers, every))
+    return f"{layers} layers, every {every}"
+
+
 def _global_every(file: Path, values: dict[str, Any]) -> int:
     """Return n, where every n-th layer, from layer 0 on, is global."""
     layers = values["num_hidden_layers"]
@@ -182,8 +193,12 @@ def _global_every(file: Path, values: dict[str, Any]) -> int:
     raise UserError(f"{file}: layer_types {types!r}: only every n-th layer, from layer 0 on, can be {GLOBAL!r} here")
 
 
-def _theta(file: Path, values: dict[str, Any], kind: str) -> float:
-    """Return theta of one kind of layer; transformers 4 lets a null local theta mean the global one."""
+def theta_of(file: Path, values: dict[str, Any], kind: str) -> float:
+    """Return theta of one kind of layer; transformers 4 lets a null local theta mean the global one.
+
+    Raises:
+        UserError: a rotary embedding that is not of this kind, or two thetas that disagree.
+    """
     parameters = values.get("rope_parameters") or {}
     if not isinstance(parameters, dict) or set(parameters) - {GLOBAL, LOCAL}:
         raise UserError(f"{file}: rope_parameters {parameters!r}: write one entry each for {GLOBAL} and {LOCAL}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from megatron_mmbert.checkpoint import identity
 from megatron_mmbert.checkpoint.commit import committed_checkpoint
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, fill_folder
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
+from megatron_mmbert.convert.hf_identity import check_folder
 from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING, hf_names, reorder_rows_for_megatron
 from megatron_mmbert.convert.parity import check_parity
@@ -24,11 +27,14 @@ from megatron_mmbert.utils.outputs import check_output
 _HEAD = ("head.dense.weight", "head.norm.weight", "decoder.bias")
 
 
-def import_folder(source: Path, output: Path, check: bool = False, overwrite: bool = False) -> list[str]:
+def import_folder(
+    source: Path, output: Path, check: bool = False, overwrite: bool = False, allowed: Collection[str] = ()
+) -> list[str]:
     """Write the checkpoint ``output`` from the model folder ``source``, whole or not at all.
 
     Args:
         check: compare logits with transformers' own loading of ``source``.
+        allowed: names of :mod:`megatron_mmbert.checkpoint.identity` in which an export may have been changed.
 
     Returns:
         Lines for the user: the weights, theta, the result of the check.
@@ -38,14 +44,16 @@ def import_folder(source: Path, output: Path, check: bool = False, overwrite: bo
     """
     check_output(output, CHECKPOINT, (source,), overwrite)
     config = read_config(source)
+    identity.check_names(allowed)
+    meta = meta_of(config, source, check_folder(source, allowed))
     tensors = read_tensors(source, config.model)
-    meta = meta_of(config, source)
     with committed_checkpoint(output, (source,), overwrite) as folder:
         fill_folder(folder, meta, tensors)
         lines = [
             f"wrote {output}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} weights",
             f"theta {meta.rope_theta:,.0f} in global and {meta.rope_theta_local:,.0f} in local layers, samples up to "
             f"{meta.max_length} tokens; no optimizer state",
+            f"tokenizer {meta.tokenizer_fingerprint[:12] or 'not known: none in the folder'}",
         ]
         if check:
             difference = check_parity(source, CheckpointTensors(folder))
@@ -53,13 +61,14 @@ def import_folder(source: Path, output: Path, check: bool = False, overwrite: bo
     return lines
 
 
-def meta_of(config: HFConfig, source: Path) -> CheckpointMeta:
+def meta_of(config: HFConfig, source: Path, tokenizer_fingerprint: str = "") -> CheckpointMeta:
     """Return a checkpoint's description for weights from elsewhere: no phase, counters at 0, no optimizer state."""
     return CheckpointMeta(
         model=config.model,
         rope_theta=config.rope_theta,
         rope_theta_local=config.rope_theta_local,
         max_length=config.model.max_length,
+        tokenizer_fingerprint=tokenizer_fingerprint,
         origin=str(source),
     )
 

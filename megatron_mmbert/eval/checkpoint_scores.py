@@ -7,6 +7,7 @@ sample length are the recipe's, so the scores compare with those that training w
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from megatron_mmbert import parallel
 from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.identity import check_names, check_tokenizer
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.eval.bits_per_byte import HeldOut, Score, load_held_out
@@ -27,11 +29,12 @@ from megatron_mmbert.utils.errors import UserError
 _SECONDS_BEFORE_BAR = 3.0
 
 
-def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
+def score_checkpoint(path: Path, recipe: Recipe, allowed: Collection[str] = ()) -> dict[str, Score]:
     """Return the score of every held-out language, in this process alone.
 
     Args:
         path: a checkpoint folder, or a phase's folder (then its newest valid checkpoint).
+        allowed: names of :mod:`megatron_mmbert.checkpoint.identity` in which it may differ from the recipe.
 
     Raises:
         UserError: no valid checkpoint, one of another shape or tokenizer, or no held-out stores in the recipe.
@@ -41,14 +44,11 @@ def score_checkpoint(path: Path, recipe: Recipe) -> dict[str, Score]:
             f"recipe {recipe.name!r}: evaluation.stores is empty; name stores of held-out text, for instance "
             "evaluation.stores=[runs/quickstart/heldout]"
         )
+    check_names(allowed)
     path = resolve(path)
-    meta = checkpoints.check_shape(path, recipe.model)
+    meta = checkpoints.check_shape(path, recipe.model, allowed)
     tokenizer = tokenizer_of(recipe)
-    if meta.tokenizer_fingerprint and meta.tokenizer_fingerprint != tokenizer.fingerprint():
-        raise UserError(
-            f"{path}: trained with another tokenizer than {recipe.tokenizer.path}; set tokenizer.path and the held-out "
-            "stores to its own"
-        )
+    check_tokenizer(path, meta, tokenizer, allowed)
     text = load_held_out(recipe, tokenizer)
     parallel.start(seed=recipe.seed)
     scores = score_with_progress(text, load_encoder(path, meta, recipe))

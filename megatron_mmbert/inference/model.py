@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from megatron_mmbert.attention import AUTO
+from megatron_mmbert.checkpoint.identity import check_names
 from megatron_mmbert.convert.hf_config import read_config
+from megatron_mmbert.convert.hf_identity import check_folder
 from megatron_mmbert.inference.network import Network
 from megatron_mmbert.inference.options import DTYPE_NAMES
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
@@ -37,7 +40,12 @@ class Model:
 
 
 def load_model(
-    folder: Path, device: str = "auto", dtype: str = "fp32", max_length: int | None = None, engine: str = AUTO
+    folder: Path,
+    device: str = "auto",
+    dtype: str = "fp32",
+    max_length: int | None = None,
+    engine: str = AUTO,
+    allowed: Collection[str] = (),
 ) -> Model:
     """Read a folder of tools/convert_to_hf.py (any ModernBERT with weight-only norms and its tokenizer).
 
@@ -45,6 +53,7 @@ def load_model(
         device: ``cpu``, ``cuda`` or ``auto``.
         dtype: ``fp32`` or ``bf16``.
         max_length: tokens a text is cut to; the model's own limit by default.
+        allowed: names of :mod:`megatron_mmbert.checkpoint.identity` in which an export may have been changed.
 
     Raises:
         UserError: no such model or device, or a length beyond the model's.
@@ -59,6 +68,8 @@ def load_model(
     longest = config.model.max_length if max_length is None else max_length
     if not 3 <= longest <= config.model.max_length:
         raise UserError(f"--max-length {longest}: must be between 3 and the model's {config.model.max_length}")
+    check_names(allowed)
+    check_folder(folder, allowed)
     thetas = (config.rope_theta, config.rope_theta_local)
     tensors = read_tensors(folder, config.model)
     network = Network(config.model, thetas, tensors, torch.device(device), DTYPES[dtype], engine)

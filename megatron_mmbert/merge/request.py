@@ -22,6 +22,7 @@ class MergeRequest:
     Attributes:
         base: the checkpoint that all models started from; it gives the configuration and tokenizer files too, else the
             first model does.
+        allow_different: names of values in which the models may differ though it changes their function.
         models: checkpoints, phases' folders or Hugging Face folders; for ``ema`` the oldest first.
     """
 
@@ -29,9 +30,15 @@ class MergeRequest:
     base: Path | None = None
     models: tuple[Path, ...] = ()
     options: MergeOptions = field(default_factory=MergeOptions)
+    allow_different: tuple[str, ...] = ()
 
     def changed(
-        self, method: str | None, base: Path | None, models: Sequence[Path] | None, options: Mapping[str, Any]
+        self,
+        method: str | None,
+        base: Path | None,
+        models: Sequence[Path] | None,
+        options: Mapping[str, Any],
+        allow_different: Sequence[str] = (),
     ) -> MergeRequest:
         """Return the request with all that is not None in place of its own.
 
@@ -40,7 +47,9 @@ class MergeRequest:
         new_method = method or self.method
         kept = self.options if new_method == self.method else MergeOptions()
         given = {name: value for name, value in options.items() if value is not None}
-        return MergeRequest(new_method, base or self.base, tuple(models or self.models), replace(kept, **given))
+        allowed = (*self.allow_different, *allow_different)
+        new_base, new_models = base or self.base, tuple(models or self.models)
+        return MergeRequest(new_method, new_base, new_models, replace(kept, **given), allowed)
 
     def check(self) -> None:
         """Check the request before any file is read.
@@ -69,4 +78,4 @@ def request_from_recipe(path: Path, overrides: Sequence[str], run: Path) -> Merg
         raise UserError(f"{path}: has no merge section; add one with its models, or name them with --models")
     base = None if section.base is None else PhaseFolder(run, section.base).path
     models = tuple(PhaseFolder(run, name).path for name in section.models)
-    return MergeRequest(section.method, base, models, section.options)
+    return MergeRequest(section.method, base, models, section.options, tuple(section.allow_different))

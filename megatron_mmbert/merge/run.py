@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from megatron_mmbert.checkpoint.identity import NAMES, TOKENIZER, Identity, check_names, check_same, differing
 from megatron_mmbert.config.merge import METHODS, MergeOptions
 from megatron_mmbert.merge.methods import merge_tensor, norm
 from megatron_mmbert.merge.request import FLAGS, MergeRequest
@@ -46,6 +47,22 @@ def check_same_tensors(sources: Sequence[TensorSource]) -> list[str]:
                     f"{first.path}; merge models of one size and vocabulary"
                 )
     return names
+
+
+def check_same_function(sources: Sequence[TensorSource], allowed: Sequence[str] = ()) -> list[str]:
+    """Return the names of the allowed values in which the sources do differ from the first, which the result follows.
+
+    Raises:
+        UserError: one differs in another value that changes what a model computes, or ``allowed`` has an unknown name.
+    """
+    names = {name: None for source in sources for name in source.identity.values}
+    check_names(allowed, {*NAMES, *names})
+    # A configuration without a key has the default of its kind of model: another function than one that states it.
+    defaults = {name: "not stated" for name in names if name != TOKENIZER}
+    first, *others = (Identity(each.place, {**defaults, **each.values}) for each in (s.identity for s in sources))
+    for other in others:
+        check_same(other, first, "merge models of one tokenizer and configuration", allowed)
+    return sorted({name for other in others for name in differing(other, first)})
 
 
 def _load(source: TensorSource, name: str) -> Tensor:
@@ -102,6 +119,7 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
     sources = [*([base_source] if base_source is not None else []), *model_sources]
     check_output(output, sources[0].kind, inputs, overwrite)
     names = check_same_tensors(sources)
+    different = check_same_function(sources, request.allow_different)
     used = asdict(options) | {"weights": options.weights_for(len(models))}
     merged: dict[str, Tensor] = {}
     lines: dict[str, Any] = {}
@@ -114,6 +132,8 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
             "options": {FLAGS[option].lstrip("-"): used[option] for option in METHODS[method].options},
             "base": None if base is None else str(base),
             "models": [str(path) for path in models],
+            "identity": dict(sources[0].identity.values),
+            "different": {name: [source.identity.values.get(name) for source in sources] for name in different},
             "summary": summarize(lines),
             "tensors": lines,
         }

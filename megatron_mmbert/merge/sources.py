@@ -16,9 +16,11 @@ from torch import Tensor
 
 from megatron_mmbert.checkpoint.commit import finalize
 from megatron_mmbert.checkpoint.discovery import resolve
+from megatron_mmbert.checkpoint.identity import Identity, of_checkpoint
 from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.checkpoint.phase_transition import history_of
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, read_config_values
+from megatron_mmbert.convert.hf_identity import IDENTITY_FILE, identity_of
 from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.hf_writer import INDEX, METADATA, WEIGHTS
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING
@@ -27,7 +29,7 @@ from megatron_mmbert.utils.output_kinds import CHECKPOINT, MODEL_FOLDER
 from megatron_mmbert.utils.outputs import OutputKind
 
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".jinja")  # configuration and tokenizer; no weights, no code
-NOT_COPIED = ("trainer_state.json", "merge_report.json", INDEX)
+NOT_COPIED = ("trainer_state.json", "merge_report.json", IDENTITY_FILE, INDEX)
 
 
 class TensorSource(Protocol):
@@ -35,6 +37,7 @@ class TensorSource(Protocol):
 
     path: Path
     kind: OutputKind
+    identity: Identity
 
     def names(self) -> list[str]:
         """Return the names of all tensors, in a fixed order."""
@@ -63,6 +66,7 @@ class HFFolder:
     def __init__(self, path: Path) -> None:
         self.path, self.kind = path, MODEL_FOLDER
         config = read_config_values(path)
+        self.identity = identity_of(path)
         self._tensors = HFTensors(path, pickles=False)
         self._names = sorted(self._tensors.names())
         # The default of transformers' ModernBertConfig is tied.
@@ -115,6 +119,7 @@ class MegatronCheckpoint:
         from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 
         self._tensors = CheckpointTensors(self.path)
+        self.identity = of_checkpoint(self.path, self._tensors.meta)
 
     @staticmethod
     def recognizes(path: Path) -> bool:

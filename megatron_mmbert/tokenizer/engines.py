@@ -58,6 +58,10 @@ class Engine(ABC):
         """Return the SHA-256 of all that decides which ids a text gets."""
 
     @abstractmethod
+    def exported_fingerprint(self) -> str:
+        """Return the fingerprint of the ``tokenizer.json`` that :meth:`save` writes; empty if it would refuse to."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the Hugging Face files, and the ``.model`` if this is one."""
 
@@ -114,6 +118,13 @@ class SentencePieceEngine(Engine):
     def fingerprint(self) -> str:
         return hashlib.sha256(self._content).hexdigest()
 
+    def exported_fingerprint(self) -> str:
+        try:
+            exported = export.build_exported(self._proto, self._path)
+        except UserError:
+            return ""
+        return rules_fingerprint(without_parsing(json.loads(exported.to_str())))
+
     def save(self, folder: Path) -> None:
         exported = export.build_exported(self._proto, self._path)
         export.write_folder(exported, self.names(), self.specials, folder)
@@ -131,7 +142,7 @@ class JsonEngine(Engine):
             UserError: it is no ``tokenizer.json``, or one without the five special tokens.
         """
         try:
-            description = _without_parsing(json.loads(content))
+            description = without_parsing(json.loads(content))
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(description))
         except Exception as error:  # the library raises bare Exception
             raise UserError(
@@ -160,19 +171,29 @@ class JsonEngine(Engine):
         return len(piece) if self._byte_level else bytes_of_piece(piece)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of rules and vocabulary, not of the file: versions of the library write it differently."""
-        model = self._description["model"]
-        merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
-        rules = {key: self._description[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
-        rules |= {"type": model["type"], "vocab": model["vocab"], "merges": merges}
-        text = json.dumps(rules, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return rules_fingerprint(self._description)
+
+    def exported_fingerprint(self) -> str:
+        return self.fingerprint()
 
     def save(self, folder: Path) -> None:
         export.write_folder(self._backend, self.names(), self.specials, folder)
 
 
-def _without_parsing(description: dict[str, Any]) -> dict[str, Any]:
+def rules_fingerprint(description: dict[str, Any]) -> str:
+    """Return the SHA-256 of the rules and the vocabulary in a ``tokenizer.json`` as :func:`without_parsing` gives it.
+
+    Not of the file: versions of the library write it differently.
+    """
+    model = description["model"]
+    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
+    rules = {key: description[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
+    rules |= {"type": model["type"], "vocab": model["vocab"], "merges": merges}
+    text = json.dumps(rules, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def without_parsing(description: dict[str, Any]) -> dict[str, Any]:
     """Return a ``tokenizer.json`` whose five tokens are special, and which neither truncates documents nor pads them.
 
     Gemma's file has ``<mask>`` as an ordinary added token, which is found in any text; truncation and padding may be

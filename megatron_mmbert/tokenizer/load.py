@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from megatron_mmbert.tokenizer.engines import Engine, JsonEngine, SentencePieceEngine
+from megatron_mmbert.tokenizer.engines import (
+    Engine,
+    JsonEngine,
+    SentencePieceEngine,
+    rules_fingerprint,
+    without_parsing,
+)
 from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
 from megatron_mmbert.utils.errors import UserError
 
+_OTHER_FILES = ("spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
 
 
@@ -83,6 +92,10 @@ class Tokenizer:
         """Return the SHA-256 of the ``.model`` file, or of the rules in ``tokenizer.json``: an identity."""
         return self._engine.fingerprint()
 
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Return whether ``fingerprint`` is this tokenizer's, or that of the ``tokenizer.json`` exported from it."""
+        return fingerprint == self.fingerprint() or fingerprint == self._engine.exported_fingerprint()
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a folder for ``AutoTokenizer.from_pretrained``, with the ``.model`` if there is one.
 
@@ -116,6 +129,24 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     if file.suffix == ".json":
         return Tokenizer(path, JsonEngine(file, content))
     return Tokenizer(path, SentencePieceEngine(file, content))
+
+
+def folder_fingerprints(folder: Path) -> tuple[str, ...]:
+    """Return the fingerprints of the tokenizer files in a model folder; none if there are none.
+
+    That of ``tokenizer.json`` comes last. Nothing is loaded: also a tokenizer that training could not use has one.
+    """
+    found = []
+    for name in (MODEL_FILE, *_OTHER_FILES):
+        if (folder / name).is_file():
+            found.append(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+    if (folder / EXPORTED_FILE).is_file():
+        content = (folder / EXPORTED_FILE).read_bytes()
+        try:
+            found.append(rules_fingerprint(without_parsing(json.loads(content))))
+        except (ValueError, KeyError, TypeError, AttributeError):  # not a file of the library that we know
+            found.append(hashlib.sha256(content).hexdigest())
+    return tuple(found)
 
 
 def _tokenizer_file(path: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_mmbert.builders.run_folder import PhaseFolder
-from megatron_mmbert.checkpoint import training_state
+from megatron_mmbert.checkpoint import identity, training_state
 from megatron_mmbert.checkpoint.discovery import committed_checkpoints, newest_valid, resolve
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.phase_transition import explain, transition
@@ -64,8 +64,10 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
     own = newest_checkpoint(folder)
     if own is None and start_from is None:
         _refuse_damaged(folder)
+    identity.check_names(phase.allow_different)
     if own is not None:
-        meta = training_state.check_shape(own, recipe.model)
+        meta = training_state.check_shape(own, recipe.model, phase.allow_different)
+        identity.check_thetas(own, meta, phase, phase.allow_different)
         if not meta.finished:
             print_once(f"resuming {own} at step {meta.step}, {meta.phase_tokens:,} tokens")
         return StartingPoint(own, meta, is_own=True)
@@ -73,7 +75,9 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
     if start_from is None and origin is None:
         return StartingPoint(None, fresh_meta(recipe, phase), is_own=False)
     path = resolve(start_from if start_from is not None else PhaseFolder(output, str(origin)).path)
-    before = training_state.check_shape(path, recipe.model)
+    before = training_state.check_shape(path, recipe.model, phase.allow_different)
+    allowed = {*phase.allow_different, *identity.intended_changes(phase, before)}
+    identity.check_thetas(path, before, phase, allowed)
     if start_from is None and not before.finished:
         raise UserError(
             f"{path}: phase {origin!r} has not finished ({before.phase_tokens:,} tokens); run it to its end, or "

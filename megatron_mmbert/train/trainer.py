@@ -10,6 +10,7 @@ from megatron_mmbert.builders.loader import build_loader
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.builders.schedules import PhaseSchedules, phase_schedules
 from megatron_mmbert.checkpoint import training_state
+from megatron_mmbert.checkpoint.identity import check_tokenizer
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.loader import PackLoader
@@ -77,7 +78,8 @@ class Trainer:
             self.training.optimizer.reload_model_params()
             print_once("no checkpoint to go back to: the weights are the initial ones again")
             return
-        load(self.training, path, training_state.check_shape(path, self.recipe.model).has_optimizer)
+        meta = training_state.check_shape(path, self.recipe.model, self.phase.allow_different)
+        load(self.training, path, meta.has_optimizer)
         print_once(f"the weights are those of {path} again")
 
     def close(self) -> None:
@@ -108,6 +110,8 @@ def build_trainer(recipe: Recipe, phase: Phase, output: Path, start: StartingPoi
     runtime = current()
     start = find_starting_point(recipe, phase, output) if start is None else start
     folder, tokenizer = PhaseFolder(output, phase.name), tokenizer_of(recipe)
+    if start.path is not None:
+        check_tokenizer(start.path, start.meta, tokenizer, phase.allow_different)
     loader = build_loader(recipe, phase, tokenizer, start.meta.history, runtime)
     schedules = phase_schedules(recipe, phase, runtime.dp_size)
     training = build_training(recipe, phase)

@@ -78,6 +78,7 @@ MODEL_FOLDER = OutputKind(
         "model-*-of-*.safetensors",
         "model.safetensors.index.json",
         "checksums.json",
+        "identity.json",
         "recipe.yaml",
         "README.md",
         "merge_report.json",

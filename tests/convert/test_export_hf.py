@@ -135,7 +135,7 @@ def test_other_vocabulary_is_refused(run_tool: RunTool, checkpoint: Path, tmp_pa
 
 def test_other_tokenizer_of_the_same_size_is_refused(tokenizer_dir: Path, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "checkpoint", tokenizer_fingerprint="f" * 64)
-    with pytest.raises(UserError, match="not the tokenizer that"):
+    with pytest.raises(UserError, match="trained with another tokenizer: give that one"):
         export_checkpoint(path, tokenizer_dir, tmp_path / "hf")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_checkpoint import VOCAB, RunTool, error_line, random_weights, tiny_model
+from support.tiny_checkpoint import VOCAB, RunTool, error_line, make_tokenizer, random_weights, tiny_model
 
 from megatron_mmbert.checkpoint.commit import checksum_problems
 from megatron_mmbert.checkpoint.metadata import read_meta
@@ -21,6 +21,7 @@ from megatron_mmbert.convert import parity
 from megatron_mmbert.convert.export_hf import export_checkpoint
 from megatron_mmbert.convert.hf_logits import Answer
 from megatron_mmbert.convert.import_hf import import_folder
+from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -58,6 +59,50 @@ def test_round_trip_is_bit_identical(
     export_checkpoint(tmp_path / "back", tokenizer_dir, tmp_path / "hf")
     first, second = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_tokenizer_of_the_folder_is_kept(
+    source: Path, tokenizer_dir: Path, tmp_path: Path, run_tool: RunTool
+) -> None:
+    """F3: from the folder to the checkpoint, and compared when that is exported, whichever file the folder has."""
+    make_tokenizer(tmp_path / "other", VOCAB, seed=1)
+    fingerprint = load_tokenizer(tokenizer_dir).fingerprint()
+    import_folder(source, tmp_path / "exported")
+    assert read_meta(tmp_path / "exported").tokenizer_fingerprint == fingerprint
+    for name in ("tokenizer.model", "identity.json"):
+        (source / name).unlink()  # as transformers saves it
+    import_folder(source, tmp_path / "theirs")
+    assert read_meta(tmp_path / "theirs").tokenizer_fingerprint == load_tokenizer(source).fingerprint() != fingerprint
+    for name in ("exported", "theirs"):
+        arguments = (tmp_path / name, "--output", tmp_path / f"hf-{name}", "--tokenizer")
+        status, _, err = run_tool("convert_to_hf", *arguments, tmp_path / "other")
+        assert status == 2 and "in tokenizer (" in error_line(err) and "--allow-different" in err
+        export_checkpoint(tmp_path / name, tokenizer_dir, tmp_path / f"hf-{name}")
+    status, _, _ = run_tool(
+        "convert_to_hf", *arguments, tmp_path / "other", "--overwrite", "--allow-different=tokenizer"
+    )
+    assert status == 0
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer.model", "config.json"])
+def test_a_changed_export_is_named(file: str, source: Path, tmp_path: Path) -> None:
+    make_tokenizer(tmp_path / "other", VOCAB, seed=1)
+    name = "rope_theta" if file == "config.json" else "tokenizer"
+    if file == "config.json":
+        (source / file).write_text((source / file).read_text().replace("160000.0", "500.0"))
+    else:
+        shutil.copy(tmp_path / "other" / file, source)
+    with pytest.raises(UserError, match=rf"differs from what was exported .* in {name} \("):
+        import_folder(source, tmp_path / "back")
+    import_folder(source, tmp_path / "back", allowed=[name])
+
+
+def test_a_folder_without_tokenizer_says_so(source: Path, tmp_path: Path, run_tool: RunTool) -> None:
+    for file in ("identity.json", "tokenizer.json", "tokenizer.model"):
+        (source / file).unlink()
+    status, out, _ = run_tool("convert_from_hf", source, "--output", tmp_path / "back")
+    assert status == 0 and "tokenizer not known: none in the folder" in out
+    assert read_meta(tmp_path / "back").tokenizer_fingerprint == ""
 
 
 def test_qkv_rows_are_regrouped_by_head(source: Path, tmp_path: Path) -> None:

@@ -51,7 +51,14 @@ READ = {
 
 
 def test_every_key_of_the_section_is_tried() -> None:
-    assert set(READ) == {field.alias or name for name, field in MergeConfig.model_fields.items()}
+    keys = {field.alias or name for name, field in MergeConfig.model_fields.items()}
+    assert set(READ) == keys - {"allow_different"}, "which changes no merge, but what is refused"
+
+
+def test_allowed_differences_of_section_and_flag(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, DEFAULT | {"allow_different": ["norm_eps"]})
+    request = request_from_recipe(path, [], RUN)
+    assert request.changed(None, None, None, {}, ["tokenizer"]).allow_different == ("norm_eps", "tokenizer")
 
 
 @pytest.mark.parametrize("key", READ)

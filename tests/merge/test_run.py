@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.tiny_checkpoint import VOCAB, make_checkpoint, make_tokenizer
 
 from megatron_mmbert.config.merge import MergeOptions
 from megatron_mmbert.convert.hf_writer import INDEX, WEIGHTS
@@ -19,6 +22,7 @@ from megatron_mmbert.merge.methods import merge_tensor
 from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.merge.sources import HFFolder
+from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -137,3 +141,74 @@ def test_output_is_never_an_input_and_never_lost(models: Path) -> None:
         merge_folders(MergeRequest("linear", None, inputs), models / "out")
     merge_folders(MergeRequest("linear", None, inputs), models / "out", overwrite=True)
     assert (models / "out" / WEIGHTS).is_file()
+
+
+def edit(folder: Path, **values: object) -> None:
+    """Change keys of config.json; None takes one out."""
+    old = json.loads((folder / "config.json").read_text())
+    new = {key: value for key, value in {**old, **values}.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(new))
+
+
+THETAS = {
+    kind: {"rope_type": "default", "rope_theta": theta}
+    for kind, theta in (("full_attention", 500.0), ("sliding_attention", 10_000.0))
+}
+FUNCTIONS: dict[str, tuple[dict[str, object], str]] = {
+    "theta": ({"rope_parameters": THETAS}, "rope_theta (500, not 160000)"),
+    "theta of transformers 4": ({"rope_parameters": None, "global_rope_theta": 500.0}, "rope_theta (500, not 160000)"),
+    "window": ({"local_attention": 32}, "window_each_side (16, not 64)"),
+    "layers": ({"layer_types": ["full_attention"] * 2}, "global_layers ([0, 1], not [0])"),
+    "eps": ({"norm_eps": 1e-6}, "norm_eps"),
+    "activation": ({"hidden_activation": "silu"}, "activation (silu, not gelu)"),
+    "a key of whatever model": ({"rope_scaling_factor": 4.0}, "rope_scaling_factor (4, not not stated)"),
+}
+
+
+@pytest.mark.parametrize(("values", "named"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_configurations_of_other_functions(
+    values: dict[str, object], named: str, models: Path, refused: Refused
+) -> None:
+    edit(models / "a", **values)
+    refused(f"{models / 'a'}: differs from {models / 'base'} in {named}", "--allow-different")
+
+
+def test_configurations_of_one_function(models: Path) -> None:
+    """Written by another generation of transformers, or with other dropouts and labels."""
+    edit(models / "a", rope_parameters=None, layer_types=None, attention_dropout=0.3, transformers_version="4.48.0")
+    edit(models / "b", local_attention=129, classifier_pooling="cls", id2label={"0": "yes"}, norm_bias=None)
+    merge_folders(MergeRequest("ties", models / "base", (models / "a", models / "b")), models / "out")
+    report = json.loads((models / "out" / "merge_report.json").read_text())
+    assert report["identity"]["rope_theta"] == 160_000 and report["different"] == {}
+
+
+def test_a_difference_that_is_meant_is_in_the_report(models: Path) -> None:
+    edit(models / "a", rope_parameters=THETAS)
+    request = MergeRequest("linear", None, (models / "b", models / "a"), allow_different=("rope_theta",))
+    assert merge_folders(request, models / "out")["different"] == {"rope_theta": [160_000, 500]}
+    with pytest.raises(UserError, match="--allow-different theta: no such value"):
+        merge_folders(MergeRequest("linear", None, (models / "a",), allow_different=("theta",)), models / "again")
+
+
+def test_folders_of_two_tokenizers(models: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "two")):
+        make_tokenizer((tmp_path / name), VOCAB, seed=number)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        shutil.copy(tmp_path / "one" / name, models / "b")
+        shutil.copy(tmp_path / "two" / name, models / "a")
+    inputs = (models / "b", models / "a")
+    with pytest.raises(UserError, match=r"a: differs from .*b in tokenizer \(.*merge models of one tokenizer"):
+        merge_folders(MergeRequest("linear", None, inputs), models / "out")
+    shutil.copy(tmp_path / "one" / "tokenizer.json", models / "a")
+    (models / "a" / "tokenizer.model").unlink()  # as transformers saves it: the same tokenizer
+    merge_folders(MergeRequest("linear", None, inputs), models / "out")
+
+
+@pytest.mark.parametrize("change", [{"rope_theta": 500.0}, {"tokenizer_fingerprint": "b" * 64}])
+def test_checkpoints_of_other_functions(change: dict[str, Any], tmp_path: Path, runtime: Runtime) -> None:
+    paths = [make_checkpoint(tmp_path / name, tokenizer_fingerprint="a" * 64) for name in ("base", "one")]
+    paths.append(make_checkpoint(tmp_path / "two", **{"tokenizer_fingerprint": "a" * 64, **change}))
+    name = "tokenizer" if "tokenizer_fingerprint" in change else next(iter(change))
+    with pytest.raises(UserError, match=rf"two: differs from .*one in {name} \("):
+        merge_folders(MergeRequest("linear", None, tuple(paths[1:])), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -23,8 +23,9 @@ VOCAB = 400
 RunTool = Callable[..., tuple[int, str, str]]
 
 
-def make_tokenizer(folder: Path, vocab_size: int) -> Path:
-    pick = random.Random(0)
+def make_tokenizer(folder: Path, vocab_size: int, seed: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    pick = random.Random(seed)
     texts = ["".join(pick.choices("etaoin shrdlu cmfwyp", k=200)) for _ in range(200)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_overrides
+from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_allow_different, add_overrides
 
 EXAMPLES = """
 mmbert bits-per-byte runs/quickstart/merged --recipe examples/quickstart.yaml evaluation.rounds=8
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=CHECKPOINT_HELP)
     parser.add_argument("--recipe", type=Path, required=True, help="says the tokenizer, the model, the held-out stores")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="also write the scores there")
+    add_allow_different(parser)
     add_overrides(parser)
 
 
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.eval.tables import scores_table
 
     parallel.enable_cpu_mode()
-    scores = score_checkpoint(arguments.checkpoint, recipe)
+    scores = score_checkpoint(arguments.checkpoint, recipe, arguments.allow_different)
     print(scores_table(scores))
     if arguments.output:
         values = {

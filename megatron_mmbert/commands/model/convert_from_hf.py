@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import add_output
+from megatron_mmbert.commands.arguments import add_allow_different, add_output
 
 EXAMPLES = """
 mmbert convert-from-hf mmBERT-base/ --output start/ --check
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="HF_DIR", help="a folder with config.json and weights")
     add_output(parser, "CKPT", "checkpoint to write; train from it with `mmbert pretrain --start-from CKPT`")
     parser.add_argument("--check", action="store_true", help="compare logits with transformers; fail above 1e-4")
+    add_allow_different(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -30,7 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     parallel.enable_cpu_mode()
     parallel.start()
     try:
-        lines = import_folder(arguments.source, arguments.output, arguments.check, arguments.overwrite)
+        lines = import_folder(
+            arguments.source, arguments.output, arguments.check, arguments.overwrite, arguments.allow_different
+        )
     finally:
         parallel.shutdown()
     print("\n".join(lines))

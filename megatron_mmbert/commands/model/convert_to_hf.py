@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_output
+from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_allow_different, add_output
 
 EXAMPLES = """
 mmbert convert-to-hf RUN/decay_all --tokenizer tokenizer/ --output hf/ --check
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     parser.add_argument("--check", action="store_true", help="compare with transformers; fail above 1e-4")
     parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (%(default)s)")
+    add_allow_different(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.check,
             arguments.overwrite,
             arguments.max_shard_size,
+            arguments.allow_different,
         )
     finally:
         parallel.shutdown()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.commands.arguments import Whole, add_output
+from megatron_mmbert.commands.arguments import Whole, add_allow_different, add_output
 from megatron_mmbert.inference.options import DTYPE_NAMES, FORMATS, PACK_TOKENS, POOLINGS
 from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (%(default)s)")
     add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the computation (%(default)s)")
     add("--attention-engine", default="auto", metavar="NAME", help="`mmbert doctor` lists them (%(default)s)")
+    add_allow_different(parser)
     add("--text-field", default="text", metavar="NAME", help="field of a .jsonl line that holds the text (text)")
 
 
@@ -59,7 +60,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     fp32_matmul.use_fastest()
     model = load_model(
-        arguments.model, arguments.device, arguments.dtype, arguments.max_length, arguments.attention_engine
+        arguments.model,
+        arguments.device,
+        arguments.dtype,
+        arguments.max_length,
+        arguments.attention_engine,
+        arguments.allow_different,
     )
     with tqdm(desc=arguments.what, unit="text", mininterval=1.0) as bar:
         start, texts = time.perf_counter(), _texts(files, arguments.text_field)

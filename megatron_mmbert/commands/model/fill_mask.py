@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Fill all masks, and print a table."""
+    from megatron_mmbert.checkpoint.identity import check_names
+    from megatron_mmbert.convert.hf_config import CONFIG_FILE
+    from megatron_mmbert.convert.hf_identity import check_folder
     from megatron_mmbert.eval.fill_mask import MaskFiller, Prompt, read_prompts
     from megatron_mmbert.eval.tables import expected_line, fills_table
 
@@ -37,6 +40,9 @@ def run(arguments: argparse.Namespace) -> None:
     prompts += read_prompts(arguments.texts) if arguments.texts else []
     if not prompts:
         raise UserError("no text to fill; give --text 'The cat <mask> on the mat.' or --texts examples/fill_mask.tsv")
+    check_names(arguments.allow_different)
+    if (arguments.model / CONFIG_FILE).is_file():
+        check_folder(arguments.model, arguments.allow_different)
     filler = MaskFiller(arguments.model)
     filled = [filler.fill(prompt, arguments.top) for prompt in prompts]
     print(fills_table(filled, arguments.top))

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import Real, add_output, add_overrides
+from megatron_mmbert.commands.arguments import Real, add_allow_different, add_output, add_overrides
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--t", type=Real(0, 1), help=f"slerp: 0 = first model, 1 = second (default {defaults.t})")
     add("--ema-decay", type=share, help=f"ema: per checkpoint (default {defaults.ema_decay})")
+    add_allow_different(parser)
     add_output(parser)
 
 
@@ -69,7 +70,8 @@ def request_of(arguments: argparse.Namespace) -> MergeRequest:
         "t": arguments.t,
         "ema_decay": arguments.ema_decay,
     }
-    return request.changed(arguments.method, arguments.base, arguments.models, options)
+    allowed = arguments.allow_different
+    return request.changed(arguments.method, arguments.base, arguments.models, options, allowed)
 
 
 def run(arguments: argparse.Namespace) -> None:

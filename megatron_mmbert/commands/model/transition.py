@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_output, add_overrides
+from megatron_mmbert.commands.arguments import CHECKPOINT_HELP, add_allow_different, add_output, add_overrides
 
 EXAMPLES = """
 mmbert transition RUN/pretrain --recipe RECIPE.yaml --to midtrain --output start/
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, required=True, metavar="RECIPE.yaml")
     parser.add_argument("--to", required=True, metavar="PHASE", help="name of the phase to prepare for")
     add_output(parser, explanation="checkpoint to write")
+    add_allow_different(parser)
     add_overrides(parser)
 
 
@@ -37,11 +38,20 @@ def run(arguments: argparse.Namespace) -> None:
     path = resolve(arguments.checkpoint)
     # Megatron-Core takes seconds to import: not before the input is known to be good.
     from megatron_mmbert import parallel
+    from megatron_mmbert.checkpoint.identity import check_names, check_thetas, check_tokenizer, intended_changes
     from megatron_mmbert.checkpoint.phase_transition import explain, transition, write_transition
     from megatron_mmbert.checkpoint.training_state import check_shape
+    from megatron_mmbert.tokenizer.load import load_tokenizer
 
-    before = check_shape(path, recipe.model)
+    allowed = {*phase.allow_different, *arguments.allow_different}
+    check_names(allowed)
+    before = check_shape(path, recipe.model, allowed)
+    check_thetas(path, before, phase, allowed | intended_changes(phase, before))
     after = transition(before, recipe, phase)
+    if recipe.tokenizer.path.exists():  # this command is for runs that move, too: the tokenizer may come later
+        tokenizer = load_tokenizer(recipe.tokenizer.path)
+        check_tokenizer(path, before, tokenizer, allowed)
+        after = after.model_copy(update={"tokenizer_fingerprint": tokenizer.fingerprint()})
     print("\n".join((f"from {path}", *explain(before, after))))
     parallel.enable_cpu_mode()
     parallel.start()

@@ -14,7 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import add_overrides, add_recipe
+from megatron_mmbert.commands.arguments import add_allow_different, add_overrides, add_recipe
 
 EXAMPLES = """
 mmbert pretrain recipe.yaml --phase pretrain phases.pretrain.tokens=10B model.attention_output_dropout=0
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", required=True, help="name of a phase of the recipe")
     parser.add_argument("--output", type=Path, metavar="OUT", help="the run's folder (default runs/NAME of the recipe)")
     parser.add_argument("--start-from", type=Path, metavar="CKPT", help="start the phase from this checkpoint")
+    add_allow_different(parser)
     add_overrides(parser)
 
 
@@ -38,7 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     from megatron_mmbert.train.callbacks.stop_request import StopRequest, end_time_of
     from megatron_mmbert.utils.errors import EXIT_STOPPED
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    overrides = list(arguments.overrides)
+    if arguments.allow_different:  # a key of the phase, so that the run's recipe tells of it
+        overrides.append(f"phases.{arguments.phase}.allow_different=[{', '.join(arguments.allow_different)}]")
+    recipe = load_recipe(arguments.recipe, overrides)
     phase = recipe.phase(arguments.phase)
     output = arguments.output or Path("runs") / recipe.name
     # First of all: a signal that comes while Megatron-Core is imported is heard too.

@@ -1,0 +1,113 @@
+"""The identity of a Hugging Face folder: its ``config.json`` and tokenizer in the words of ``checkpoint.identity``.
+
+An export carries what it was when it was written in ``identity.json``, so that an edited theta or another model's
+tokenizer in the folder is noticed before it is used. Files of one model in two generations of keys have one identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from megatron_mmbert.checkpoint.identity import TOKENIZER, Identity, check_same
+from megatron_mmbert.convert.hf_config import CONFIG_FILE, GLOBAL, LOCAL, global_layers, read_config_values, theta_of
+from megatron_mmbert.tokenizer.load import Tokenizer, folder_fingerprints
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json, write_json
+
+IDENTITY_FILE = "identity.json"
+EXPORTED = "exported_tokenizer"
+"""The fingerprint of the ``tokenizer.json`` in an export, beside that of the ``.model`` it was made from."""
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "ffn_hidden_size",
+    "num_attention_heads": "num_attention_heads",
+}
+_DEFAULTS = {
+    "norm_eps": 1e-5,
+    "hidden_activation": "gelu",
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "decoder_bias": True,
+    "tie_word_embeddings": True,
+}
+"""What transformers takes for a key that a ModernBERT's config.json does not have."""
+_RENAMED = {"hidden_activation": "activation"}
+_RESOLVED = ("local_attention", "global_attn_every_n_layers", "layer_types", "rope_parameters", "rope_theta")
+_RESOLVED_THETA = ("global_rope_theta", "local_rope_theta")
+_NOT_THE_FUNCTION = (
+    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "tokenizer_class"),
+    *("max_position_embeddings", "position_embedding_type", "initializer_range", "initializer_cutoff_factor"),
+    *("reference_compile", "deterministic_flash_attn", "repad_logits_with_grad", "sparse_prediction", "use_cache"),
+    *("sparse_pred_ignore_index", "gradient_checkpointing", "return_dict", "problem_type", "id2label", "label2id"),
+    *("chunk_size_feed_forward", "is_encoder_decoder", "num_labels", "finetuning_task", "task_specific_params"),
+)
+_NOT_THE_FUNCTION_PARTS = ("dropout", "_token_id", "classifier_", "_attn_implementation", "output_", "_implementation")
+
+
+def identity_of(folder: Path) -> Identity:
+    """Return the identity of a model folder, of whatever model: its ``config.json``, and its ``tokenizer.json``."""
+    tokenizer = next(reversed(folder_fingerprints(folder)), None)
+    return Identity(str(folder), {TOKENIZER: tokenizer, **config_identity(folder, read_config_values(folder))})
+
+
+def config_identity(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return all values of a configuration that decide what a model computes."""
+    found = {ours: values[theirs] for theirs, ours in _SIZES.items() if theirs in values}
+    known = {*_SIZES, *_NOT_THE_FUNCTION}
+    if values.get("model_type") == "modernbert":
+        file = folder / CONFIG_FILE
+        found |= {"global_layers": global_layers(values), "window_each_side": _window(values)}
+        found |= {"rope_theta": _theta(file, values, GLOBAL), "rope_theta_local": _theta(file, values, LOCAL)}
+        found |= {_RENAMED.get(key, key): values.get(key, default) for key, default in _DEFAULTS.items()}
+        known |= {*_RESOLVED, *_RESOLVED_THETA, *_DEFAULTS, "model_type"}
+    others = {key: value for key, value in values.items() if key not in known and value not in (None, False, [], {})}
+    return found | {key: each for key, each in others.items() if not any(p in key for p in _NOT_THE_FUNCTION_PARTS)}
+
+
+def write_identity(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write ``identity.json`` of an export that is complete but for it."""
+    values = identity_of(folder).values
+    write_json(folder / IDENTITY_FILE, {**values, TOKENIZER: tokenizer.fingerprint(), EXPORTED: values[TOKENIZER]})
+
+
+def check_folder(folder: Path, allowed: Collection[str] = ()) -> str:
+    """Compare a folder with what it was when it was exported, as its ``identity.json`` says, if it has one.
+
+    Returns:
+        The fingerprint of the tokenizer that the model was trained with, as far as known: that of the export if the
+        folder's tokenizer is still the same; empty if it has none.
+
+    Raises:
+        UserError: the configuration or the tokenizer is another one, and that is not allowed.
+    """
+    found = folder_fingerprints(folder)
+    own = found[0] if found else ""
+    if not (folder / IDENTITY_FILE).is_file():
+        return own
+    written = read_json(folder / IDENTITY_FILE, "identity of the model", "copy the whole folder again")
+    if not isinstance(written, dict):
+        raise UserError(f"{folder / IDENTITY_FILE}: damaged identity of the model; copy the whole folder again")
+    recorded = written.get(TOKENIZER)
+    changed = next((each for each in found if each not in (recorded, written.get(EXPORTED))), None)
+    now = Identity(str(folder), {**identity_of(folder).values, TOKENIZER: changed or recorded})
+    then = Identity(f"what was exported ({IDENTITY_FILE})", written)
+    check_same(now, then, "copy the whole folder again", allowed)
+    return own if changed else str(recorded or own)
+
+
+def _window(values: dict[str, Any]) -> Any:
+    window = values.get("local_attention", 128)
+    return window // 2 if isinstance(window, int) else window
+
+
+def _theta(file: Path, values: dict[str, Any], kind: str) -> Any:
+    """Return theta of one kind of layer, or all that the configuration says of it where that is more than a theta."""
+    try:
+        return theta_of(file, values, kind)
+    except UserError:
+        return str((values.get("rope_parameters"), *(values.get(key) for key in _RESOLVED_THETA)))
