@@ -87,6 +87,12 @@ def foreach() -> SimpleNamespace:
     return SimpleNamespace(**{row.name.removeprefix("_foreach_"): row.get() for row in FOREACH})
 
 
+# --- torch: compilation
+
+MAYBE_MARK_DYNAMIC = PrivateName(
+    "torch._dynamo", "maybe_mark_dynamic", "one compiled variant for all numbers of tokens (kernels/compiled.py)"
+)
+
 # --- torch: memory, devices, checkpoints
 
 STORAGE_USE_COUNT = PrivateName(

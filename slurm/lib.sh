@@ -99,10 +99,6 @@ launch() {  # LOGS: one torchrun on each node; returns srun's status, sets $warn
     export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}  # since 22.05 srun does not inherit --cpus-per-task
     local share=$((${SLURM_CPUS_PER_TASK:-1} / MMBERT_PROCESSES_PER_NODE))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
-    # Tensor parallelism overlaps communication with compute only if kernels start in the order they are issued (up to Hopper).
-    export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
-    export TORCH_NCCL_ASYNC_ERROR_HANDLING=${TORCH_NCCL_ASYNC_ERROR_HANDLING:-3}  # a failed collective ends the process
-    export NCCL_DEBUG=${NCCL_DEBUG:-WARN}  # NCCL's own words when a network card fails, and nothing else
     export PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 
     # Expanded on each node. Slurm signals every process of a step. The torchrun agent would die of USR2, and on TERM give its

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Derived = TypeVar("Derived")
@@ -23,7 +24,7 @@ class SequenceLayout:
     """The bounds of the sequences of one pack.
 
     Attributes:
-        cu_seqlens: int32 [S+1], the sequences' bounds, from 0 to T; on the device of q, k, v.
+        cu_seqlens: int32 [S+1], the sequences' bounds, from 0 to T; on the device of q, k, v. A sequence may be empty.
         max_seqlen: length of the longest sequence, or any number above it.
     """
 
@@ -33,8 +34,8 @@ class SequenceLayout:
 
     @property
     def lengths(self) -> list[int]:
-        """The sequences' lengths in tokens, on the host."""
-        return self.derive("lengths", lambda: torch.diff(self.cu_seqlens).tolist())
+        """The sequences' lengths in tokens, on the host; empty ones left out."""
+        return self.derive("lengths", lambda: [n for n in torch.diff(self.cu_seqlens).tolist() if n])
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
@@ -66,6 +67,18 @@ class SequenceLayout:
         if key not in self.cache:
             self.cache[key] = make()
         return self.cache[key]
+
+
+def with_empty_sequences(cu_seqlens: Tensor, tokens: int, multiple: int = 64) -> Tensor:
+    """Return the bounds of the same sequences and of empty ones after them, up to a multiple of ``multiple`` in all.
+
+    Transformer Engine and cuDNN plan their kernels anew for each number of sequences, in the middle of training.
+
+    Args:
+        cu_seqlens: int32 [S+1].
+        tokens: T, which the last entry is.
+    """
+    return F.pad(cu_seqlens, (0, -(len(cu_seqlens) - 1) % multiple), value=tokens)
 
 
 @dataclass(frozen=True)

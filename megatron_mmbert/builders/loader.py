@@ -33,6 +33,6 @@ def build_loader(
         ids,
         runtime.dp_rank,
         runtime.dp_size,
-        num_workers=recipe.data.workers,
+        num_workers=recipe.data.workers_on(runtime.device.type),
         pin_memory=runtime.device.type == "cuda",
     )

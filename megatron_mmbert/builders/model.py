@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
@@ -19,10 +19,15 @@ from megatron_mmbert.model.te_layers import resolve_precision
 from megatron_mmbert.parallel.runtime import current
 
 
-def build_encoders(recipe: Recipe, phase: Phase) -> tuple[list[Encoder], str]:
+def build_encoders(
+    recipe: Recipe, phase: Phase, set_weights: Callable[[Encoder, int], None] = initialize
+) -> tuple[list[Encoder], str]:
     """Return this rank's chunks of the encoder with fresh weights (one, or several under interleaving).
 
     Also returned: what the linear layers of the transformer are, a few words for the log.
+
+    Args:
+        set_weights: sets a chunk's weights from the seed.
     """
     runtime, layout = current(), recipe.parallel
     if recipe.precision.compile == "none":
@@ -36,7 +41,7 @@ def build_encoders(recipe: Recipe, phase: Phase) -> tuple[list[Encoder], str]:
         last = runtime.is_last_stage and chunk == layout.virtual_stages - 1
         number = chunk if layout.virtual_stages > 1 else None
         encoders.append(Encoder(config, recipe.model.vocab_size, first, last, number).to(runtime.device))
-        initialize(encoders[-1], recipe.seed)
+        set_weights(encoders[-1], recipe.seed)
     return encoders, linear_layers
 
 

@@ -48,8 +48,15 @@ class DataConfig(Section):
     spaces), or spans of geometric length with mean 3. Exactly mask_ratio of the positions are scored with each."""
     allow_missing_languages: bool = False
     """Train although the stores lack some of a phase's languages (named in the log)."""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes per rank that plan packs ahead; 0 does all work between the steps."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes per rank that plan packs ahead; 0 does all work between the steps. ``auto``: 2 where a GPU would wait
+    for it, 0 on CPUs, which it would take from the training."""
+
+    def workers_on(self, device: str) -> int:
+        """Return the processes for a rank that trains on a ``cuda`` or a ``cpu`` device."""
+        if self.workers != "auto":
+            return self.workers
+        return 2 if device == "cuda" else 0
 
 
 class LanguageTable(Section):

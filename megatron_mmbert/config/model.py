@@ -52,3 +52,14 @@ class ModelConfig(Section):
     def is_global(self, layer: int) -> bool:
         """Return whether layer ``layer`` (0-based) attends to the whole sample."""
         return layer % self.global_attention_every == 0
+
+
+def linear_shapes(model: ModelConfig, tensor: int = 1) -> dict[str, tuple[int, int]]:
+    """Return (inputs, outputs) of the four linear layers of a layer, on one of ``tensor`` ranks."""
+    width, inner = model.hidden_size, model.ffn_hidden_size
+    return {
+        "qkv": (width, 3 * width // tensor),
+        "proj": (width // tensor, width),
+        "fc1": (width, 2 * inner // tensor),
+        "fc2": (inner // tensor, width),
+    }

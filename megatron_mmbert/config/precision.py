@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import model_validator
 
 from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.model import ModelConfig, linear_shapes
 from megatron_mmbert.config.parallel import Recompute
 
 Dtype = Literal["fp32", "bf16"]
 LinearName = Literal["qkv", "proj", "fc1", "fc2"]
+LINEAR_NAMES = get_args(LinearName)
+# Transformer Engine's quantizers: a scale for each block of 128 x 128; else cuBLAS' alignment of 16 bytes.
+_FP8_MULTIPLES = {"delayed": 16, "current": 16, "block": 128}
 
 
 class PrecisionConfig(Section):
@@ -58,6 +62,35 @@ class PrecisionConfig(Section):
                 "parallel.recompute light drops the inputs of PyTorch's linear layers, and these are Transformer "
                 "Engine's; choose recompute selective or full, or layers torch"
             )
+        return None
+
+    def fp8_problem(self, model: ModelConfig, tensor: int, rows: int) -> str | None:
+        """Return why the linear layers cannot multiply in FP8, with the remedy; None where they can.
+
+        Args:
+            tensor: ranks that share each linear layer.
+            rows: tokens of a micro batch on one rank.
+        """
+        if self.fp8 == "none":
+            return None
+        multiple = _FP8_MULTIPLES[self.fp8]
+        names = list(LINEAR_NAMES) if self.fp8_linear_layers == "probe" else self.fp8_linear_layers
+        if names and rows % multiple:
+            return (
+                f"fp8 {self.fp8} multiplies rows in multiples of {multiple}, and a micro batch has {rows} tokens on a "
+                "rank; change batch.tokens_per_micro_batch"
+            )
+        shapes = linear_shapes(model, tensor)
+        fitting = [name for name in names if all(size % multiple == 0 for size in shapes[name])]
+        for name in names:
+            for side, size in zip(("inputs", "outputs"), shapes[name], strict=True):
+                if size % multiple:
+                    ranks = f" on each of {tensor} tensor-parallel ranks" if tensor > 1 else ""
+                    remedy = f", parallel.tensor or fp8_linear_layers (to [{', '.join(fitting)}])"
+                    return (
+                        f"fp8 {self.fp8} takes widths in multiples of {multiple}, and {name} has {size} {side}{ranks}; "
+                        f"change fp8{remedy if fitting else ' or parallel.tensor'}"
+                    )
         return None
 
     @property

@@ -93,6 +93,9 @@ class Recipe(Section):
                 f"{self.parallel.tensor}, as sequence parallelism needs; choose a multiple",
                 *("phases", phase.name, "batch"),
             )
+        rows = tokens // (self.parallel.tensor if self.parallel.sequence else 1)
+        if problem := self.precision.fp8_problem(self.model, self.parallel.tensor, rows):
+            raise PlacedError(f"{problem} (phase {phase.name!r})", "precision")
         if phase.start_from not in (None, "scratch", *earlier):
             raise PlacedError(
                 f"phase {phase.name!r} starts from {phase.start_from!r}, which is no earlier phase"

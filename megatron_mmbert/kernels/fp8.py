@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.model import ModelConfig, linear_shapes
 from megatron_mmbert.utils.te_import import te_problem
 
 INSTALL_HINT = "pip install --no-build-isolation 'transformer-engine[pytorch]>=2.12'"
@@ -73,17 +73,6 @@ def fp8_disabled() -> AbstractContextManager[Any]:
     return te.fp8_autocast(enabled=False) if FP8GlobalStateManager.is_fp8_enabled() else contextlib.nullcontext()
 
 
-def shapes(model: ModelConfig, tensor: int = 1) -> dict[str, tuple[int, int]]:
-    """Return (inputs, outputs) of the four linear layers of a layer, on one of ``tensor`` ranks."""
-    width, inner = model.hidden_size, model.ffn_hidden_size
-    return {
-        "qkv": (width, 3 * width // tensor),
-        "proj": (width // tensor, width),
-        "fc1": (width, 2 * inner // tensor),
-        "fc2": (inner // tensor, width),
-    }
-
-
 def probe(model: ModelConfig, tokens: int, scaling: str, tensor: int = 1) -> list[Gain]:
     """Time the four linear layers of a layer in bf16 and in FP8, forward and backward over ``tokens`` tokens.
 
@@ -93,7 +82,7 @@ def probe(model: ModelConfig, tokens: int, scaling: str, tensor: int = 1) -> lis
         AssertionError, RuntimeError: Transformer Engine cannot multiply these shapes in FP8.
     """
     try:
-        return [_gain(name, tokens, *sizes, scaling) for name, sizes in shapes(model, tensor).items()]
+        return [_gain(name, tokens, *sizes, scaling) for name, sizes in linear_shapes(model, tensor).items()]
     finally:
         forget()
 

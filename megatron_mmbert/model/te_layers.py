@@ -82,7 +82,7 @@ def _of_any_rank(problem: str | None) -> str | None:
 
 
 def linear_spec(config: EncoderConfig, name: str) -> ModuleSpec:
-    """Return the spec of the linear layer called ``name``, one of :func:`megatron_mmbert.kernels.fp8.shapes`."""
+    """Return the spec of the linear layer called ``name``, see :func:`megatron_mmbert.config.model.linear_shapes`."""
     column, row = _types()
     return ModuleSpec(
         module=column if name in ("qkv", "fc1") else row, params={"in_fp8": name in config.fp8_linear_layers}

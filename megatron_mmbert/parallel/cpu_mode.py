@@ -23,6 +23,7 @@ import torch
 
 from megatron_mmbert import compat
 from megatron_mmbert.kernels import fp32_matmul
+from megatron_mmbert.parallel import environment
 from megatron_mmbert.utils.errors import UserError
 
 _CPU = torch.device("cpu")
@@ -45,6 +46,7 @@ def enable_cpu_mode() -> bool:
     A second call changes nothing, nor does any call where there is a CUDA device.
     """
     global _enabled
+    environment.set_defaults()  # before PyTorch looks for a device
     if torch.cuda.is_available():
         return False
     if not _enabled:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_mmbert.parallel import cpu_mode
+from megatron_mmbert.parallel import cpu_mode, environment
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -67,6 +67,7 @@ def start(
             :func:`megatron_mmbert.parallel.enable_cpu_mode` was not called.
     """
     global _runtime
+    environment.set_defaults()
     device_type = cpu_mode.device_type()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size % (tensor * pipeline):
@@ -111,6 +112,7 @@ def join(timeout_minutes: float = 30.0) -> None:
     """
     if dist.is_initialized():
         return
+    environment.set_defaults()
     backend = "gloo" if cpu_mode.device_type() == "cpu" else "nccl"
     timeout = timedelta(minutes=timeout_minutes)
     if backend == "nccl":

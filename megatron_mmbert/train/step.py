@@ -12,6 +12,7 @@ from megatron.core.distributed import DistributedDataParallel, finalize_model_gr
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_mmbert.attention.interface import with_empty_sequences
 from megatron_mmbert.builders.model import build_encoders, wrap_for_data_parallel
 from megatron_mmbert.builders.optimizer import build_phase_optimizer
 from megatron_mmbert.config.base import IGNORED_LABEL
@@ -20,6 +21,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.init import initialize
 from megatron_mmbert.model.packed_sequences import PackedSequences
 from megatron_mmbert.optim.groups import set_hyperparameters
 from megatron_mmbert.optim.optimizer import Optimizer
@@ -55,9 +57,13 @@ class Training:
                 chunk.start_param_sync(force_sync=True)
 
 
-def build_training(recipe: Recipe, phase: Phase) -> Training:
-    """Build the encoder with fresh weights and its optimizer, laid over ranks as the recipe says; a collective."""
-    encoders, linear_layers = build_encoders(recipe, phase)
+def build_training(recipe: Recipe, phase: Phase, set_weights: Callable[[Encoder, int], None] = initialize) -> Training:
+    """Build the encoder with fresh weights and its optimizer, laid over ranks as the recipe says; a collective.
+
+    Args:
+        set_weights: sets a chunk's weights from the seed.
+    """
+    encoders, linear_layers = build_encoders(recipe, phase, set_weights)
     wrapped = wrap_for_data_parallel(encoders, recipe.parallel)
     optimizer = build_phase_optimizer(recipe, phase, encoders, wrapped)
     config: EncoderConfig = encoders[0].config
@@ -73,9 +79,20 @@ def _finalize(gradients: GradientMonitor, chunks: Any, *arguments: Any, **option
     finalize_model_grads(chunks, *arguments, **options)
 
 
-def packed_params(batch: PackedBatch, dropout_key: int = 0) -> PackedSequences:
-    """Return the layers' view of a pack."""
-    return PackedSequences.of(batch.cu_seqlens, batch.max_seqlen, batch.position_T, dropout_key)
+def packed_params(batch: PackedBatch, dropout_key: int = 0, max_length: int = 0) -> PackedSequences:
+    """Return the layers' view of a pack.
+
+    On a GPU packs have bounds of few shapes, and all of them ``max_length`` as their longest sequence's length: kernels
+    are planned by both, and the plans of a pack then do for the next.
+
+    Args:
+        dropout_key: 64 bits that fix the pack's dropout masks.
+        max_length: the phase's.
+    """
+    bounds, longest = batch.cu_seqlens, batch.max_seqlen
+    if bounds.is_cuda:
+        bounds, longest = with_empty_sequences(bounds, len(batch.tokens_T)), max(longest, max_length)
+    return PackedSequences.of(bounds, longest, batch.position_T, dropout_key)
 
 
 def training_step(
@@ -117,10 +134,10 @@ def training_step(
     return loss
 
 
-def _forward(key: int, packs: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+def _forward(key: int, packs: Iterator[PackedBatch], model: DistributedDataParallel) -> tuple[Tensor, Any]:
     fault_point(Moment.FORWARD)
     batch = next(packs).to(current().device)
-    packed = packed_params(batch, key64(key, batch.pack_index))
+    packed = packed_params(batch, key64(key, batch.pack_index), model.config.sample_tokens)
     output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
     return output, partial(_loss, scored=(batch.label_K != IGNORED_LABEL).sum())
 

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_mmbert.attention import ENGINES, Request, SequenceLayout, attend
 from megatron_mmbert.attention.engines.eager import visible
+from megatron_mmbert.attention.interface import with_empty_sequences
 from megatron_mmbert.model.rope import cos_sin
 
 PORTABLE = ("cpu", "torch", "eager")
@@ -181,6 +182,21 @@ def test_a_bound_above_the_longest_sample_changes_nothing(engine: str) -> None:
     for window in (None, WINDOW):
         out = ENGINES[engine](*qkv, SequenceLayout(exact.cu_seqlens, 8192), window)
         torch.testing.assert_close(out, ENGINES[engine](*qkv, exact, window), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+def test_empty_sequences_change_no_bit(engine: str, window: int | None) -> None:
+    """On GPUs each pack's bounds end with some, so that few shapes of bounds occur."""
+    lengths = [100, 40, 1]
+    qkv, exact = random_qkv(141, 1, 8, torch.float64), sequence_layout(lengths)
+    layout = SequenceLayout(with_empty_sequences(exact.cu_seqlens, 141), 8192 if window is None else 100)
+    assert len(layout.cu_seqlens) == 65 and layout.cu_seqlens.dtype == torch.int32
+    for ours, theirs in zip(
+        outputs_and_gradients(engine, qkv, layout, window),
+        outputs_and_gradients(engine, qkv, exact, window),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
 
 
 class _Largest(TorchDispatchMode):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from megatron_mmbert.attention import SequenceLayout
+from megatron_mmbert.attention.interface import with_empty_sequences
 
 
 def test_lengths_and_samples() -> None:
@@ -23,3 +24,13 @@ def test_what_engines_derive_is_made_once_per_pack() -> None:
     assert layout.derive("other", lambda: "another") == "another"
     assert len(made) == 1
     assert SequenceLayout(layout.cu_seqlens, 2).cache == {}, "packs share nothing"
+
+
+def test_bounds_have_few_shapes() -> None:
+    for sequences, padded in ((1, 64), (63, 64), (64, 64), (65, 128)):
+        bounds = torch.arange(sequences + 1, dtype=torch.int32)
+        found = with_empty_sequences(bounds, sequences)
+        assert len(found) == padded + 1
+        assert torch.equal(found[: sequences + 1], bounds) and bool((found[sequences:] == sequences).all())
+        layout = SequenceLayout(found, 1)
+        assert layout.lengths == [1] * sequences and layout.tokens == sequences

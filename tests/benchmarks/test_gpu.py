@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.model.config import encoder_config
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.init import initialize
+from megatron_mmbert.parallel import Runtime
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -17,6 +24,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_jobs  # noqa: E402
+import gpu_training  # noqa: E402
 from gpu_jobs import Job  # noqa: E402
 from gpu_packs import lengths_of_pack, packed, samples_of_pack  # noqa: E402
 from gpu_scale import Scale  # noqa: E402
@@ -155,3 +163,21 @@ def test_the_summary_sets_figures_beside_their_targets() -> None:
     assert "1024, full: 2.50 times the peer's best (peer, 1024, full, flex_attention; target 2)" in said
     assert "losses, FP8 current: 2.0100, bf16 2.0000, apart by 0.50% (limit 1 %)" in said
     assert "left out: x: why" in said
+
+
+def test_a_process_draws_the_weights_of_a_shape_once(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def draw(encoder: Encoder, seed: int) -> None:
+        drawn.append(seed)
+        initialize(encoder, seed)
+
+    monkeypatch.setattr(gpu_training, "initialize", draw)
+    monkeypatch.setattr(gpu_training, "_WEIGHTS", {})
+    model = ModelConfig(num_layers=1, hidden_size=16, ffn_hidden_size=16, num_attention_heads=1, vocab_size=64)
+    encoders = [Encoder(encoder_config(model, 1e4, 1e4), 64) for _ in range(3)]
+    for encoder, seed in zip(encoders, (1, 1, 2), strict=True):
+        gpu_training.initialize_once(encoder, seed)
+    assert drawn == [1, 2]
+    first, second, other = (list(encoder.parameters()) for encoder in encoders)
+    assert all(map(torch.equal, first, second)) and not all(map(torch.equal, first, other))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from megatron_mmbert.config.data import LANGUAGE_SETS, expand
+from megatron_mmbert.config.data import LANGUAGE_SETS, DataConfig, expand
 
 
 def test_sizes_are_those_of_the_published_counts() -> None:
@@ -26,3 +28,8 @@ def test_expansion_keeps_order_and_drops_repetitions() -> None:
 def test_an_unknown_set_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"'@mmbert_pretran' .did you mean '@mmbert_pretrain'"):
         expand(["eng", "@mmbert_pretran"])
+
+
+def test_a_gpu_does_not_wait_for_the_planning_of_packs() -> None:
+    by_default, given = DataConfig(stores=[Path("s")]), DataConfig(stores=[Path("s")], workers=0)
+    assert [config.workers_on(device) for config in (by_default, given) for device in ("cuda", "cpu")] == [2, 0, 0, 0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from megatron_mmbert.config.precision import PrecisionConfig
+from megatron_mmbert.config.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,32 @@ def test_light_recompute_is_of_pytorchs_linear_layers() -> None:
         precision = PrecisionConfig.model_validate({"dtype": "bf16", **wish})
         assert "parallel.recompute light drops the inputs" in (precision.recompute_problem("light") or "")
         assert precision.recompute_problem("full") is None
+
+
+@pytest.mark.parametrize(
+    ("wish", "layout", "message"),
+    [
+        (
+            {"fp8": "block"},
+            {"tensor": 2},
+            "fc2 has 576 inputs on each of 2 tensor-parallel ranks; change fp8, parallel",
+        ),
+        ({"fp8": "block"}, {"tensor": 2}, r"or fp8_linear_layers \(to \[qkv, proj, fc1\]\)"),
+        ({"fp8": "block", "fp8_linear_layers": ["fc2"]}, {"tensor": 2}, "fc2 has 576 .*change fp8 or parallel.t"),
+        ({"fp8": "block"}, {"tensor": 2, "sequence": True}, "a micro batch has 64 tokens on a rank"),
+        ({"fp8": "block", "fp8_linear_layers": ["qkv", "fc1"]}, {"tensor": 2}, None),
+        ({"fp8": "block"}, {}, None),
+        ({"fp8": "current"}, {"tensor": 4, "sequence": True}, None),
+    ],
+)
+def test_fp8_fits_the_shapes(wish: dict[str, Any], layout: dict[str, Any], message: str | None) -> None:
+    """Said when the recipe is read: the library would say it in the first step, or quantize nothing."""
+    batch = {"tokens_per_step": 256, "tokens_per_micro_batch": 128}
+    phase = {"name": "one", "tokens": 1000, "mask_ratio": 0.3, "max_length": 128, "lr": 1e-3, "batch": batch}
+    rest = {"name": "x", "model": {}, "tokenizer": {"path": "t"}, "data": {"stores": ["s"]}, "phases": [phase]}
+    values = {**rest, "precision": {"dtype": "bf16", **wish}, "parallel": layout}
+    if message is None:
+        Recipe.model_validate(values)
+        return
+    with pytest.raises(ValidationError, match=message):
+        Recipe.model_validate(values)

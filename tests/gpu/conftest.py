@@ -48,6 +48,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled_functions_stay_compiled() -> None:
+    """Beyond eight variants of a function PyTorch would run it uncompiled, without a word."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
 @pytest.fixture(autouse=True)
 def fp8_layers_are_forgotten() -> Iterator[None]:
     """A test's layers are gone with it."""

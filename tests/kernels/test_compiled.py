@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from megatron_mmbert.kernels import compiled
 from megatron_mmbert.kernels.geglu import _composed, geglu
@@ -46,6 +48,17 @@ def test_the_composition_is_the_function_that_cpus_run() -> None:
 def _and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
     out = function(x)
     return [out, *torch.autograd.grad(out.square().sum(), x)]
+
+
+def test_one_variant_serves_all_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond eight variants PyTorch runs a function uncompiled, without a word."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    fast = compiled.compiled_for_any_length(rotate.__wrapped__)  # type: ignore[attr-defined]
+    with torch.compiler.set_stance("default"), torch.no_grad():
+        for tokens in (7, 12, 30, 31):
+            fast(torch.randn(tokens, 2, 8), *cos_sin(torch.arange(tokens), 1e4, 8))
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow

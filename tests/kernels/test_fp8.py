@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.model import ModelConfig, linear_shapes
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
 
@@ -21,7 +21,7 @@ def test_only_linears_with_a_gain_are_taken() -> None:
 
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_shapes_are_those_of_a_layers_linears(tensor: int) -> None:
-    shapes = fp8.shapes(ModelConfig(), tensor)
+    shapes = linear_shapes(ModelConfig(), tensor)
     assert shapes["qkv"] == (768, 2304 // tensor) and shapes["proj"] == (768 // tensor, 768)
     assert shapes["fc1"] == (768, 2304 // tensor) and shapes["fc2"] == (1152 // tensor, 768)
     assert all(size % 16 == 0 for pair in shapes.values() for size in pair), "as FP8 products need"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.model import ModelConfig, linear_shapes
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.kernels import fp8
 from megatron_mmbert.kernels.fp8 import Gain
@@ -62,7 +62,7 @@ def test_the_probe_decides_linear_by_linear(ready: Callable[[list[Gain]], None])
 
 
 def test_where_nothing_gains_nothing_is_in_fp8(ready: Callable[[list[Gain]], None]) -> None:
-    ready([Gain(name, 1.0, 2.0) for name in fp8.shapes(MODEL)])
+    ready([Gain(name, 1.0, 2.0) for name in linear_shapes(MODEL)])
     precision, words = resolve_precision(PrecisionConfig(dtype="bf16", fp8="current"), MODEL, 4096)
     config = encoder_config(MODEL, 1e4, 1e4, precision=precision)
     assert "in no linear" in words and (config.layers, config.fp8) == ("te", None)
