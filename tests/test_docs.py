@@ -42,7 +42,7 @@ def test_reference_follows_schema_and_parsers(copy: Path) -> None:
     assert reference(copy, "--check").returncode == 0
     changes = {
         "commands/model/merge.py": ('"--density"', '"--thickness"'),
-        "config/model.py": ("num_layers: Positive = 22", "num_layers: Positive = 23"),
+        "config/model.py": ("within(1, MAX_LAYERS)] = 22", "within(1, MAX_LAYERS)] = 23"),
     }
     for name, (old, new) in changes.items():
         path = copy / "megatron_mmbert" / name
@@ -59,7 +59,7 @@ def test_reference_follows_schema_and_parsers(copy: Path) -> None:
 def test_reference_wants_a_text_for_every_key(copy: Path) -> None:
     path = copy / "megatron_mmbert/config/model.py"
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("    hidden_size: Pos", "    novel: int = 1\n    hidden_size: Pos"), encoding="utf-8")
+    path.write_text(text.replace("    hidden_size: ", "    novel: int = 1\n    hidden_size: ", 1), encoding="utf-8")
     done = reference(copy, "--check")
     assert done.returncode == 1 and "model: novel has no docstring" in done.stdout
 

@@ -26,7 +26,7 @@ from pydantic.fields import FieldInfo
 
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.config.renamed_keys import RENAMED_KEYS
-from megatron_mmbert.config.values import Count, LinearRamp, PositiveCount
+from megatron_mmbert.config.values import LinearRamp, Within
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE_HEAD = """# Recipe reference
@@ -160,8 +160,6 @@ def annotation_text(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str
     """Return an annotation in a reader's words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        if annotation in (Count, PositiveCount):
-            return "count" + bounds_text(arguments[1:])
         return annotation_text(arguments[0], arguments[1:])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
@@ -172,7 +170,7 @@ def annotation_text(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str
     if origin is dict:
         return "name: " + annotation_text(arguments[1])
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "schedule" if annotation is LinearRamp else "section"
+        return "schedule" + bounds_text(metadata) if annotation is LinearRamp else "section"
     names = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`", Path: "path"}
     if any(type(each).__name__ == "BeforeValidator" for each in metadata) and annotation is int:
         return "count" + bounds_text(metadata)
@@ -180,15 +178,9 @@ def annotation_text(annotation: Any, metadata: typing.Sequence[Any] = ()) -> str
 
 
 def bounds_text(metadata: typing.Sequence[Any]) -> str:
-    """Return the bounds among a field's metadata: `` > 0``."""
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = []
-    for each in metadata:
-        for item in getattr(each, "metadata", [each]):
-            found += [
-                f"{sign} {getattr(item, name)}" for name, sign in signs.items() if getattr(item, name, None) is not None
-            ]
-    return " " + ", ".join(found) if found else ""
+    """Return the range among a field's metadata: ``, between 1 and 1,000``."""
+    ranges = [each.func.range for each in metadata if isinstance(getattr(each, "func", None), Within)]
+    return f", {ranges[0]}" if ranges else ""
 
 
 def default_text(field: FieldInfo) -> str:

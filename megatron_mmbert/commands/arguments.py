@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.utils.bounds import MAX_COUNT
+from megatron_mmbert.utils.bounds import MAX_COUNT, Range
 
 CHECKPOINT_HELP = "a checkpoint, or a phase's folder (its newest)"
 _SHOWN = 40
@@ -35,8 +35,7 @@ class Whole:
             number = sign * int(parse_count(digits))
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{_shown(text)}: {error}") from None
-        if not self.low <= number <= self.high:
-            raise argparse.ArgumentTypeError(f"{_shown(text)} must lie between {self.low:,} and {self.high:,}")
+        _check(text, number, Range(self.low, self.high))
         return number
 
 
@@ -62,9 +61,7 @@ class Real:
             number = float(self._written(text))
         except (ValueError, OverflowError):
             raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number") from None
-        if not self.low <= number <= self.high or (self.above and number == self.low):
-            low = f"be above {self.low:g} and at most" if self.above else f"lie between {self.low:g} and"
-            raise argparse.ArgumentTypeError(f"{_shown(text)} must {low} {self.high:g}")
+        _check(text, number, Range(self.low, self.high, self.above))
         return number
 
     def _written(self, text: str) -> str | int:
@@ -74,6 +71,11 @@ class Real:
             return int(parse_count(text)) if self.counts else text
         except ValueError:
             return text
+
+
+def _check(text: str, number: float, allowed: Range) -> None:
+    if number not in allowed:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} must be {allowed}")
 
 
 def _shown(text: str) -> str:

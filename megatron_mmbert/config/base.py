@@ -17,12 +17,12 @@ PACK_MULTIPLE = 128
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change after validation.
 
+    Every number has its range (:func:`megatron_mmbert.config.values.within`), which NaN and infinity are out of.
+
     The string below a field is its description, with its unit; ``Section.model_fields[name].description`` returns it.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
 
 class PlacedError(ValueError):

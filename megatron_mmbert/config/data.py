@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_mmbert.config.base import Section
+from megatron_mmbert.config.values import within
 from megatron_mmbert.utils.errors import nearest
 
 MaskPolicy = Literal["ours", "paper"]
@@ -48,7 +49,7 @@ class DataConfig(Section):
     spaces), or spans of geometric length with mean 3. Exactly mask_ratio of the positions are scored with each."""
     allow_missing_languages: bool = False
     """Train although the stores lack some of a phase's languages (named in the log)."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, within(0, 128)] | Literal["auto"] = "auto"
     """Processes per rank that plan packs ahead; 0 does all work between the steps. ``auto``: 2 where a GPU would wait
     for it, 0 on CPUs, which it would take from the training."""
 

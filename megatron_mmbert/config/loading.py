@@ -20,6 +20,7 @@ from megatron_mmbert.config.renamed_keys import Part, current_path, parts_of, re
 from megatron_mmbert.utils.errors import UserError, nearest
 
 Location = tuple[str | int, ...]
+_SHOWN = 80
 _WEIGHT_TABLES = ("sources", "boost")
 
 
@@ -254,8 +255,13 @@ def _explain(error: ValidationError, path: Path, places: dict[Location, str], va
         return f"{where}: {key!r} is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    value = f" {given!r}" if isinstance(given, str | int | float | bool) else ""
+    value = f" {_shown(given)}" if isinstance(given, str | int | float | bool) else ""
     return f"{where}: {key}{value}: {message}"
+
+
+def _shown(value: str | float) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _place_of(problem: Any, values: dict[str, Any]) -> Location:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
 from megatron_mmbert.config.base import PlacedError, Section
+from megatron_mmbert.config.values import Within
+from megatron_mmbert.utils.bounds import Range
 from megatron_mmbert.utils.errors import nearest
-
-MAX_FACTOR = 1e6
-"""The largest weight of a model or of the merged task vector; float32 arithmetic stays finite far beyond."""
 
 
 class MergeMethod(NamedTuple):
@@ -59,6 +58,14 @@ class MergeOptions:
     scale: float = 1.0
     t: float = 0.5
     ema_decay: float = 0.5
+
+    RANGES: ClassVar[dict[str, Range]] = {
+        "density": Range(0, 1, above=True),
+        "weights": Range(0, 1e6),
+        "scale": Range(-1e6, 1e6),
+        "t": Range(0, 1),
+        "ema_decay": Range(0, 1, above=True),
+    }
 
     def weights_for(self, count: int) -> tuple[float, ...]:
         """Return the weights of ``count`` models."""
@@ -120,22 +127,20 @@ def _problems(
 
 
 def _range_problems(model_count: int, options: MergeOptions) -> Iterator[tuple[str, str]]:
-    if not 0 < options.density <= 1:
-        yield "density", f"{options.density} must be above 0 and at most 1, e.g. 0.5"
-    if not -MAX_FACTOR <= options.scale <= MAX_FACTOR:
-        yield "scale", f"{options.scale} must lie between {-MAX_FACTOR:g} and {MAX_FACTOR:g}, e.g. 1.0"
-    if not 0 <= options.t <= 1:
-        yield "t", f"{options.t} must be between 0 (the first model) and 1 (the second)"
-    if not 0 < options.ema_decay <= 1:
-        yield "ema_decay", f"{options.ema_decay} must be above 0 and at most 1, e.g. 0.5"
+    for name, allowed in options.RANGES.items():
+        value = getattr(options, name)
+        for number in value or () if name == "weights" else (value,):
+            if number not in allowed:
+                yield name, f"{number} must be {allowed}"
     weights = options.weights_for(model_count)
     if len(weights) != model_count:
         yield "weights", f"has {len(weights)} given for {model_count} models; give one per model"
-    for weight in weights:
-        if not 0 <= weight <= MAX_FACTOR:
-            yield "weights", f"{weight} must lie between 0 and {MAX_FACTOR:g}"
     if weights and sum(weights) == 0:
         yield "weights", f"{list(weights)}: all are 0; give at least one model a positive weight"
+
+
+def _within(option: str) -> WrapValidator:
+    return WrapValidator(Within(MergeOptions.RANGES[option]))
 
 
 class MergeConfig(Section):
@@ -147,15 +152,15 @@ class MergeConfig(Section):
     """Phases whose last checkpoints are merged; for ``ema`` the oldest first."""
     method: str = "ties"
     """``ties``, ``linear``, ``slerp``, ``task_arithmetic`` or ``ema``."""
-    density: float = MergeOptions.density
+    density: Annotated[float, _within("density")] = MergeOptions.density
     """ties: the share of each task vector's entries that is kept."""
-    weights: list[float] | None = None
+    weights: list[Annotated[float, _within("weights")]] | None = None
     """ties, linear, task_arithmetic: one per model; equal when not given."""
-    scale: float = Field(default=MergeOptions.scale, alias="lambda")
+    scale: Annotated[float, _within("scale")] = Field(default=MergeOptions.scale, alias="lambda")
     """ties, task_arithmetic: the factor of the merged task vector."""
-    t: float = MergeOptions.t
+    t: Annotated[float, _within("t")] = MergeOptions.t
     """slerp: 0 gives the first model, 1 the second."""
-    ema_decay: float = MergeOptions.ema_decay
+    ema_decay: Annotated[float, _within("ema_decay")] = MergeOptions.ema_decay
     """ema: weight of a checkpoint relative to the next newer one."""
     allow_different: list[str] = []
     """Values in which the models may differ though it changes their function, such as ``tokenizer``."""

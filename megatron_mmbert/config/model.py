@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import model_validator
 
-from megatron_mmbert.config.base import Section
-from megatron_mmbert.config.values import Positive, Ratio
+from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE, Section
+from megatron_mmbert.config.values import Ratio, within
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_THETA
+
+MAX_LAYERS = 1000
+Theta = Annotated[float, within(1, MAX_THETA)]
+"""A base of the rotary embedding."""
 
 
 class ModelConfig(Section):
     """The shape of the encoder (ModernBERT with weight-only LayerNorm; paper, table of model sizes)."""
 
-    num_layers: Positive = 22
+    num_layers: Annotated[int, within(1, MAX_LAYERS)] = 22
     """Transformer layers."""
-    hidden_size: Positive = 768
+    hidden_size: Annotated[int, within(1, 2**16)] = 768
     """D, the width of the residual stream."""
-    ffn_hidden_size: Positive = 1152
+    ffn_hidden_size: Annotated[int, within(1, 2**18)] = 1152
     """The feed-forward width after gating; fc1 has twice as many rows."""
-    num_attention_heads: Positive = 12
+    num_attention_heads: Annotated[int, within(1, 2**12)] = 12
     """Attention heads of each layer; hidden_size is an even multiple of it."""
-    vocab_size: Positive = 256_000
+    vocab_size: Annotated[int, within(1, 2**24)] = 256_000
     """V, the rows of the word embedding; the tokenizer must have as many ids."""
-    max_length: Positive = 8192
+    max_length: Annotated[int, within(SPECIAL_TOKENS_PER_SAMPLE + 1, MAX_LENGTH)] = 8192
     """The longest sample of any phase, in tokens; what the exported model declares."""
-    global_attention_every: Positive = 3
+    global_attention_every: Annotated[int, within(1, MAX_LAYERS)] = 3
     """Layer i attends globally when i mod this is 0, else within the window."""
-    window_each_side: Positive = 64
+    window_each_side: Annotated[int, within(1, MAX_LENGTH)] = 64
     """Visible tokens left and right of a token in a local layer, itself not counted."""
-    norm_eps: float = 1e-5
+    norm_eps: Annotated[float, within(1e-30, 0.1)] = 1e-5
     """Added to the variance in every LayerNorm."""
     attention_output_dropout: Ratio = 0.1
     """Dropout on the attention block's output; all other dropouts are 0."""
-    init_std: float = 0.02
+    init_std: Annotated[float, within(1e-6, 10)] = 0.02
     """The standard deviation of initial weights; 1/sqrt(2 num_layers) of it where a matrix writes into the residual
     stream."""
 

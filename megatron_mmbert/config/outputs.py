@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator
 
 from megatron_mmbert.config.base import Section
-from megatron_mmbert.config.values import AboveZero, Positive, PositiveCount
+from megatron_mmbert.config.values import PositiveCount, parse_count, within
 
 
 class CheckpointConfig(Section):
@@ -16,7 +16,7 @@ class CheckpointConfig(Section):
 
     every_tokens: PositiveCount = 10_000_000_000
     """Tokens of the phase between two checkpoints."""
-    keep_last: Positive = 2
+    keep_last: Annotated[int, within(1, 1_000_000)] = 2
     """The number of newest checkpoints that stay."""
     keep_every_tokens: PositiveCount | None = None
     """Besides the last ones, the first checkpoint after each so many tokens of the phase stays for good."""
@@ -32,7 +32,7 @@ class CheckpointConfig(Section):
 class LoggingConfig(Section):
     """The log of each step, and who else gets it."""
 
-    every_steps: Positive = 1
+    every_steps: Annotated[int, within(1, 10**9)] = 1
     """Steps between two lines on the console; files and trackers get every step."""
     tensorboard: bool = True
     """Write TensorBoard's event files, where the package is installed."""
@@ -42,7 +42,7 @@ class LoggingConfig(Section):
     """Experiment of MLflow to log to, at the address in MLFLOW_TRACKING_URI."""
     stop_signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2"]] = ["SIGTERM", "SIGUSR1", "SIGUSR2"]
     """Signals that end the step on all ranks, save, and end the run; a second SIGTERM ends it at once."""
-    peak_tflops: AboveZero | None = None
+    peak_tflops: Annotated[float, within(0, 1e6, above=True)] | None = None
     """Matrix-product peak of one device in TFLOP/s, the denominator of MFU; measured at start when not given."""
 
 
@@ -53,9 +53,9 @@ class EvaluationConfig(Section):
     """Folders of held-out text, as tools/preprocess_data.py makes them; none: nothing is scored."""
     every_tokens: PositiveCount | None = None
     """Score also whenever a phase has trained this many more tokens; null: only before and after it."""
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mask_ratio: Annotated[float, within(0, 1, above=True, below=True)] = 0.15
     """The part of the held-out positions that is masked in a round."""
-    tokens_per_language: PositiveCount = 4096
+    tokens_per_language: Annotated[int, BeforeValidator(parse_count), within(1, 10**9)] = 4096
     """Tokens of each language that are scored."""
-    rounds: Positive = 1
+    rounds: Annotated[int, within(1, 1000)] = 1
     """Each held-out sample is masked this many times, each time elsewhere."""

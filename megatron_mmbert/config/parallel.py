@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from megatron_mmbert.config.base import Section
-from megatron_mmbert.config.model import ModelConfig
-from megatron_mmbert.config.values import AboveZero, Positive, PositiveCount
+from megatron_mmbert.config.model import MAX_LAYERS, ModelConfig
+from megatron_mmbert.config.values import PositiveCount, within
+from megatron_mmbert.utils.bounds import MAX_RANKS
 
 Recompute = Literal["none", "light", "selective", "full"]
 
@@ -16,15 +17,15 @@ Recompute = Literal["none", "light", "selective", "full"]
 class ParallelConfig(Section):
     """The layout of the model over ranks; data parallelism takes what is left of the world size."""
 
-    tensor: Positive = 1
+    tensor: Annotated[int, within(1, MAX_RANKS)] = 1
     """Ranks that share each matrix product; a divisor of heads, feed-forward width and vocabulary."""
     sequence: bool = False
     """Sequence parallelism: between the tensor-parallel matrix products each rank holds its share of the tokens."""
-    pipeline: Positive = 1
+    pipeline: Annotated[int, within(1, MAX_LAYERS)] = 1
     """Ranks that hold successive layers."""
-    virtual_stages: Positive = 1
+    virtual_stages: Annotated[int, within(1, MAX_LAYERS)] = 1
     """Parts of the model per pipeline rank; more than 1 interleaves them, which shortens the pipeline's bubble."""
-    layers_per_stage: list[Annotated[int, Field(ge=0)]] | None = None
+    layers_per_stage: list[Annotated[int, within(0, MAX_LAYERS)]] | None = None
     """Layers of each stage in order (pipeline x virtual_stages of them); by default balanced, counting the embedding
     and the head as layers."""
     distributed_optimizer: bool = False
@@ -37,7 +38,7 @@ class ParallelConfig(Section):
     recompute: Recompute = "none"
     """Activations computed again in backward to save memory: of norms and GeGLU (light, which repeats no matrix
     product), of attention and feed-forward (selective), or of whole layers (full)."""
-    timeout_minutes: AboveZero = 30.0
+    timeout_minutes: Annotated[float, within(0.05, 100_000)] = 30.0
     """Minutes: the longest wait for ranks that are alive, in one exchange."""
 
     @property

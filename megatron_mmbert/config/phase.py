@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from megatron_mmbert.config.base import PACK_MULTIPLE, SPECIAL_TOKENS_PER_SAMPLE, Section
 from megatron_mmbert.config.data import LanguageTable, expand
-from megatron_mmbert.config.values import AboveZero, Count, LinearRamp, Positive, PositiveCount, Ratio, check_range
+from megatron_mmbert.config.model import Theta
+from megatron_mmbert.config.values import Count, Factor, LinearRamp, Portion, PositiveCount, Ratio, parse_count, within
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
 
 Decay = Literal["one_minus_sqrt", "linear"]
+MAX_STEP_TOKENS = 10**9
+StepTokens = Annotated[int, BeforeValidator(parse_count), within(1, MAX_STEP_TOKENS)]
+PackTokens = Annotated[int, BeforeValidator(parse_count), within(1, MAX_PACK_TOKENS)]
+WeightDecay = Annotated[float, within(0, 1, below=True)]
+Beta = Annotated[float, within(0, 1, below=True)]
 
 
 class LRConfig(Section):
@@ -29,13 +36,13 @@ class LRConfig(Section):
 class BatchConfig(Section):
     """Tokens per optimizer step, and how many of them one micro batch (pack) holds."""
 
-    tokens_per_step: PositiveCount
+    tokens_per_step: StepTokens
     """Tokens of one optimizer step over all ranks, a multiple of tokens_per_micro_batch."""
-    tokens_per_micro_batch: PositiveCount
+    tokens_per_micro_batch: PackTokens
     """Tokens of one pack, which one data-parallel rank takes in one forward pass; a multiple of 128."""
     ramp_tokens: Count = 0
     """Tokens of the phase over which a step grows to tokens_per_step; 0 for none."""
-    ramp_start_tokens: Count = 0
+    ramp_start_tokens: Annotated[int, BeforeValidator(parse_count), within(0, MAX_STEP_TOKENS)] = 0
     """Tokens per step at the start of the ramp; 0 means one micro batch per data-parallel rank."""
 
     @model_validator(mode="after")
@@ -67,25 +74,25 @@ class Phase(Section):
     languages: Literal["all"] | LanguageTable | list[str] = "all"
     """Codes of the store (``eng_Latn``), without script (``eng``) for every script of a language, or named sets
     (``@mmbert_pretrain``, see :mod:`megatron_mmbert.config.data`), which validation replaces by their codes."""
-    temperature: LinearRamp = LinearRamp.constant(1.0)
+    temperature: Portion = LinearRamp.constant(1.0)
     """tau of the tempered sources: a language of n tokens weighs n^tau. A number or ``{from, to}``, in (0, 1]."""
-    boost: dict[str, AboveZero] = {}
+    boost: dict[str, Factor] = {}
     """Factors on the sampling weight of single languages, applied after the temperature."""
-    sources: dict[str, AboveZero] = {}
+    sources: dict[str, Factor] = {}
     """Weights of the sources in tokens, of any sum; empty: in proportion to their tokens."""
-    max_epochs: AboveZero | None = None
+    max_epochs: Annotated[float, within(0, 1e6, above=True)] | None = None
     """No language is repeated more often than this within the phase."""
-    mask_ratio: LinearRamp
+    mask_ratio: Portion
     """Scored positions over positions of a pack. A number or ``{from, to}``, in (0, 1]."""
-    max_length: Positive
+    max_length: Annotated[int, within(SPECIAL_TOKENS_PER_SAMPLE + 1, MAX_LENGTH)]
     """The longest sample in tokens, <bos> and <eos> counted; longer documents are split."""
-    rope_theta: AboveZero = 10_000.0
+    rope_theta: Theta = 10_000.0
     """The base of the rotary embedding in global layers."""
-    rope_theta_local: AboveZero | None = None
+    rope_theta_local: Theta | None = None
     """The base in local layers; by default that of the global ones (ModernBERT keeps 10,000)."""
-    lr: AboveZero
+    lr: Annotated[float, within(0, 10, above=True)]
     """The peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: WeightDecay | None = None
     """The weight decay of this phase; by default that of the optimizer section."""
     schedule: LRConfig = LRConfig()
     """The learning rate over the phase."""
@@ -107,19 +114,9 @@ class Phase(Section):
     @field_validator("languages")
     @classmethod
     def _language_sets(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("names no language; write 'all', or a list of codes such as [eng, fra_Latn]")
         return expand(value) if isinstance(value, list) else value
-
-    @field_validator("temperature")
-    @classmethod
-    def _temperature_range(cls, value: LinearRamp) -> LinearRamp:
-        check_range("temperature", value, 0.0, 1.0)
-        return value
-
-    @field_validator("mask_ratio")
-    @classmethod
-    def _mask_ratio_range(cls, value: LinearRamp) -> LinearRamp:
-        check_range("mask_ratio", value, 0.0, 1.0)
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Phase:
@@ -128,8 +125,6 @@ class Phase(Section):
                 f"max_length {self.max_length} must not exceed batch.tokens_per_micro_batch "
                 f"{self.batch.tokens_per_micro_batch}"
             )
-        if self.max_length <= SPECIAL_TOKENS_PER_SAMPLE:
-            raise ValueError(f"max_length {self.max_length} must hold <bos>, <eos> and text: at least 3")
         if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
             raise ValueError("schedule.warmup_tokens + schedule.decay_tokens must not exceed tokens")
         return self
@@ -143,9 +138,9 @@ class Phase(Section):
 class OptimizerConfig(Section):
     """StableAdamW (arXiv 2304.13013; ModernBERT src/optimizer.py)."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay rates of the two moments per step."""
-    eps: float = 1e-8
+    eps: Annotated[float, within(1e-30, 1)] = 1e-8
     """Added to the square root of the second moment."""
-    weight_decay: Annotated[float, Field(ge=0)] = 8e-5
+    weight_decay: WeightDecay = 8e-5
     """Fully decoupled: the part of a weight that one step at the peak learning rate removes."""

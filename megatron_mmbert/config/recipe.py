@@ -20,6 +20,7 @@ from megatron_mmbert.config.phase import OptimizerConfig, Phase
 from megatron_mmbert.config.precision import PrecisionConfig
 from megatron_mmbert.config.renamed_keys import rename_keys
 from megatron_mmbert.config.stability import ResilienceConfig, StabilityConfig
+from megatron_mmbert.config.values import within
 from megatron_mmbert.utils.errors import UserError, nearest
 
 
@@ -30,7 +31,7 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """The name of the run, in logs and trackers; runs/NAME is the job scripts' output folder unless they get one."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 21
+    seed: Annotated[int, within(0, 2**31 - 1)] = 21
     """Fixes initial weights, the order of the data, masks and dropout."""
     model: ModelConfig
     """The shape of the encoder."""

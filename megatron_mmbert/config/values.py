@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -14,9 +14,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_serializer,
     model_validator,
 )
+
+from megatron_mmbert.utils.bounds import MAX_COUNT, Range
 
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _COUNT = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+]?[0-9]{1,2})?)\s*([kKMBGT]?)")
@@ -36,11 +41,39 @@ def parse_count(value: Any) -> Any:
     return int(count)
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
-Positive = Annotated[int, Field(gt=0)]
-Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-AboveZero = Annotated[float, Field(gt=0)]
+@dataclass(frozen=True)
+class Within:
+    """A check that a number, or both ends of a :class:`LinearRamp`, lie in ``range``; its message says the range."""
+
+    range: Range
+
+    def __call__(self, value: Any, check_type: ValidatorFunctionWrapHandler) -> Any:
+        """Return ``value`` as its type has it; raises ValueError where it is no number of the range."""
+        try:
+            number = check_type(value)
+        except ValidationError as error:
+            kind = error.errors()[0]["type"]
+            if kind.startswith(("int", "float", "finite")):
+                raise ValueError(f"must be a {'whole ' * ('int' in kind)}number {self.range}") from None
+            raise
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number {self.range}")
+        ends = (number.start, number.end) if isinstance(number, LinearRamp) else (number,)
+        if not all(end in self.range for end in ends):
+            raise ValueError(f"must be {self.range}")
+        return number
+
+
+def within(low: float, high: float, above: bool = False, below: bool = False) -> WrapValidator:
+    """Return the range of a key, for its annotation; the last two leave out the bounds themselves."""
+    return WrapValidator(Within(Range(low, high, above, below)))
+
+
+Count = Annotated[int, BeforeValidator(parse_count), within(0, MAX_COUNT)]
+PositiveCount = Annotated[int, BeforeValidator(parse_count), within(1, MAX_COUNT)]
+Ratio = Annotated[float, within(0, 1)]
+Factor = Annotated[float, within(0, 1e15, above=True)]
+"""Weights of a mixture, of any sum."""
 
 
 class LinearRamp(BaseModel):
@@ -96,8 +129,5 @@ class LinearRamp(BaseModel):
         return " to ".join(f"{scale * value:g}" for value in values) + unit
 
 
-def check_range(name: str, schedule: LinearRamp, low: float, high: float) -> None:
-    """Raise ValueError unless every value of the schedule lies in (low, high]."""
-    ends = (schedule.start, schedule.end)
-    if not all(math.isfinite(value) and low < value <= high for value in ends):
-        raise ValueError(f"{name} must lie above {low:g} and at most at {high:g}")
+Portion = Annotated[LinearRamp, within(0, 1, above=True)]
+"""A schedule in (0, 1]."""

@@ -27,9 +27,10 @@ mmbert merge --method slerp --models A B --t 0.3 --output MERGED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
-    from megatron_mmbert.config.merge import MAX_FACTOR, METHODS, MergeOptions
+    from megatron_mmbert.config.merge import METHODS, MergeOptions
 
-    defaults, share = MergeOptions(), Real(0, 1, above=True)
+    defaults = MergeOptions()
+    ranges = {name: Real(each.low, each.high, each.above) for name, each in defaults.RANGES.items()}
     add = parser.add_argument
     add("--recipe", type=Path, metavar="RECIPE.yaml", help="its merge section says what to merge")
     add_overrides(parser)
@@ -37,13 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--base", type=Path, metavar="CKPT", help="common ancestor; needed by ties, task_arithmetic")
     add("--models", type=Path, nargs="+", metavar="CKPT", help="ema: oldest first")
     add("--method", metavar="NAME", help=f"{', '.join(METHODS)} (default ties)")
-    add("--density", type=share, help=f"ties: share kept (default {defaults.density})")
-    add("--weights", type=Real(0, MAX_FACTOR), nargs="+", metavar="W", help="one per model (default equal)")
-    add(
-        "--lambda", dest="scale", type=Real(-MAX_FACTOR, MAX_FACTOR), metavar="LAMBDA", help=f"default {defaults.scale}"
-    )
-    add("--t", type=Real(0, 1), help=f"slerp: 0 = first model, 1 = second (default {defaults.t})")
-    add("--ema-decay", type=share, help=f"ema: per checkpoint (default {defaults.ema_decay})")
+    add("--density", type=ranges["density"], help=f"ties: share kept (default {defaults.density})")
+    add("--weights", type=ranges["weights"], nargs="+", metavar="W", help="one per model (default equal)")
+    add("--lambda", dest="scale", type=ranges["scale"], metavar="LAMBDA", help=f"default {defaults.scale}")
+    add("--t", type=ranges["t"], help=f"slerp: 0 = first model, 1 = second (default {defaults.t})")
+    add("--ema-decay", type=ranges["ema_decay"], help=f"ema: per checkpoint (default {defaults.ema_decay})")
     add_allow_different(parser)
     add_output(parser)
 
