@@ -36,7 +36,7 @@ def runtime() -> Iterator[parallel.Runtime]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests, and those on a real Slurm, run only when ``-m`` names them."""
     chosen = config.getoption("markexpr") or ""
-    for marker in ("slow", "slurm", "soak"):
+    for marker in ("slow", "slurm", "soak", "faults"):
         for item in items:
             if marker not in chosen and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"run with -m {marker}"))

@@ -4,6 +4,7 @@
 #   bash tests/run.sh -m slow          the slow tests alone
 #   bash tests/run.sh -m slurm         the job scripts on a real Slurm (root; installs Debian's packages)
 #   bash tests/run.sh -m soak          a run killed 60 times
+#   bash tests/run.sh -m faults        all commands under all faults, and campaigns against a training: 40 minutes
 #   bash tests/run.sh tests/data -k mixture    any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,6 +24,6 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONWARNINGS=ignore  # Megatron-Core warns of every optional package that a CPU does without
 if [[ " $* " != *" -m "* ]]; then
-    set -- -m "not slow and not slurm and not soak" "$@"
+    set -- -m "not slow and not slurm and not soak and not faults" "$@"
 fi
 exec "$PYTHON" -m pytest "$@"

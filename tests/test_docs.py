@@ -111,3 +111,17 @@ def test_documented_log_lines_are_printed() -> None:
             if " " in words.strip(" ,") and words.strip(" ,") not in text:
                 absent.append(f"{line}: {words.strip(' ,')!r}")
     assert not absent, "\n".join(absent)
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """In the table, a name without a file is of the file named before it."""
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = text.split("## What is promised")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) >= 8
+    for row in rows:
+        file = ""
+        for named in re.findall(r"`((?:tests/[a-z_/]+\.py::)?test_\w+)`", row.rpartition(" | ")[2]):
+            file, _, name = named.rpartition("::") if "::" in named else (file, "", named)
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+        assert file, f"no test is named in: {row}"

@@ -61,6 +61,7 @@ class PhaseCheckpoints:
         path = step_folder(self._folder, step)
         if step != self._saved_step:
             self.wait_for_save(callbacks)
+            callbacks.on_save_begin()
             started = time.perf_counter()
             self._training.gather_parameters()
             self._saved_step = step

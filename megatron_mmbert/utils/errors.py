@@ -31,6 +31,8 @@ NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk sp
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _NATIVE_ERROR = re.compile(r"os error (\d+)")
 _NATIVE_MODULES = ("safetensors_rust", "safetensors", "tokenizers", "builtins")
+_NATIVE_NUMBERS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+"""Errors of the system that native libraries pass on by their text alone, in a RuntimeError."""
 _NATIVE_WRITERS = ("PytorchStreamWriter", "inline_container", "iostream error", "basic_ios::clear")
 
 
@@ -113,6 +115,10 @@ def _native_sentence(error: BaseException) -> str | None:
         "tokenizers",
     ):
         return f"{text[: numbered.start()].rstrip(' (:')}: {reason_of(int(numbered[1]))}"
+    for number in _NATIVE_NUMBERS if isinstance(error, RuntimeError) else ():
+        before, found, _ = text.partition(os.strerror(number))
+        if found:
+            return f"{re.split(r'[].] ', before)[-1].rstrip(' :(') or 'error'}: {reason_of(number)}"
     if isinstance(error, RuntimeError) and any(name in text for name in _NATIVE_WRITERS):
         return f"a checkpoint's file could not be written or read ({text[:200]}); look at the disk and run it again"
     return None

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,27 @@ from megatron_mmbert.utils.errors import UserError
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on an exception it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield staging
         sync(staging)
         os.replace(staging, path)
+        sync_name(path)
     finally:
         staging.unlink(missing_ok=True)
 
 
 def replace_folder(staging: Path, path: Path) -> None:
     """Rename ``staging`` to ``path``; an existing one is moved away first and deleted last: no crash loses both."""
+    for folder in (staging, *(entry for entry in staging.rglob("*") if entry.is_dir())):
+        sync(folder)
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.replace(path, old)
     os.replace(staging, path)
-    sync(path.parent)
+    sync_name(path)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -44,6 +47,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_name(path: Path) -> None:
+    """Sync that ``path`` has its name; an error is none of what lies there whole by now, and is not raised."""
+    with suppress(OSError):
+        sync(path.parent)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make ``folder`` and those above it, on the disk too; returns the new ones, outermost first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()][::-1]
+    for each in missing:
+        each.mkdir(exist_ok=True)
+        sync_name(each)
+    return missing
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -99,4 +99,5 @@ HELD_OUT_SPLIT = OutputKind(
 EMBEDDINGS = OutputKind("a folder of embeddings or scores", ("index.json",), ("index.json", "part-*"))
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
 PLAN = OutputKind("a plan", recognizes=_has_keys("machine", "phases", "total"))
+NODE_RECORD = OutputKind("a record of a node", recognizes=_has_keys("package numpy"))
 PNG_IMAGE = OutputKind("a PNG image", recognizes=_is_png)

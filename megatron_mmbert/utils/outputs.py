@@ -22,13 +22,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import sync
+from megatron_mmbert.utils.files import make_folders, sync, sync_name
 
 _AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
@@ -184,7 +184,7 @@ def _check_free(path: Path, target: Path, kind: OutputKind, overwrite: bool) -> 
 @contextmanager
 def _staging(target: Path, folder: bool) -> Iterator[Path]:
     """Make a staging file or folder beside ``target`` and hold its lock."""
-    made = _make_folders(target.parent)
+    made = make_folders(target.parent)
     try:
         staging = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
         parent = os.open(target.parent, os.O_RDONLY)
@@ -209,14 +209,6 @@ def _staging(target: Path, folder: bool) -> Iterator[Path]:
             except OSError:
                 break  # something else has come to lie in it
         raise
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make ``folder`` and those above it; returns the new ones, outermost first."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-    return missing[::-1]
 
 
 def _finish(staging: Path) -> None:
@@ -245,8 +237,7 @@ def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrit
             os.rename(target, old)
             os.rename(staging, target)
             shutil.rmtree(old, ignore_errors=True)
-        with suppress(OSError):
-            os.fsync(folder)  # the output is whole under its name by now; an error here must not deny it
+        sync_name(target)
     finally:
         os.close(folder)
 

@@ -99,6 +99,9 @@ def test_native_errors_are_one_sentence() -> None:
         "Error while serializing: I/O error: No space left on device: the disk is full; make room and run it again"
     )
     assert "could not be written" in str(sentence_of(RuntimeError("[enforce fail at inline_container.cc:664] . x")))
+    assert sentence_of(RuntimeError("[enforce fail at gloo/socket.cc:24] rv != -1. socket: Too many open files")) == (
+        "socket: too many open files; raise the limit (ulimit -n) and run it again"
+    )
     assert sentence_of(RuntimeError("shapes do not match")) is None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_mmbert.commands.arguments import Whole
+from megatron_mmbert.commands.arguments import Whole, add_allow_different
 from megatron_mmbert.utils.errors import UserError
 
 EXAMPLES = """
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=Whole(1, 1000), default=5, metavar="N", help="fills to show (default %(default)s)"
     )
+    add_allow_different(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -61,14 +61,16 @@ def check_node(arguments: argparse.Namespace) -> int:
     from megatron_mmbert.config.loading import load_recipe
     from megatron_mmbert.diagnosis.nodes import node_facts, problems
     from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.output_kinds import NODE_RECORD
+    from megatron_mmbert.utils.outputs import output_file
 
     recipe, host = load_recipe(arguments.recipe, arguments.overrides), socket.gethostname()
     found = list(problems(recipe, arguments.output, arguments.gpus, arguments.min_free_gb))
     for problem in found:
         print(f"error: {host}: {problem}", file=sys.stderr)
     if arguments.record is not None and not found:
-        arguments.record.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.record / f"{host}.json", node_facts(recipe))
+        with output_file(arguments.record / f"{host}.json", NODE_RECORD, overwrite=True) as staging:
+            write_json(staging, node_facts(recipe))
     if not found:
         print(f"{host}: can train {recipe.name}")
     return EXIT_BAD_INPUT if found else 0

@@ -17,7 +17,7 @@ from megatron_mmbert.data.preprocess.partition_writer import SKIPPED_NAME
 from megatron_mmbert.data.store.manifest import MANIFEST_NAME, PARTITION_NAME, REMEDY, load_manifest
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import read_json
+from megatron_mmbert.utils.files import make_folders, read_json
 from megatron_mmbert.utils.output_kinds import PARTITION, STORE
 from megatron_mmbert.utils.outputs import check_output
 
@@ -67,7 +67,7 @@ def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Itera
     Raises:
         UserError: another command is making this output.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(output.parent)
     folder = output.with_name(f".{output.name}.partial")
     folder.mkdir(exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)

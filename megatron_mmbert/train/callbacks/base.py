@@ -31,6 +31,9 @@ class Callback:
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         """Called after held-out text was scored, with bits per byte by language."""
 
+    def on_save_begin(self) -> None:
+        """Called before a checkpoint is begun: what tells of the steps up to it is on the disk before it is."""
+
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         """Called after a checkpoint was committed.
 
@@ -71,6 +74,10 @@ class CallbackList(Callback):
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         for callback in self._callbacks:
             callback.on_scores(moment, bits_per_byte, total_tokens)
+
+    def on_save_begin(self) -> None:
+        for callback in self._callbacks:
+            callback.on_save_begin()
 
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         for callback in self._callbacks:

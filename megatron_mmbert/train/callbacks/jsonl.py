@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from megatron_mmbert.builders.run_folder import keep_old, warn
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.metrics import StepMetrics
-from megatron_mmbert.utils.files import atomic_file
+from megatron_mmbert.utils.files import atomic_file, sync_name
 
 
 class MetricsFile(Callback):
@@ -23,11 +24,15 @@ class MetricsFile(Callback):
     def __init__(self, path: Path, resumed_step: int) -> None:
         _cut_back(path, resumed_step > 0, lambda line: line["step"] <= resumed_step)
         self._file = path.open("ab", buffering=0)
+        sync_name(path)
         self._pending = b""
 
     def on_step(self, metrics: StepMetrics) -> None:
         self._pending += json.dumps(metrics.to_json(), allow_nan=False).encode() + b"\n"
         self._write()
+
+    def on_save_begin(self) -> None:
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         try:
@@ -56,6 +61,9 @@ class HeldOutFile(Callback):
         line = {"moment": moment, "total_tokens": total_tokens, "bits_per_byte": dict(bits_per_byte)}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_name(self._path)
 
 
 def _cut_back(path: Path, resumes: bool, keep: Callable[[dict[str, Any]], bool]) -> None:

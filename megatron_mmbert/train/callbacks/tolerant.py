@@ -36,6 +36,9 @@ class Tolerant(Callback):
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         self._call(self._callback.on_scores, moment, bits_per_byte, total_tokens)
 
+    def on_save_begin(self) -> None:
+        self._call(self._callback.on_save_begin)
+
     def on_save(self, path: Path, stalled: float, wrote: float) -> None:
         self._call(self._callback.on_save, path, stalled, wrote)
 

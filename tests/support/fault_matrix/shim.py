@@ -1,10 +1,11 @@
-"""Builds the preloaded library that makes file operations fail, and names what it can do."""
+"""Builds the preloaded library that makes file operations fail and records what a loss of power may undo."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import hashlib
+import os
 import signal
 import subprocess
 import tempfile
@@ -13,16 +14,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("inject.c")
 KINDS = ("open", "read", "write", "rename", "fsync", "mkdir", "unlink")
-ERRORS = {
-    "open": (errno.EIO, errno.EACCES, errno.ENOSPC, errno.EMFILE, errno.EINTR),
-    "read": (errno.EIO, errno.EINTR),
-    "write": (errno.EIO, errno.ENOSPC, errno.EINTR),
-    "rename": (errno.EIO, errno.EACCES, errno.ENOSPC),
-    "fsync": (errno.EIO, errno.ENOSPC),
-    "mkdir": (errno.EACCES, errno.ENOSPC),
-    "unlink": (errno.EIO, errno.EACCES),
-}
-"""What each kind of operation may fail with."""
+ERRORS = (errno.EIO, errno.EACCES, errno.ENOSPC, errno.EMFILE, errno.EINTR)
 KILLS = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -45,7 +37,7 @@ def build() -> Path:
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
     library = Path(tempfile.gettempdir()) / f"mmbert-inject-{digest}.so"
     if not library.exists():
-        made = library.with_suffix(".tmp")
+        made = library.with_suffix(f".{os.getpid()}.tmp")
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(made), str(SOURCE), "-ldl"], check=True)
         made.rename(library)
     return library
@@ -61,3 +53,14 @@ def arm(library: ctypes.CDLL, folder: Path, fault: Fault | None) -> None:
         fault.error if fault else 0,
         fault.kills if fault else 0,
     )
+
+
+def record(library: ctypes.CDLL, folder: Path) -> int:
+    """Write what a loss of power may undo to ``folder/record``, and keep there what is replaced or removed.
+
+    Returns the open file of the record.
+    """
+    (folder / "kept").mkdir(parents=True)
+    descriptor = os.open(folder / "record", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    library.fault_record(descriptor, bytes(folder / "kept"))
+    return descriptor
