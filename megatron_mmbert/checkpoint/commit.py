@@ -7,8 +7,6 @@ written under a dot name and renamed when every rank has written and every byte 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_mmbert.checkpoint.metadata import META_FILE
-from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import read_json, sync, write_json
+from megatron_mmbert.utils.checksums import CHECKSUM_FILE, files_of, problems, read_checksums, write_checksums
+from megatron_mmbert.utils.files import sync
 from megatron_mmbert.utils.output_kinds import CHECKPOINT
 from megatron_mmbert.utils.outputs import output_folder
 
-CHECKSUM_FILE = "checksums.json"
+__all__ = ["CHECKSUM_FILE", "checksum_problems", "committed_checkpoint", "finalize", "staging_path"]
+REMEDY = "take another checkpoint"
 _READ = (META_FILE, ".metadata", "metadata.json")  # beside tensors, what loading reads; a report may lie there too
 
 
@@ -50,7 +49,7 @@ def finalize(folder: Path, known: Mapping[str, dict[str, Any]] = MappingProxyTyp
     Args:
         known: checksums, by file name, of files that have been synced already.
     """
-    write_json(folder / CHECKSUM_FILE, {name: known.get(name) or _checksum(folder / name) for name in _payload(folder)})
+    write_checksums(folder, known)
     sync(folder)
 
 
@@ -63,29 +62,8 @@ def checksum_problems(path: Path, progress: Callable[[int], None] = lambda done:
     Raises:
         UserError: the list of checksums is missing or corrupt.
     """
-    known = read_json(path / CHECKSUM_FILE, "list of checksums", "take another checkpoint")
-    if not isinstance(known, dict):
-        raise UserError(f"{path / CHECKSUM_FILE}: damaged list of checksums; take another checkpoint")
-    for name, expected in known.items():
-        file = path / name
-        if not file.is_file():
-            yield f"{file}: missing; take another checkpoint"
-        elif _checksum(file) != expected:
-            yield f"{file}: content differs from its checksum; take another checkpoint"
-        progress(file.stat().st_size if file.is_file() else 0)
-    for name in _payload(path):
+    yield from problems(path, REMEDY, progress)
+    known = read_checksums(path, REMEDY)
+    for name in files_of(path):
         if name not in known and (name in _READ or name.endswith((".distcp", ".pt"))):
-            yield f"{path / name}: not in the checkpoint's list of files; take another checkpoint"
-
-
-def _payload(folder: Path) -> list[str]:
-    """Return the names of all files below ``folder``, relative to it."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
-def _checksum(file: Path) -> dict[str, Any]:
-    """Return size and digest as ``checksums.json`` has them, having synced the file."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        os.fsync(stream.fileno())
-    return {"bytes": file.stat().st_size, "sha256": digest}
+            yield f"{path / name}: not in the checkpoint's list of files; {REMEDY}"

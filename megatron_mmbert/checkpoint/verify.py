@@ -64,7 +64,9 @@ def size_of(path: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def verify(path: Path, deep: bool = False, progress: Progress = lambda done: None) -> CheckResult:
+def verify(
+    path: Path, deep: bool = False, progress: Progress = lambda done: None, tokenizer: str | None = None
+) -> CheckResult:
     """Check one checkpoint; nothing in it is run, whatever it holds.
 
     Args:
@@ -72,6 +74,7 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
             ``checkpoint.json`` says. Needs a running process group (``megatron_mmbert.parallel.start()``).
         progress: called with the bytes checked since its last call, which add up to those of the folder (twice if
             ``deep``).
+        tokenizer: the fingerprint of the one that it must have been trained with, where it records it; None for any.
     """
     files, size = size_of(path)
     found: list[str] = []
@@ -83,6 +86,8 @@ def verify(path: Path, deep: bool = False, progress: Progress = lambda done: Non
         found.append(str(error))
     if not found:
         found += _contents(path, deep, progress)
+    if meta is not None and tokenizer is not None and meta.tokenizer_fingerprint not in ("", tokenizer):
+        found.append(f"{path}: trained with another tokenizer than --tokenizer; give that one")
     return CheckResult(path, meta, files, size, tuple(found))
 
 

@@ -22,6 +22,7 @@ from megatron_mmbert.convert.model_card import model_card
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_hf
 from megatron_mmbert.convert.parity import check_parity
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
+from megatron_mmbert.utils.checksums import write_checksums
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import write_json
 from megatron_mmbert.utils.output_kinds import MODEL_FOLDER
@@ -66,7 +67,8 @@ def export_checkpoint(
     with output_folder(output, MODEL_FOLDER, inputs, overwrite) as folder:
         files = _write_tensors(folder, tensors, limit)
         _write_descriptions(folder, meta, tokenizer)
-        write_identity(folder, tokenizer)
+        write_identity(folder, tokenizer.fingerprint())
+        write_checksums(folder)
         lines = [f"wrote {output}: {', '.join(sorted(file.name for file in folder.iterdir()))}"]
         lines.append(f"weights of {path}: {sum(file.stat().st_size for file in files) / 1e6:,.1f} MB in fp32")
         if check:

@@ -12,11 +12,12 @@ from typing import Any
 
 from megatron_mmbert.checkpoint.identity import TOKENIZER, Identity, check_same
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, GLOBAL, LOCAL, global_layers, read_config_values, theta_of
-from megatron_mmbert.tokenizer.load import Tokenizer, folder_fingerprints
+from megatron_mmbert.tokenizer.load import folder_fingerprints
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json, write_json
 
 IDENTITY_FILE = "identity.json"
+_REMEDY = f"copy the folder again, or delete {IDENTITY_FILE} and checksums.json there if you saved a new model in it"
 EXPORTED = "exported_tokenizer"
 """The fingerprint of the ``tokenizer.json`` in an export, beside that of the ``.model`` it was made from."""
 _SIZES = {
@@ -69,10 +70,15 @@ def config_identity(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return found | {key: each for key, each in others.items() if not any(p in key for p in _NOT_THE_FUNCTION_PARTS)}
 
 
-def write_identity(folder: Path, tokenizer: Tokenizer) -> None:
-    """Write ``identity.json`` of an export that is complete but for it."""
+def write_identity(folder: Path, fingerprint: str) -> None:
+    """Write ``identity.json`` of a model folder that is complete but for it.
+
+    Args:
+        fingerprint: of the tokenizer that the model was trained with; empty if that is not known.
+    """
     values = identity_of(folder).values
-    write_json(folder / IDENTITY_FILE, {**values, TOKENIZER: tokenizer.fingerprint(), EXPORTED: values[TOKENIZER]})
+    recorded = {**values, TOKENIZER: fingerprint or values[TOKENIZER], EXPORTED: values[TOKENIZER]}
+    write_json(folder / IDENTITY_FILE, recorded)
 
 
 def check_folder(folder: Path, allowed: Collection[str] = ()) -> str:
@@ -89,14 +95,14 @@ def check_folder(folder: Path, allowed: Collection[str] = ()) -> str:
     own = found[0] if found else ""
     if not (folder / IDENTITY_FILE).is_file():
         return own
-    written = read_json(folder / IDENTITY_FILE, "identity of the model", "copy the whole folder again")
+    written = read_json(folder / IDENTITY_FILE, "identity of the model", _REMEDY)
     if not isinstance(written, dict):
-        raise UserError(f"{folder / IDENTITY_FILE}: damaged identity of the model; copy the whole folder again")
+        raise UserError(f"{folder / IDENTITY_FILE}: damaged identity of the model; {_REMEDY}")
     recorded = written.get(TOKENIZER)
     changed = next((each for each in found if each not in (recorded, written.get(EXPORTED))), None)
     now = Identity(str(folder), {**identity_of(folder).values, TOKENIZER: changed or recorded})
     then = Identity(f"what was exported ({IDENTITY_FILE})", written)
-    check_same(now, then, "copy the whole folder again", allowed)
+    check_same(now, then, _REMEDY, allowed)
     return own if changed else str(recorded or own)
 
 

@@ -6,7 +6,7 @@ A pickle is opened by torch's weights-only reader, which builds tensors and refu
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_mmbert.convert.hf_writer import WEIGHTS
+from megatron_mmbert.utils.checksums import CHECKSUM_FILE, file_problem, read_checksums
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # what fp32 holds without loss
+_CHANGED = f"copy the folder again, or delete {CHECKSUM_FILE} and identity.json there if you saved a new model in it"
 _REMEDY = f"load the model where you trust it and save_pretrained it, which writes {WEIGHTS}"
 
 
@@ -87,7 +89,27 @@ class HFTensors:
         self.folder = folder
         self._kinds = (WEIGHTS, PICKLED_WEIGHTS) if pickles else (WEIGHTS,)
         self._files: dict[str, _File] = {}
+        self._checksums = read_checksums(folder, _CHANGED) if (folder / CHECKSUM_FILE).is_file() else None
         self._file_of = self._find()
+
+    def verify(self, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Compare the files of weights with the checksums of the export, if it has them; reads them whole.
+
+        Args:
+            progress: called with the bytes of each file after it has been read.
+
+        Raises:
+            UserError: a file is not as it was written.
+        """
+        for file in self._files:
+            self._check(file, whole=True)
+            progress((self.folder / file).stat().st_size)
+
+    def _check(self, file: str, whole: bool) -> None:
+        if self._checksums is not None:
+            problem = file_problem(self.folder, file, self._checksums, _CHANGED, whole)
+            if problem:
+                raise UserError(problem)
 
     def names(self) -> list[str]:
         """Return the names of all tensors, sorted within each file."""
@@ -138,6 +160,7 @@ class HFTensors:
         raise UserError(f"{self.folder}: neither {' nor '.join(self._kinds)} in it; name a folder with weights")
 
     def _read_index(self, index: Path) -> dict[str, str]:
+        self._check(index.name, whole=True)
         values = read_json(index, "shard index", "copy the whole folder again")
         file_of = values.get("weight_map") if isinstance(values, dict) else None
         if not isinstance(file_of, dict) or not file_of:
@@ -154,6 +177,7 @@ class HFTensors:
             path = self.folder / file
             if not path.is_file():
                 raise UserError(f"{path}: named in the shard index but missing; copy the whole folder again")
+            self._check(file, whole=False)
             with _readable(path):
                 self._files[file] = _Safetensors(path) if path.suffix == ".safetensors" else _Pickle(path)
         return self._files[file]

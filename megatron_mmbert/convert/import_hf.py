@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,13 +18,14 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.hf_config import HFConfig, read_config
 from megatron_mmbert.convert.hf_identity import check_folder
 from megatron_mmbert.convert.hf_reader import HFTensors
-from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING, hf_names, reorder_rows_for_megatron
+from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, hf_names, reorder_rows_for_megatron
 from megatron_mmbert.convert.parity import check_parity
-from megatron_mmbert.model.parameter_names import parameter_shapes
+from megatron_mmbert.model.parameter_names import WORD_EMBEDDING, parameter_shapes
 from megatron_mmbert.utils.errors import UserError, nearest
 from megatron_mmbert.utils.output_kinds import CHECKPOINT
 from megatron_mmbert.utils.outputs import check_output
 
+_PREFIX = "model."
 _HEAD = ("head.dense.weight", "head.norm.weight", "decoder.bias")
 
 
@@ -73,44 +75,68 @@ def meta_of(config: HFConfig, source: Path, tokenizer_fingerprint: str = "") -> 
     )
 
 
-def read_tensors(source: Path, model: ModelConfig) -> dict[str, Tensor]:
+def read_tensors(source: Path, model: ModelConfig, needs_head: bool = True) -> dict[str, Tensor]:
     """Return every tensor of the encoder in fp32, under Megatron's names and in its row order.
+
+    The files are compared with the export's checksums, if it has them, while they are read.
+
+    Args:
+        needs_head: refuse a folder without the masked-language-model head, such as sentence-transformers saves.
 
     Raises:
         UserError: a tensor is missing, unknown, of another shape, or the decoder is not tied to the word embedding.
     """
     stored = HFTensors(source)
-    names, shapes = hf_names(model.num_layers), parameter_shapes(model)
-    check_names(stored, {theirs: shapes[ours] for ours, theirs in names.items()})
-    embedding = stored.load(HF_WORD_EMBEDDING)
-    if HF_TIED_DECODER in stored.names() and not torch.equal(stored.load(HF_TIED_DECODER), embedding):
+    names = names_in(stored, model, needs_head)
+    embedding = names[WORD_EMBEDDING]
+    tied = HF_TIED_DECODER in stored.names()
+    if tied and not torch.equal(stored.load(HF_TIED_DECODER), stored.load(embedding)):
         raise UserError(
-            f"{stored.path_of(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {HF_WORD_EMBEDDING}, and this encoder "
+            f"{stored.path_of(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {embedding}, and this encoder "
             "ties the two; name a model with tied weights"
         )
-    return {
-        ours: reorder_rows_for_megatron(ours, stored.load(theirs), model.num_attention_heads)
-        for ours, theirs in tqdm(names.items(), desc="converting", unit="tensor")
-    }
+    with ThreadPoolExecutor(1) as thread:
+        verified = thread.submit(stored.verify)  # beside the reading: hashing takes as long
+        tensors = {
+            ours: reorder_rows_for_megatron(ours, stored.load(theirs), model.num_attention_heads)
+            for ours, theirs in tqdm(names.items(), desc="converting", unit="tensor")
+        }
+        verified.result()
+    return tensors
 
 
-def check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Compare the stored tensors with the encoder's, both ways; nothing is guessed.
+def names_in(stored: HFTensors, model: ModelConfig, needs_head: bool = True) -> dict[str, str]:
+    """Return the folder's name of each tensor of the encoder by Megatron's, compared both ways; nothing is guessed.
+
+    Raises:
+        UserError: the first missing, unknown or misshapen tensor.
+    """
+    names, found = hf_names(model.num_layers), set(stored.names())
+    if not found.intersection(_HEAD):
+        if needs_head:
+            raise UserError(
+                f"{stored.folder}: no masked-language-model head ({', '.join(_HEAD)}); this is a base model without "
+                "it: name a ModernBertForMaskedLM, such as the one it was made from"
+            )
+        prefix = "" if any(name.startswith(_PREFIX) for name in found) else _PREFIX
+        names = {ours: each.removeprefix(prefix) for ours, each in names.items() if each not in _HEAD}
+    shapes = parameter_shapes(model)
+    _check_names(stored, {theirs: shapes[ours] for ours, theirs in names.items()}, shapes[WORD_EMBEDDING])
+    return names
+
+
+def _check_names(stored: HFTensors, shapes: dict[str, tuple[int, ...]], tied: tuple[int, ...]) -> None:
+    """Compare the stored tensors with the encoder's, both ways.
 
     Raises:
         UserError: the first missing, unknown or misshapen tensor.
     """
     names = set(stored.names())
-    if not names.intersection(_HEAD):
-        raise UserError(
-            f"{stored.folder}: no masked-language-model head ({', '.join(_HEAD)}); this is a base model without it: "
-            "name a ModernBertForMaskedLM, such as the one it was made from"
-        )
     for name in shapes:
         if name not in names:
             hint = nearest(name, names - set(shapes))
             raise UserError(f"{stored.folder}: tensor {name} of shape {list(shapes[name])} is missing{hint}")
-    known = shapes | {HF_TIED_DECODER: shapes[HF_WORD_EMBEDDING]}
+    known = shapes | {HF_TIED_DECODER: tied}
     for name in stored.names():
         if name not in known:
             raise UserError(

@@ -49,6 +49,8 @@ def load_model(
 ) -> Model:
     """Read a folder of tools/convert_to_hf.py (any ModernBERT with weight-only norms and its tokenizer).
 
+    A model without a head, such as sentence-transformers saves, gives embeddings, and no scores.
+
     Args:
         device: ``cpu``, ``cuda`` or ``auto``.
         dtype: ``fp32`` or ``bf16``.
@@ -71,7 +73,7 @@ def load_model(
     check_names(allowed)
     check_folder(folder, allowed)
     thetas = (config.rope_theta, config.rope_theta_local)
-    tensors = read_tensors(folder, config.model)
+    tensors = read_tensors(folder, config.model, needs_head=False)
     network = Network(config.model, thetas, tensors, torch.device(device), DTYPES[dtype], engine)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > config.model.vocab_size:

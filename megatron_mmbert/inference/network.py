@@ -63,6 +63,11 @@ class Network:
             for window in (None, model.window_each_side)
         }
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the masked-language-model head is there, without which there are no log-probabilities."""
+        return HEAD_DENSE in self._tensors
+
     @fp32_matmul.fastest()
     def hidden(self, tokens_T: Tensor, layout: SequenceLayout) -> Tensor:
         """Return the final hidden states [T, D] of packed sequences."""

@@ -12,6 +12,7 @@ from megatron_mmbert.attention import SequenceLayout
 from megatron_mmbert.inference.model import Model
 from megatron_mmbert.inference.network import Network
 from megatron_mmbert.inference.options import PACK_TOKENS, Pooling
+from megatron_mmbert.utils.errors import UserError
 
 WINDOW_TOKENS = 1 << 20
 PASSES = 7
@@ -85,7 +86,16 @@ def score_windows(
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the scores of about a million tokens at a time; see :func:`score`."""
+    """Yield the scores of about a million tokens at a time; see :func:`score`.
+
+    Raises:
+        UserError: the model has no head.
+    """
+    if not model.network.has_head:
+        raise UserError(
+            f"{model.tokenizer.path}: no masked-language-model head in this folder, so it gives no scores; encode "
+            "embeddings, or name the model it was made from"
+        )
     for samples in windows(model, texts):
         copies, owners, places = _masked_copies(samples, model.tokenizer.mask_id)
         out_N2 = torch.zeros(len(samples), 2, dtype=torch.float64)

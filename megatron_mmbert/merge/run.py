@@ -120,6 +120,8 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
     check_output(output, sources[0].kind, inputs, overwrite)
     names = check_same_tensors(sources)
     different = check_same_function(sources, request.allow_different)
+    for source in sources:
+        source.verify(request.allow_different)
     used = asdict(options) | {"weights": options.weights_for(len(models))}
     merged: dict[str, Tensor] = {}
     lines: dict[str, Any] = {}
@@ -138,6 +140,7 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
             "tensors": lines,
         }
         write_json(folder / REPORT, report)
+        sources[0].finalize(folder)
     return report
 
 

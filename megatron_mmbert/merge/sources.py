@@ -6,7 +6,7 @@ A new format is a class like the two here, listed in :data:`FORMATS`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -20,16 +20,17 @@ from megatron_mmbert.checkpoint.identity import Identity, of_checkpoint
 from megatron_mmbert.checkpoint.metadata import META_FILE
 from megatron_mmbert.checkpoint.phase_transition import history_of
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, read_config_values
-from megatron_mmbert.convert.hf_identity import IDENTITY_FILE, identity_of
+from megatron_mmbert.convert.hf_identity import IDENTITY_FILE, check_folder, identity_of, write_identity
 from megatron_mmbert.convert.hf_reader import HFTensors
 from megatron_mmbert.convert.hf_writer import INDEX, METADATA, WEIGHTS
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING
+from megatron_mmbert.utils.checksums import CHECKSUM_FILE, write_checksums
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.output_kinds import CHECKPOINT, MODEL_FOLDER
 from megatron_mmbert.utils.outputs import OutputKind
 
 COPIED_SUFFIXES = (".json", ".model", ".txt", ".jinja")  # configuration and tokenizer; no weights, no code
-NOT_COPIED = ("trainer_state.json", "merge_report.json", IDENTITY_FILE, INDEX)
+NOT_COPIED = ("trainer_state.json", "merge_report.json", IDENTITY_FILE, CHECKSUM_FILE, INDEX)
 
 
 class TensorSource(Protocol):
@@ -51,8 +52,20 @@ class TensorSource(Protocol):
         """Return the whole tensor, on the CPU, in the precision it is stored in."""
         ...
 
+    def verify(self, allowed: Collection[str]) -> None:
+        """Compare the source with what it was when it was written; ``allowed`` values of its identity may differ.
+
+        Raises:
+            UserError: it is not the same.
+        """
+        ...
+
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint of this format with these tensors, and this source's configuration, into ``folder``."""
+        ...
+
+    def finalize(self, folder: Path) -> None:
+        """Write the checksums of all files in ``folder``, where :meth:`write_like` and others have written."""
         ...
 
 
@@ -69,6 +82,7 @@ class HFFolder:
         self.identity = identity_of(path)
         self._tensors = HFTensors(path, pickles=False)
         self._names = sorted(self._tensors.names())
+        self._fingerprint = ""
         # The default of transformers' ModernBertConfig is tied.
         if config.get("tie_word_embeddings", True) and {HF_TIED_DECODER, HF_WORD_EMBEDDING} <= set(self._names):
             self._drop_alias()
@@ -87,12 +101,20 @@ class HFFolder:
     def load(self, name: str) -> Tensor:
         return self._tensors.load_as_stored(name)
 
+    def verify(self, allowed: Collection[str]) -> None:
+        self._fingerprint = check_folder(self.path, allowed)
+        self._tensors.verify()
+
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         for file in sorted(self.path.iterdir()):
             if file.is_file() and file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
                 shutil.copyfile(file, folder / file.name)
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, folder / WEIGHTS, metadata=METADATA)
+
+    def finalize(self, folder: Path) -> None:
+        write_identity(folder, self._fingerprint)
+        write_checksums(folder)
 
     def _drop_alias(self) -> None:
         """Keep one name for the tied tensor."""
@@ -136,6 +158,9 @@ class MegatronCheckpoint:
         """Return the whole tensor in fp32: of a bf16 run the optimizer's master weight, where it is stored."""
         return self._tensors.load(name)
 
+    def verify(self, allowed: Collection[str]) -> None:
+        """Do nothing: a checkpoint's files have been compared with its checksums when it was opened."""
+
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write a weights-only checkpoint; its counters are at the start, as no phase made it."""
         from megatron_mmbert.checkpoint.tensor_reader import fill_folder
@@ -154,6 +179,8 @@ class MegatronCheckpoint:
             }
         )
         fill_folder(folder, meta, tensors)
+
+    def finalize(self, folder: Path) -> None:
         finalize(folder)
 
 

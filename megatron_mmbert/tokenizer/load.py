@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +27,21 @@ from megatron_mmbert.tokenizer.engines import (
     without_parsing,
 )
 from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
+from megatron_mmbert.utils.checksums import file_problem, read_checksums
 from megatron_mmbert.utils.errors import UserError
 
 _OTHER_FILES = ("spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
+_RULES_SHOW = ("Word", " two  spaces ", "Line\nand\ttab", "Ｆull ﬁ É e\u0301 1234")
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
 
 
 class Tokenizer:
     """Text to ids and back. Made by :func:`load_tokenizer`; can be sent to another process."""
 
-    def __init__(self, path: Path, engine: Engine) -> None:
+    def __init__(self, path: Path, engine: Engine, file: Path) -> None:
         self.path = path
         """The path as given."""
+        self._file = file
         self._engine = engine
         self.vocab_size: int = len(engine.pieces)
         """Length of the id space: the largest id plus one, added tokens included."""
@@ -105,30 +109,57 @@ class Tokenizer:
         self._engine.save(Path(folder))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return load_tokenizer, (self.path,)
+        return _load_file, (self.path, self._file)
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.path)!r}, vocab_size={self.vocab_size})"
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Load a folder (``tokenizer.model`` before ``tokenizer.json``), a ``.model`` file or a ``tokenizer.json``.
+    """Load a folder, a ``.model`` file or a ``tokenizer.json``.
 
-    In a folder that is not ours the two may differ (a released ``tokenizer.json`` may add a prefix space that the
-    ``.model`` beside it does not): name the file itself to choose.
+    A folder's ``.model`` is taken before its ``tokenizer.json``, as training did, if the two give the same ids; of two
+    that differ (tokens were added with transformers, or a released model keeps its base's ``.model``) the
+    ``tokenizer.json``, which is what transformers reads. Name the file itself to choose.
 
     Raises:
         UserError: missing path, unknown kind of file, damaged file, or a special token is missing.
     """
     path = Path(path)
     file = _tokenizer_file(path)
+    tokenizer = _load_file(path, file)
+    exported = path / EXPORTED_FILE
+    if path.is_dir() and file != exported and exported.is_file() and not _made_together(path, file):
+        theirs = _load_file(path, exported)
+        if not same_ids(tokenizer, theirs):
+            print(f"{exported}: gives other ids than {file.name}; it is taken, as transformers does", file=sys.stderr)
+            return theirs
+    return tokenizer
+
+
+def _load_file(path: Path, file: Path) -> Tokenizer:
+    """Return the tokenizer in ``file``, which was found by the name ``path``."""
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    if file.suffix == ".json":
-        return Tokenizer(path, JsonEngine(file, content))
-    return Tokenizer(path, SentencePieceEngine(file, content))
+    engine = JsonEngine(file, content) if file.suffix == ".json" else SentencePieceEngine(file, content)
+    return Tokenizer(path, engine, file)
+
+
+def _made_together(folder: Path, file: Path) -> bool:
+    """Return whether both files of a folder are as this project exported them, which saves loading the second one."""
+    try:
+        known = read_checksums(folder, "train or export it again")
+    except UserError:
+        return False
+    return not any(file_problem(folder, name, known, "") for name in (file.name, EXPORTED_FILE))
+
+
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Return whether two tokenizers have the same vocabulary, and give the same ids for texts that show their rules."""
+    same = [one.piece(i) for i in range(one.vocab_size)] == [other.piece(i) for i in range(other.vocab_size)]
+    return same and all(one.encode(text) == other.encode(text) for text in _RULES_SHOW)
 
 
 def folder_fingerprints(folder: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE
 from megatron_mmbert.tokenizer.train_sentencepiece import train_exactly
 from megatron_mmbert.tokenizer.training_text import Sampler, copies_per_line, measure_corpus
+from megatron_mmbert.utils.checksums import write_checksums
 from megatron_mmbert.utils.files import write_json
 from megatron_mmbert.utils.output_kinds import TOKENIZER
 from megatron_mmbert.utils.outputs import check_output, output_folder
@@ -53,6 +54,8 @@ def train_tokenizer(
         write_json(staging / REPORT_FILE, describe(sampler, settings, skipped))
         if not skipped.count:
             (staging / SKIPPED_FILE).unlink()
+        record.close()
+        write_checksums(staging)
     return load_tokenizer(output), skipped
 
 

@@ -66,7 +66,7 @@ def test_damage_is_named(kind: str, copy: Path, run_tool: Tool) -> None:
     named = damage(copy, kind)
     before = size_of(copy)
     status, out, err = run_tool("verify_checkpoint", "--checkpoint", copy.parents[2])
-    assert status == 1
+    assert status == 2
     lines = out.splitlines()
     assert len(lines) == 4 and lines[2].endswith("valid") and "damaged (1)" in lines[3]
     assert f"error: {copy / named}: " in err and "step-00000001" not in err
@@ -85,7 +85,7 @@ def test_deep_reads_the_tensors(copy: Path, run_tool: Tool) -> None:
     write_tensors(bad, meta, values)
     assert verify(bad).is_valid
     status, out, err = run_tool("verify_checkpoint", "--checkpoint", bad, "--deep")
-    assert status == 1 and "damaged (2)" in out
+    assert status == 2 and "damaged (2)" in out
     assert f"tensor {table!r} has 3 values that are not finite" in err
     assert f"tensor {norm!r} has shape" in err
 

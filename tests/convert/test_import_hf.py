@@ -22,13 +22,14 @@ from megatron_mmbert.convert.export_hf import export_checkpoint
 from megatron_mmbert.convert.hf_logits import Answer
 from megatron_mmbert.convert.import_hf import import_folder
 from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.utils.checksums import CHECKSUM_FILE
 from megatron_mmbert.utils.errors import UserError
 
 
 @pytest.fixture
 def source(exported: Path, tmp_path: Path) -> Path:
-    """A copy of an exported folder, to be spoilt."""
-    return Path(shutil.copytree(exported, tmp_path / "source"))
+    """A copy of an exported folder, to be spoilt; without the checksums, as from elsewhere."""
+    return Path(shutil.copytree(exported, tmp_path / "source", ignore=shutil.ignore_patterns(CHECKSUM_FILE)))
 
 
 def rewrite(source: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
@@ -95,6 +96,24 @@ def test_a_changed_export_is_named(file: str, source: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match=rf"differs from what was exported .* in {name} \("):
         import_folder(source, tmp_path / "back")
     import_folder(source, tmp_path / "back", allowed=[name])
+
+
+def test_weights_are_compared_with_the_checksums(exported: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(exported, tmp_path / "copy"))
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-7] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: content differs from its checksum; copy the folder again"
+    ):
+        import_folder(copy, tmp_path / "back")
+    as_bin(copy, load_file(weights))
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: not in the list of files"):
+        import_folder(copy, tmp_path / "back")
+    (copy / CHECKSUM_FILE).write_text('{"../x": {}}')
+    with pytest.raises(UserError, match="damaged list of checksums"):
+        import_folder(copy, tmp_path / "back")
 
 
 def test_a_folder_without_tokenizer_says_so(source: Path, tmp_path: Path, run_tool: RunTool) -> None:

@@ -167,3 +167,29 @@ def test_missing_special_tokens_are_named(trained: Tokenizer, tmp_path: Path) ->
     backend.save(str(tmp_path / "t5.json"))
     with pytest.raises(UserError, match=r"t5.json: the tokenizer has no <bos>, <mask> token; add it"):
         load_tokenizer(tmp_path / "t5.json")
+
+
+def test_of_two_files_that_differ_the_one_of_transformers(
+    trained: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F6: tokens were added with transformers in the folder of an export, whose .model stays behind."""
+    folder = Path(shutil.copytree(trained.path, tmp_path / "folder"))
+    assert load_tokenizer(folder).fingerprint() == trained.fingerprint()
+    backend = tokenizers.Tokenizer.from_file(str(folder / EXPORTED_FILE))
+    backend.add_tokens(["<new>"])
+    backend.save(str(folder / EXPORTED_FILE))
+    capsys.readouterr()
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.vocab_size == VOCAB_SIZE + 1 and tokenizer.encode("<new>") == [VOCAB_SIZE]
+    assert "tokenizer.json: gives other ids than tokenizer.model; it is taken" in capsys.readouterr().err
+    assert pickle.loads(pickle.dumps(tokenizer)).vocab_size == VOCAB_SIZE + 1
+    assert load_tokenizer(folder / MODEL_FILE).vocab_size == VOCAB_SIZE
+    shutil.copy(trained.path / EXPORTED_FILE, folder)
+    edited_json(trained, folder / EXPORTED_FILE, normalizer={"type": "Prepend", "prepend": "▁"})
+    assert load_tokenizer(folder).fingerprint() != trained.fingerprint(), "the same vocabulary, other rules"
+
+
+def test_a_tokenizer_is_known_by_either_file(trained: Tokenizer) -> None:
+    model, exported = (load_tokenizer(trained.path / name) for name in (MODEL_FILE, EXPORTED_FILE))
+    assert model.has_fingerprint(exported.fingerprint()) and model.has_fingerprint(model.fingerprint())
+    assert not exported.has_fingerprint(model.fingerprint()) and not model.has_fingerprint("f" * 64)

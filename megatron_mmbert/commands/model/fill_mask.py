@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.checkpoint.identity import check_names
     from megatron_mmbert.convert.hf_config import CONFIG_FILE
     from megatron_mmbert.convert.hf_identity import check_folder
+    from megatron_mmbert.convert.hf_reader import HFTensors
     from megatron_mmbert.eval.fill_mask import MaskFiller, Prompt, read_prompts
     from megatron_mmbert.eval.tables import expected_line, fills_table
 
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_names(arguments.allow_different)
     if (arguments.model / CONFIG_FILE).is_file():
         check_folder(arguments.model, arguments.allow_different)
+        HFTensors(arguments.model).verify()
     filler = MaskFiller(arguments.model)
     filled = [filler.fill(prompt, arguments.top) for prompt in prompts]
     print(fills_table(filled, arguments.top))
