@@ -17,6 +17,7 @@ setup(
     package_data={
         "megatron_mmbert": ["py.typed"],
         "megatron_mmbert.config": ["presets/*.yaml"],
+        "megatron_mmbert.data.text.inputs": ["*.tsv", "*.txt"],
         "megatron_mmbert.tokenizer": ["*.cpp"],
     },
     # Optional: without a C++ compiler the package installs all the same, and preprocessing is slower.

@@ -24,7 +24,6 @@ class Settings:
     max_bytes: int = 10**9
     max_copies: float = 10.0
     seed: int = 0
-    text_field: str = "text"
 
     def check(self) -> None:
         """Check the ranges.

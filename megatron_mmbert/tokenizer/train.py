@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions
 from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.tokenizer.settings import Settings
@@ -29,9 +30,14 @@ SKIPPED_FILE = "skipped.jsonl"
 
 
 def train_tokenizer(
-    inputs: list[Path], output: Path, settings: Settings, overwrite: bool = False, skip_bad: bool = False
+    inputs: list[Path],
+    output: Path,
+    settings: Settings,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    options: InputOptions = AS_FOUND,
 ) -> tuple[Tokenizer, SkippedLines]:
-    """Train on ``inputs`` and write the folder ``output``, whole or not at all.
+    """Train on ``inputs``, read by ``options``, and write the folder ``output``, whole or not at all.
 
     Raises:
         UserError: bad settings, paths or lines; ``output`` exists; the text gives fewer pieces than asked for.
@@ -43,15 +49,15 @@ def train_tokenizer(
         staging = stack.enter_context(output_folder(output, TOKENIZER, inputs, overwrite))
         record = stack.enter_context((staging / SKIPPED_FILE).open("w", encoding="utf-8"))
         skipped.record = record
-        languages = measure_corpus(inputs, settings.text_field, skipped if skip_bad else None)
+        languages = measure_corpus(inputs, options, skipped if skip_bad else None)
         sizes = {name: language.bytes for name, language in languages.items()}
         budget = min(settings.max_bytes, sum(sizes.values()))
         copies = copies_per_line(sizes, settings.temperature, budget, settings.max_copies)
-        sampler = Sampler(languages, copies, settings.text_field, settings.seed, settings.prefix_space)
+        sampler = Sampler(languages, copies, settings.seed, settings.prefix_space)
         model = train_exactly(sampler, settings)
         (staging / MODEL_FILE).write_bytes(model)
         load_tokenizer(staging / MODEL_FILE).save_pretrained(staging)
-        write_json(staging / REPORT_FILE, describe(sampler, settings, skipped))
+        write_json(staging / REPORT_FILE, describe(sampler, settings, options, skipped))
         if not skipped.count:
             (staging / SKIPPED_FILE).unlink()
         record.close()
@@ -59,10 +65,13 @@ def train_tokenizer(
     return load_tokenizer(output), skipped
 
 
-def describe(sampler: Sampler, settings: Settings, skipped: SkippedLines) -> dict[str, Any]:
+def describe(sampler: Sampler, settings: Settings, options: InputOptions, skipped: SkippedLines) -> dict[str, Any]:
     """Return the contents of ``training.json``."""
     languages = {
         name: {"documents": text.documents, "bytes": text.bytes, "sampled_bytes": sampler.drawn[name]}
         for name, text in sampler.languages.items()
     }
-    return {"settings": vars(settings), "skipped_lines": skipped.count, "languages": languages}
+    fields: dict[str, Any] = {"text_field": options.fields.text}
+    if options.fields.where:
+        fields["where"] = [list(condition) for condition in options.fields.where]
+    return {"settings": vars(settings) | fields, "skipped_lines": skipped.count, "languages": languages}

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_mmbert.data.text.documents import find_inputs, language_of, read_documents
-from megatron_mmbert.data.text.records import SkippedLines
+from megatron_mmbert.data.text.documents import read_file
+from megatron_mmbert.data.text.inputs.discover import InputOptions, discover
+from megatron_mmbert.data.text.records import Document, InputFile, SkippedLines
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, SPACE
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.progress import ByteProgress
@@ -32,13 +33,13 @@ drops a whole line with U+2585 (its mark for an unknown character) in it, and U+
 class LanguageText:
     """The corpus's text in one language; ``characters`` counts each character of its text."""
 
-    files: list[Path] = field(default_factory=list)
+    files: list[InputFile] = field(default_factory=list)
     documents: int = 0
     bytes: int = 0
     characters: Counter[str] = field(default_factory=Counter)
 
 
-def measure_corpus(inputs: list[Path], text_field: str, skipped: SkippedLines | None) -> dict[str, LanguageText]:
+def measure_corpus(inputs: list[Path], options: InputOptions, skipped: SkippedLines | None) -> dict[str, LanguageText]:
     """Read everything once: bytes, documents and characters per language, in the order of the names.
 
     Reading all of it before training means that a bad line ends the command early and not after an hour.
@@ -46,15 +47,17 @@ def measure_corpus(inputs: list[Path], text_field: str, skipped: SkippedLines | 
     Raises:
         UserError: a bad path or line (lines only without ``skipped``), or no text at all.
     """
-    files = find_inputs(inputs)
+    found = discover(inputs, options)
+    found.announce()
     languages: dict[str, LanguageText] = {}
-    with ByteProgress("reading", sum(file.stat().st_size for file in files)) as progress:
-        for file in files:
-            language = languages.setdefault(language_of(file), LanguageText())
-            language.files.append(file)
-            unreported = file.stat().st_size
-            for document in read_documents(file, text_field, skipped):
+    with ByteProgress("reading", sum(file.path.stat().st_size for file in found.files)) as progress:
+        for file in found.files:
+            unreported = file.path.stat().st_size
+            for document in read_file(file, skipped):
                 size = len(document.text.encode("utf-8"))
+                language = languages.setdefault(_language(file, document), LanguageText())
+                if not language.files or language.files[-1] is not file:
+                    language.files.append(file)
                 language.documents += 1
                 language.bytes += size
                 language.characters.update(document.text)
@@ -64,6 +67,12 @@ def measure_corpus(inputs: list[Path], text_field: str, skipped: SkippedLines | 
     if not any(language.bytes for language in languages.values()):
         raise UserError(f"{', '.join(map(str, inputs))}: no text in the input; check --input and --text-field")
     return {name: languages[name] for name in sorted(languages) if languages[name].bytes}
+
+
+def _language(file: InputFile, document: Document) -> str:
+    language = file.language or document.language
+    assert language is not None  # a line without one is a bad line when the file has none
+    return language
 
 
 def copies_per_line(sizes: Mapping[str, int], temperature: float, budget: int, max_copies: float) -> dict[str, float]:
@@ -116,7 +125,6 @@ class Sampler:
 
     languages: dict[str, LanguageText]
     copies: dict[str, float]
-    text_field: str
     seed: int
     prefix_space: bool
     drawn: Counter[str] = field(default_factory=Counter)
@@ -138,17 +146,18 @@ class Sampler:
 
     def __iter__(self) -> Iterator[str]:
         self.drawn.clear()
-        for name, language in self.languages.items():
-            for line, copies in zip(self._lines(language), self._copies(name), strict=False):
+        for name in self.languages:
+            for line, copies in zip(self._lines(name), self._copies(name), strict=False):
                 self.drawn[name] += copies * len(line.encode("utf-8"))
                 for _ in range(copies):
                     yield line
 
-    def _lines(self, language: LanguageText) -> Iterator[str]:
-        for file in language.files:
+    def _lines(self, name: str) -> Iterator[str]:
+        for file in self.languages[name].files:
             # Bad lines were reported, or refused, when the corpus was measured.
-            for document in read_documents(file, self.text_field, SkippedLines()):
-                yield from cut_lines(document.text, drop_cut_space=self.prefix_space)
+            for document in read_file(file, SkippedLines()):
+                if _language(file, document) == name:
+                    yield from cut_lines(document.text, drop_cut_space=self.prefix_space)
 
     def _copies(self, name: str) -> Iterator[int]:
         """Yield the copies of line 0, 1, …: spread evenly over the text and exact to one line, from a seeded start."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND
 from megatron_mmbert.tokenizer.training_text import (
     MAX_LINE_CHARACTERS,
     Sampler,
@@ -56,26 +57,26 @@ def test_long_lines_are_cut_before_a_space() -> None:
 def test_sampler_is_exact_and_repeatable(make_corpus: Callable[[dict[str, list[str]]], Path]) -> None:
     lines = [f"line {n} of the text" for n in range(1000)]
     languages = measure_corpus(
-        [make_corpus({"aaa": ["\n".join(lines)], "bbb": ["short text\nof two lines"]})], "text", None
+        [make_corpus({"aaa": ["\n".join(lines)], "bbb": ["short text\nof two lines"]})], AS_FOUND, None
     )
-    sampler = Sampler(languages, {"aaa": 0.25, "bbb": 3.0}, "text", seed=1, prefix_space=False)
+    sampler = Sampler(languages, {"aaa": 0.25, "bbb": 3.0}, seed=1, prefix_space=False)
     first = list(sampler)
     assert first == list(sampler)
     assert first.count("short text") == 3 and len(first) in (255, 256, 257)
     assert sampler.drawn["aaa"] == pytest.approx(0.25 * languages["aaa"].bytes, rel=0.06)  # line ends are not drawn
     # Spread over the whole text and not only its beginning.
     assert any(int(line.split()[1]) > 990 for line in first if line.startswith("line"))
-    starts = {next(iter(Sampler(languages, sampler.copies, "text", seed, False))) for seed in range(8)}
+    starts = {next(iter(Sampler(languages, sampler.copies, seed, False))) for seed in range(8)}
     assert len(starts) > 1
 
 
 def test_characters_are_weighted_by_what_is_drawn(make_corpus: Callable[[dict[str, list[str]]], Path]) -> None:
-    languages = measure_corpus([make_corpus({"aaa": ["x" * 100], "bbb": ["y" * 10 + "\t▁"]})], "text", None)
-    weights = Sampler(languages, {"aaa": 0.1, "bbb": 5.0}, "text", 0, False).character_weights()
+    languages = measure_corpus([make_corpus({"aaa": ["x" * 100], "bbb": ["y" * 10 + "\t▁"]})], AS_FOUND, None)
+    weights = Sampler(languages, {"aaa": 0.1, "bbb": 5.0}, 0, False).character_weights()
     assert weights == pytest.approx({"x": 10.0, "y": 50.0})
 
 
 def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "eng_Latn.txt").write_text("\n \n")
     with pytest.raises(UserError, match="empty"):
-        measure_corpus([tmp_path], "text", None)
+        measure_corpus([tmp_path], AS_FOUND, None)

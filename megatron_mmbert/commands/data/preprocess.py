@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_mmbert.commands.arguments import add_output, add_renamed
-from megatron_mmbert.data.text.formats import ENDINGS
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields
+from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 mmbert preprocess --input corpus/ --tokenizer tokenizer/ --output store/ --workers 8
+mmbert preprocess --input fineweb-2/data --where "language_score >= 0.9" --tokenizer tokenizer/ --output store/
+mmbert preprocess --input starcoderdata/ --language code --text-field content --tokenizer tokenizer/ --output store/
 mmbert preprocess --input corpus/ --tokenizer tokenizer/ --output parts/$I --partition $I/100
 mmbert preprocess --merge parts/* --output store/
 """
@@ -32,14 +34,13 @@ DEFAULT_MAX_LENGTH = 8192
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add("--input", nargs="+", type=Path, metavar="PATH", help=f"files ({', '.join(ENDINGS)}) or folders")
+    add_inputs(parser, required=False)
     add("--tokenizer", type=Path, metavar="DIR_OR_FILE")
     add_output(parser, "STORE")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes; changes nothing in the store")
     add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
-    add("--language", metavar="CODE", help="language of all documents (default: FILE's name before its first dot)")
-    add("--language-field", metavar="FIELD", help="field of each line that names its language")
-    add("--text-field", default="text", metavar="FIELD", help="field of each line with the text (default: %(default)s)")
+    add_languages(parser)
+    add("--rehydrate", action="store_true", help="repeat documents as FineWeb2 says, by their minhash_cluster_size")
     add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
     add("--shard-bytes", type=int, metavar="N", help="size of a shard (default: 2 GiB)")
     add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
@@ -77,13 +78,16 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
     if arguments.max_length is not None and not arguments.split_sentences:
         raise UserError(f"--max-length {arguments.max_length}: needs --split-sentences")
     max_length = DEFAULT_MAX_LENGTH if arguments.max_length is None else arguments.max_length
+    options = input_options(arguments, arguments.rehydrate)
     return PreprocessJob(
         inputs=tuple(arguments.input),
         tokenizer=arguments.tokenizer,
         output=arguments.output,
         source=arguments.source,
-        language=arguments.language,
-        fields=Fields(arguments.text_field, arguments.language_field),
+        language=options.language,
+        language_from=options.language_from,
+        splits=options.splits,
+        fields=options.fields,
         skip_bad=arguments.skip_bad,
         overwrite=arguments.overwrite,
         workers=arguments.workers,

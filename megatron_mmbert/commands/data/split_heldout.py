@@ -6,9 +6,9 @@ Writes DIR/train and DIR/heldout, to be preprocessed into two stores.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from megatron_mmbert.commands.arguments import add_output, add_renamed, count
+from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
 
 EXAMPLES = """
 mmbert split-heldout --input corpus/ --output split/ --share 0.05
@@ -17,7 +17,8 @@ mmbert split-heldout --input corpus/ --output split/ --share 0.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
-    parser.add_argument("--input", nargs="+", type=Path, required=True, metavar="PATH", help="files or folders")
+    add_inputs(parser)
+    add_languages(parser, by_line=False)
     add_output(parser)
     parser.add_argument("--share", type=float, default=0.05, help="of each language's bytes (default: %(default)s)")
     add_renamed(
@@ -29,4 +30,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Split, and say how much text went where."""
     from megatron_mmbert.data.text.heldout_split import split_files
 
-    print(split_files(arguments.input, arguments.output, arguments.share, arguments.max_bytes, arguments.overwrite))
+    options = input_options(arguments)
+    where = (arguments.input, arguments.output)
+    print(split_files(*where, arguments.share, arguments.max_bytes, arguments.overwrite, options))

@@ -1,14 +1,14 @@
 """Train a tokenizer on text files, one or more per language, and export it for Hugging Face with the same ids.
 
-The language of a file is the first part of its name (eng_Latn.jsonl, eng_Latn.001.jsonl.gz).
+The language of a file is the code in its name (eng_Latn.jsonl, eng_Latn.001.jsonl.gz) or in its folder's.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from megatron_mmbert.commands.arguments import add_output, count
+from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
 
 EXAMPLES = """
 mmbert train-tokenizer --input corpus/ --vocab-size 32000 --output tokenizer/
@@ -18,7 +18,8 @@ mmbert train-tokenizer --input corpus/ --vocab-size 32000 --output tokenizer/
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
-    add("--input", type=Path, nargs="+", required=True, metavar="PATH", help="text files, or folders of them")
+    add_inputs(parser)
+    add_languages(parser)
     add("--vocab-size", type=count, required=True, metavar="N", help="exact number of ids; Gemma 2 has 256000")
     add_output(parser)
     add("--temperature", type=float, default=0.3, help="share of a language ~ bytes^tau; small helps the small (0.3)")
@@ -38,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-copies", type=float, default=10.0, metavar="N", help="most repeats of a small language's text (10)")
     add("--seed", type=int, default=0, help="which part of the large languages is taken (0)")
-    add("--text-field", default="text", metavar="NAME", help="field of a .jsonl line that holds the text (text)")
     add("--skip-bad", action="store_true", help="leave out lines without text, count them and list them in a file")
 
 
@@ -55,10 +55,9 @@ def run(arguments: argparse.Namespace) -> None:
         max_bytes=arguments.max_bytes,
         max_copies=arguments.max_copies,
         seed=arguments.seed,
-        text_field=arguments.text_field,
     )
     tokenizer, skipped = train_tokenizer(
-        arguments.input, arguments.output, settings, arguments.overwrite, arguments.skip_bad
+        arguments.input, arguments.output, settings, arguments.overwrite, arguments.skip_bad, input_options(arguments)
     )
     if skipped.count:
         print(f"left out {skipped.count} bad lines, all of them in {arguments.output / SKIPPED_FILE}; the first:")

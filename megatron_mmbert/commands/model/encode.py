@@ -1,8 +1,7 @@
 """Write embeddings or MLM scores of a corpus with an exported model.
 
---input takes what preprocess takes (.jsonl, .txt, .gz, .zst, .parquet, folders of them). Row n of the output belongs to
-the n-th text, files in the order that index.json lists. Scores are two numbers a text: the sum of
-log p(token | the rest of the text) in nats, each token masked once, and the number of tokens.
+--input takes what preprocess takes. Row n of the output belongs to the n-th text, files in the order that index.json
+lists. Scores are two numbers a text: the sum of log p(token | the rest of the text) in nats, each token masked once, and the number of tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.commands.arguments import Whole, add_allow_different, add_output
+from megatron_mmbert.commands.inputs import add_inputs
 from megatron_mmbert.inference.options import DTYPE_NAMES, FORMATS, PACK_TOKENS, POOLINGS
 from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
     add("model", type=Path, metavar="HF_DIR", help="a folder that convert-to-hf wrote")
-    add("--input", type=Path, nargs="+", required=True, metavar="PATH", help="text files or folders")
+    add_inputs(parser)
     add_output(parser)
     add("--what", choices=("embeddings", "scores"), default="embeddings", help="what to write (%(default)s)")
     add("--pooling", choices=POOLINGS, default="mean", help="of a text's tokens (%(default)s)")
@@ -39,18 +39,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPE_NAMES, default="fp32", help="of the computation (%(default)s)")
     add("--attention-engine", default="auto", metavar="NAME", help="`mmbert doctor` lists them (%(default)s)")
     add_allow_different(parser)
-    add("--text-field", default="text", metavar="NAME", help="field of a .jsonl line that holds the text (text)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the model over all texts, and say what was written."""
-    from megatron_mmbert.data.text.documents import find_inputs
+    from megatron_mmbert.data.text.inputs.discover import find_files, print_notes
     from megatron_mmbert.utils.output_kinds import EMBEDDINGS
     from megatron_mmbert.utils.outputs import check_output
 
     inputs = (arguments.model, *arguments.input)
     check_output(arguments.output, EMBEDDINGS, inputs, arguments.overwrite)
-    files = find_inputs(arguments.input)
+    found = find_files(arguments.input, tuple(arguments.split) if arguments.split else None)
+    print_notes(found.notes)
+    files = [file.path for file in found.taken]
     from tqdm import tqdm  # here, as all that computes: torch takes seconds
 
     from megatron_mmbert.inference.model import load_model

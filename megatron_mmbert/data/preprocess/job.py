@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.data.preprocess.partition_writer import InputIdentity
-from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.store.writer import SHARD_BYTES
-from megatron_mmbert.data.text.documents import empty_file, find_inputs, language_of
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, is_language
+from megatron_mmbert.data.text.documents import empty_file
+from megatron_mmbert.data.text.inputs.discover import InputOptions, discover
+from megatron_mmbert.data.text.inputs.languages import LanguageFrom
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile, is_language
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
 
@@ -27,7 +28,9 @@ class PreprocessJob:
     """One preprocessing command; raises UserError for a value out of its range.
 
     Attributes:
-        language: the language of all documents; None: of each file's name, or of each line's ``fields.language``.
+        language: the language of all documents; None: as the files' paths say, or each line's ``fields.language``.
+        language_from: the names that are languages, also where they are no codes: the files' or their folders'.
+        splits: the parts of a published corpus to take; None: ``train``, or what the input folders are named by.
         skip_bad: leave bad lines out and list them, instead of stopping at the first.
         shard_bytes: a shard's ``.bin`` is cut at this size.
         workers: processes that tokenize; changes nothing in the store.
@@ -45,6 +48,8 @@ class PreprocessJob:
     output: Path
     source: str = "corpus"
     language: str | None = None
+    language_from: LanguageFrom | None = None
+    splits: tuple[str, ...] | None = None
     fields: Fields = field(default_factory=Fields)
     skip_bad: bool = False
     overwrite: bool = False
@@ -62,33 +67,32 @@ class PreprocessJob:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if self.max_length is not None and self.max_length < MIN_MAX_LENGTH:
             raise UserError(f"--max-length {self.max_length}: must be at least {MIN_MAX_LENGTH}")
-        for name in ("source", "language"):
-            value = getattr(self, name)
-            if value is not None and not is_language(value):
-                raise UserError(f"--{name} {value!r}: give a name of printable characters without spaces")
-        if self.language and self.fields.language:
-            raise UserError("--language and --language-field exclude each other; give one of them")
+        if not is_language(self.source):
+            raise UserError(f"--source {self.source!r}: give a name of printable characters without spaces")
+        if self.dedup and self.fields.rehydrate:
+            raise UserError("--dedup and --rehydrate exclude each other: one takes away what the other adds")
+        _ = self.options  # their values are checked
+
+    @property
+    def options(self) -> InputOptions:
+        """The user's word on the input."""
+        return InputOptions(self.fields, self.language, self.language_from, self.splits, self.max_line_bytes)
 
 
 def input_files(job: PreprocessJob) -> list[InputFile]:
-    """Return all input files in the store's order.
+    """Return all input files in the store's order; says which they are.
 
     Raises:
-        UserError: an empty file, before any work (unless bad lines are skipped); no input at all.
+        UserError: an empty file, before any work (unless bad lines are skipped); no input at all; a language that is
+            not clear.
     """
-    output = job.output.resolve()
-    files = []
-    for path in find_inputs(job.inputs):
-        if output in path.resolve().parents:  # the list of skipped lines of a store made in its own input folder
-            continue
-        if path.stat().st_size == 0 and not job.skip_bad:
-            raise UserError(str(empty_file(path)))
-        by_line = job.fields.language is not None and job.language is None
-        language = None if by_line else job.language or language_of(path)
-        files.append(InputFile(path, language, job.fields, job.max_line_bytes))
-    if not files:
-        raise UserError(f"{job.inputs[0]}: nothing but the output in it; check --input and --output")
-    return sorted(files, key=lambda file: file.language or "")  # stable: keeps the order of files in a language
+    # The list of skipped lines of a store that is made in its own input folder is no input.
+    inputs = discover(job.inputs, job.options, without=job.output)
+    for file in inputs.files:
+        if file.path.stat().st_size == 0 and not job.skip_bad:
+            raise UserError(str(empty_file(file.path)))
+    inputs.announce()
+    return sorted(inputs.files, key=lambda file: file.language or "")  # stable: keeps the order in a language
 
 
 def partition_files(files: Sequence[InputFile], partition: tuple[int, int]) -> list[InputFile]:
@@ -132,6 +136,10 @@ def store_settings(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:
         added["max_length"] = job.max_length
     if job.max_line_bytes != MAX_LINE_BYTES:
         added["max_line_bytes"] = job.max_line_bytes
+    if job.fields.where:
+        added["where"] = [list(condition) for condition in job.fields.where]
+    if job.fields.rehydrate:
+        added["rehydrate"] = True
     return added | {
         "source": job.source,
         "language": job.language,

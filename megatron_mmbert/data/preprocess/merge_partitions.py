@@ -33,6 +33,11 @@ class PartitionSet(NamedTuple):
     settings: dict[str, Any]
     inputs: list[InputIdentity]
 
+    @property
+    def left_out(self) -> int:
+        """Documents that did not meet a condition."""
+        return sum(partition.left_out for partition in self.partitions)
+
 
 def merge_partitions(
     partitions: Sequence[Partition],

@@ -110,3 +110,9 @@ def print_skipped(output: Path, count: int) -> None:
             print(f"  {BadLine(**json.loads(line))}", file=sys.stderr)
     if count > _LINES_SHOWN:
         print("  ...", file=sys.stderr)
+
+
+def print_left_out(count: int) -> None:
+    """Print on stderr how many documents did not meet the user's conditions."""
+    if count:
+        print(f"left out {count:,} documents that do not meet --where", file=sys.stderr)

@@ -70,6 +70,11 @@ class Partition:
         self._row_start = np.cumsum(self._documents) - self._documents
         self._id_start = np.cumsum(self._tokens) - self._tokens
 
+    @property
+    def left_out(self) -> int:
+        """Documents that did not meet a condition; 0 if it was made before there were any."""
+        return int(self.about.get("left_out", 0))
+
     def read(self, language: str) -> Iterator[TokenizedDocuments]:
         """Yield the documents of ``language`` in their order, some at a time; nothing if there are none.
 

@@ -40,7 +40,10 @@ class PartitionWriter:
     Attributes:
         done: how many of the inputs are finished.
         skipped: bad lines left out so far.
+        left_out: documents that did not meet a condition so far.
     """
+
+    # attributes: the partition's files, its state, and what is buffered
 
     def __init__(self, folder: Path, made_from: dict[str, Any], inputs: Sequence[InputIdentity]) -> None:
         """``made_from``: all that the partition depends on besides its inputs."""
@@ -52,7 +55,7 @@ class PartitionWriter:
         self._named = 0  # languages that are in the journal
         self._buffer: dict[str, list[TokenizedDocuments]] = {}
         self._buffered = 0
-        self.done = 0
+        self.done = self.left_out = 0
         journal_bytes, sizes, skipped = self._restore()
         self._files = {name: _open_cut(folder / name, size) for name, size in sizes.items()}
         self._journal = _open_cut(folder / JOURNAL_NAME, journal_bytes)
@@ -81,6 +84,7 @@ class PartitionWriter:
                 "skipped": [self.skipped.count, os.fstat(self._record.fileno()).st_size],
                 "languages": names[self._named :],
             }
+            | self._left_out()
         )
         self._named = len(names)
         self.done += 1
@@ -101,13 +105,17 @@ class PartitionWriter:
             "skipped_lines": self.skipped.count,
             "sizes": sizes,
         }
-        write_json(self._folder / PARTITION_NAME, value | about)
+        write_json(self._folder / PARTITION_NAME, value | self._left_out() | about)
 
     def close(self) -> None:
         """Close the files."""
         files: list[IO[Any]] = [*self._files.values(), self._journal, self._record]
         for file in files:
             file.close()
+
+    def _left_out(self) -> dict[str, int]:
+        """Return the record of the documents left out: none, as before there were conditions, if there are none."""
+        return {"left_out": self.left_out} if self.left_out else {}
 
     def _flush(self) -> None:
         """Write the buffered documents, those of a language together."""
@@ -150,6 +158,7 @@ class PartitionWriter:
                     self._languages[language] = len(self._languages)
                 self.done += 1
                 skipped_bytes = value["skipped"][1]
+                self.left_out = value.get("left_out", 0)
                 valid = (valid[0] + len(line), value["sizes"], value["skipped"][0])
         self._named = len(self._languages)
         os.truncate(skipped, skipped_bytes)

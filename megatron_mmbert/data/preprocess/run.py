@@ -35,6 +35,7 @@ from megatron_mmbert.data.preprocess.output_folder import (
     check_replaceable,
     copy_skipped,
     is_made,
+    print_left_out,
     print_skipped,
     staging_folder,
 )
@@ -75,6 +76,7 @@ def preprocess(job: PreprocessJob) -> Store:
     seconds = time.monotonic() - start
     rate = manifest.totals()["bytes"] / seconds / 1e6
     print_skipped(job.output, manifest.skipped_lines)
+    print_left_out(partitions.left_out)
     print(f"{job.output}: made in {seconds:.1f} s, {rate:.2f} MB of text a second\n{describe(manifest)}")
     return Store.open(job.output)
 
@@ -106,6 +108,7 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
         replace_folder(folder / _PARTITION_FOLDER, target)
     partition = Partition(job.output)
     print_skipped(job.output, partition.about["skipped_lines"])
+    print_left_out(partition.left_out)
     print(
         f"{name}, from {len(files):,} input files, {len(partition.languages):,} languages, {partition.tokens:,} tokens"
     )
@@ -125,6 +128,7 @@ def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> Store
     with staging_folder(target, lambda error: False) as folder:
         manifest = _publish(partitions, folder / "store", target)
     print_skipped(output, manifest.skipped_lines)
+    print_left_out(partitions.left_out)
     print(f"{output}: merged from {len(partitions.partitions)} partitions\n{describe(manifest)}")
     return Store.open(output)
 
@@ -151,7 +155,8 @@ def _publish(made: PartitionSet, folder: Path, output: Path) -> Manifest:
             progress.add,
         )
     if not merged.datasets:
-        raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad; check --text-field")
+        rest = f", and {made.left_out} do not meet --where" if made.left_out else ""
+        raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad{rest}; check --text-field")
     copy_skipped([partition.path for partition in partitions], folder)
     if "max_length" in settings:
         save_splitters(folder / SENTENCES_NAME, all_splitters(partitions))

@@ -13,7 +13,6 @@ from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
 from megatron_mmbert.data.preprocess.job import PreprocessJob, input_identities
 from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.tokenize_worker import (
-    InputFile,
     LineBatch,
     TokenizedBatch,
     TokenizeWorker,
@@ -23,7 +22,7 @@ from megatron_mmbert.data.preprocess.train_sentence_splitter import train_splitt
 from megatron_mmbert.data.store.tokenized_documents import store_dtype
 from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import empty_file
-from megatron_mmbert.data.text.records import Fields, SkippedLines, report_bad
+from megatron_mmbert.data.text.records import Fields, InputFile, SkippedLines, report_bad
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedSplitter, save_splitters
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.process_pool import ordered_map
@@ -81,6 +80,7 @@ class PartitionTokenizer:
                 for batch in _checked(batches, writer.skipped if job.skip_bad else None):
                     for documents in batch.documents:
                         writer.add(documents)
+                    writer.left_out += batch.left_out
                     if batch.ends_file:
                         writer.finish_file()
                         self.done = writer.done
@@ -97,7 +97,7 @@ def _checked(batches: Iterable[TokenizedBatch], skip_bad: SkippedLines | None) -
     for batch in batches:
         for bad in batch.bad:
             report_bad(bad, skip_bad)
-        seen += len(batch.documents) + len(batch.bad)
+        seen += len(batch.documents) + len(batch.bad) + batch.left_out
         if batch.ends_file:
             if not seen:
                 report_bad(empty_file(batch.file.path), skip_bad)

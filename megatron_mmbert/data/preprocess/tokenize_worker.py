@@ -20,20 +20,11 @@ from megatron_mmbert.data.store.tokenized_documents import NO_DIGEST, ROW, Token
 from megatron_mmbert.data.text.dedup import chunk_digest, text_digest
 from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import open_records, parse_record
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, SKIP_REMEDY, BadLine, Document, Fields, Record
+from megatron_mmbert.data.text.records import SKIP_REMEDY, BadLine, Document, Fields, InputFile, Record
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
 
 BATCH_BYTES = 256 << 10
-
-
-class InputFile(NamedTuple):
-    """A file, the language of its documents (None: each line names its own), and how its lines are read."""
-
-    path: Path
-    language: str | None
-    fields: Fields = Fields()
-    max_line_bytes: int = MAX_LINE_BYTES
 
 
 class LineBatch(NamedTuple):
@@ -47,13 +38,14 @@ class LineBatch(NamedTuple):
 
 
 class TokenizedBatch(NamedTuple):
-    """The documents of a batch of lines by language, and its bad lines in order."""
+    """The documents of a batch of lines by language, its bad lines in order, and how many a condition left out."""
 
     file: InputFile
     documents: list[TokenizedDocuments]
     bad: list[BadLine]
     input_bytes: int
     ends_file: bool
+    left_out: int = 0
 
 
 def read_batches(files: list[InputFile], batch_bytes: int = BATCH_BYTES) -> Iterator[LineBatch]:
@@ -112,10 +104,13 @@ class TokenizeWorker:
         path = batch.file.path
         documents: list[Document] = []
         bad: list[BadLine] = []
+        left_out = 0
         for number, line in enumerate(batch.lines, start=batch.first_line):
             parsed = parse_record(path, number, line, self.fields)
             if isinstance(parsed, Document):
-                documents.append(parsed)
+                left_out += not parsed.copies
+                if parsed.copies:
+                    documents.append(parsed)
             elif parsed is not None:
                 bad.append(parsed)
         by_language: dict[str, _DocumentList] = {}
@@ -124,13 +119,14 @@ class TokenizeWorker:
                 self._check(document, ids, path)
                 language = batch.file.language or document.language
                 assert language is not None  # a line without one is a bad line when the file has none
-                self._add(by_language.setdefault(language, _DocumentList()), language, document.text, ids)
+                for _ in range(document.copies):
+                    self._add(by_language.setdefault(language, _DocumentList()), language, document.text, ids)
             else:
                 value = repr(document.text[:40])
                 bad.append(BadLine(str(path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
         bad.sort(key=lambda line: line.line)
         tokenized = [documents.as_columns(language) for language, documents in by_language.items()]
-        return TokenizedBatch(batch.file, tokenized, bad, batch.input_bytes, batch.ends_file)
+        return TokenizedBatch(batch.file, tokenized, bad, batch.input_bytes, batch.ends_file, left_out)
 
     def _add(self, documents: _DocumentList, language: str, text: str, ids: npt.NDArray[np.int32]) -> None:
         """Append one document, or its chunks."""

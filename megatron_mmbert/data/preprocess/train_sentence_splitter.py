@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby
 
-from megatron_mmbert.data.preprocess.tokenize_worker import InputFile
 from megatron_mmbert.data.text.documents import open_records, parse_record
-from megatron_mmbert.data.text.records import Document
+from megatron_mmbert.data.text.records import Document, InputFile
 from megatron_mmbert.data.text.sentence_splitter import TrainedSplitter, train_splitter
 from megatron_mmbert.utils.process_pool import ordered_map
 
@@ -66,7 +65,7 @@ def _mixed_samples(files: Sequence[InputFile]) -> dict[str, str]:
 def _documents(file: InputFile) -> Iterator[Document]:
     for number, record in open_records(file.path, file.fields, file.max_line_bytes):
         document = parse_record(file.path, number, record, file.fields)
-        if isinstance(document, Document):
+        if isinstance(document, Document) and document.copies:
             yield document
 
 

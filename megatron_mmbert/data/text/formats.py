@@ -42,25 +42,39 @@ class Format(NamedTuple):
     parse: Callable[[Path, int, Any, Fields], Document | BadLine | None]
 
 
-def _maybe_compressed(ending: str) -> tuple[str, ...]:
-    return (ending, *(ending + packed for packed in COMPRESSIONS))
+def _compressed(ending: str) -> tuple[str, ...]:
+    return tuple(ending + packed for packed in COMPRESSIONS)
 
+
+_JSON_LINES = (".jsonl", *_compressed(".jsonl"), ".ndjson", *_compressed(".ndjson"))
 
 FORMATS = (
-    Format(_maybe_compressed(".jsonl"), LineReader, parse_jsonl),
-    Format(_maybe_compressed(".txt"), LineReader, parse_text_line),
+    # A .json.gz is lines in every corpus that has one (C4); a plain .json is mostly a description of something.
+    Format((*_JSON_LINES, *_compressed(".json")), LineReader, parse_jsonl),
+    Format((".txt", *_compressed(".txt")), LineReader, parse_text_line),
     Format((".parquet",), RowReader, parse_row),
 )
 ENDINGS = tuple(ending for format in FORMATS for ending in format.endings)
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file, by the ending of its name.
+    """Return the format of a file, by the ending of its name in upper or lower case.
 
     Raises:
         UserError: it is none of ``FORMATS``.
     """
     for format in FORMATS:
-        if path.name.endswith(format.endings):
+        if path.name.lower().endswith(format.endings):
             return format
-    raise UserError(f"{path}: unknown kind of file; convert it to one of {', '.join(ENDINGS)}")
+    raise UserError(f"{path}: unknown kind of file; convert it to one of {described_endings()}")
+
+
+def is_readable(name: str) -> bool:
+    """Tell if a file of this name is of one of ``FORMATS``."""
+    return name.lower().endswith(ENDINGS)
+
+
+def described_endings() -> str:
+    """Return the endings for a message, compressed ones as a group."""
+    plain = [ending for ending in ENDINGS if not ending.endswith(tuple(COMPRESSIONS))]
+    return f"{', '.join(plain)}, {'/'.join(COMPRESSIONS)} of lines"

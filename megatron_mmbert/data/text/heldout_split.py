@@ -11,12 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
-from megatron_mmbert.data.text.documents import find_inputs, language_of, read_documents
-from megatron_mmbert.data.text.records import Document
+from megatron_mmbert.data.text.documents import read_file
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover
+from megatron_mmbert.data.text.records import Document, InputFile
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import write_json
 from megatron_mmbert.utils.output_kinds import HELD_OUT_SPLIT
@@ -70,27 +72,34 @@ def _split_longest(documents: Sequence[Document], wanted: float) -> Split:
     return Split(train, [(f"{name}#end", "\n".join(lines[cut:]).strip())])
 
 
-def split_files(inputs: Iterable[Path], output: Path, share: float, max_bytes: int, overwrite: bool = False) -> str:
+def split_files(
+    inputs: Iterable[Path],
+    output: Path,
+    share: float,
+    max_bytes: int,
+    overwrite: bool = False,
+    options: InputOptions = AS_FOUND,
+) -> str:
     """Write ``output``/train and ``output``/heldout with one file per language; return a sentence on the result.
 
     Raises:
-        UserError: bad input lines, two files of one language, or an ``output`` that exists.
+        UserError: bad input lines, a language that is not clear, or an ``output`` that exists.
     """
     if not 0 < share < 1:
         raise UserError(f"--share {share}: give a number between 0 and 1, such as 0.05")
     inputs = list(inputs)
     check_output(output, HELD_OUT_SPLIT, inputs, overwrite)
-    files = find_inputs(inputs)
-    by_language: dict[str, Path] = {}
-    for file in files:
-        other = by_language.setdefault(language_of(file), file)
-        if other != file:
-            raise UserError(f"{other} and {file} are of one language; split them one after the other")
+    found = discover(inputs, options)
+    found.announce()
+    by_language: dict[str, list[InputFile]] = {}
+    for file in found.files:
+        by_language.setdefault(file.language or "", []).append(file)
     counts = {"train": 0, "heldout": 0}
     without = 0
     with output_folder(output, HELD_OUT_SPLIT, inputs, overwrite) as staging:
-        for language, file in tqdm(by_language.items(), desc="splitting", unit="file", disable=None):
-            split = split_documents(list(read_documents(file, skip_bad=None)), share, max_bytes)
+        for language, files in tqdm(by_language.items(), desc="splitting", unit="language", disable=None):
+            documents = list(chain.from_iterable(map(read_file, files)))
+            split = split_documents(documents, share, max_bytes)
             without += not split.heldout
             for name in counts:
                 counts[name] += _write(staging / name / f"{language}.jsonl", getattr(split, name))

@@ -6,11 +6,14 @@ in blocks and reported, and memory stays bounded whatever the file claims to be.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -28,11 +31,12 @@ from megatron_mmbert.data.text.records import (
 )
 from megatron_mmbert.utils.errors import UserError
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard", ".xz": "xz", ".bz2": "bzip2"}
 """The ending of a compressed file's name, and the compression's name."""
 
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 20
+_XZ_MEMORY = 1 << 30  # four times what `xz -9` needs; a header may ask for 4 GiB
 
 
 class LineReader:
@@ -57,7 +61,7 @@ class LineReader:
             UserError: the file cannot be opened, or its compressed stream is damaged.
         """
         number = 0
-        kind = COMPRESSIONS.get(self.path.suffix, "file")
+        kind = COMPRESSIONS.get(self.path.suffix.lower(), "file")
         try:
             with self.path.open("rb") as self._raw:
                 stream = _unpack(self._raw, self.path)
@@ -68,10 +72,10 @@ class LineReader:
                     else:
                         yield number, line.removeprefix(_BOM) if number == 1 else line
                 self._read = self._raw.tell()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{self.path}: damaged {kind} after line {number} ({error}); copy it again") from None
         except OSError as error:
-            if error.errno is None and kind != "file":  # what Arrow's decompressor raises
+            if error.errno is None and kind != "file":  # what bz2 and Arrow's decompressor raise
                 reason = str(error).splitlines()[0] if str(error) else "unknown"
                 raise UserError(f"{self.path}: damaged {kind} after line {number} ({reason}); copy it again") from None
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
@@ -109,13 +113,49 @@ def arrow(path: Path) -> ModuleType:
 
 def _unpack(raw: BinaryIO, path: Path) -> Any:
     """Return a buffered stream of the file's content."""
-    if path.suffix == ".gz":
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BLOCK)  # type: ignore[arg-type]
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         # Arrow's reader, unlike others, tells a stream that was cut from one that ended.
         pa = arrow(path)
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"), _BLOCK)
+    if suffix == ".xz":
+        return io.BufferedReader(_Streams(raw, partial(lzma.LZMADecompressor, memlimit=_XZ_MEMORY)), _BLOCK)
+    if suffix == ".bz2":
+        return io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor), _BLOCK)
     return raw
+
+
+class _Streams(io.RawIOBase):
+    """The content of compressed streams end to end; Python's own readers pass over damage after the first one."""
+
+    def __init__(self, raw: BinaryIO, make: Callable[[], Any]) -> None:
+        self._raw = raw
+        self._make = make
+        self._decompressor: Any = make()
+        self._fresh = True  # nothing of the present stream was read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = b""
+        while not content:
+            packed = b""
+            if self._decompressor.eof:
+                packed = self._decompressor.unused_data.lstrip(b"\0")  # xz may be padded
+                self._decompressor, self._fresh = self._make(), True
+            if not packed and self._decompressor.needs_input:
+                packed = self._raw.read(_BLOCK)
+            if not packed and self._decompressor.needs_input:
+                if self._fresh:
+                    return 0
+                raise EOFError("it ends before its end marker")
+            self._fresh = False
+            content = self._decompressor.decompress(packed, len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def _ends_here(stream: Any, line: bytes) -> bool:

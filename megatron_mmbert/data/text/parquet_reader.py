@@ -70,7 +70,8 @@ class RowReader:
 
     def _columns(self, schema: Any) -> list[str]:
         """Return the columns to read, each once."""
-        wanted = [self._fields.text, self._fields.language or "id", "id"]
+        others = [_column(name, schema) for name in self._fields.others]
+        wanted = [self._fields.text, self._fields.language or "id", "id", *others]
         return list(dict.fromkeys(name for name in wanted if name in schema.names))
 
     def _schema_problem(self, schema: Any) -> str | None:
@@ -83,6 +84,10 @@ class RowReader:
             held = kind.value_type if hasattr(kind, "index_type") else kind  # a dictionary's
             if str(held) not in ("string", "large_string", "string_view"):
                 return f"column {name!r} is {kind}, not a string; check --text-field"
+        for name in self._fields.others:
+            if schema.names.count(_column(name, schema)) != 1:
+                has = ", ".join(map(repr, schema.names))[:60]
+                return f"no column {name!r}{nearest(name, schema.names)}, the file has {has}; check --where"
         return None
 
     def _rows(self, pa: Any, batch: Any) -> Iterator[dict[str, Any]]:
@@ -105,6 +110,11 @@ class RowReader:
             reason = f"field {self._fields.text!r} is null, not a string; {SKIP_REMEDY}"
             return BadLine(str(self.path), number, reason)
         return record
+
+
+def _column(name: str, schema: Any) -> str:
+    """Return the column with a field: for ``quality.score`` it may be ``quality``."""
+    return name if name in schema.names else name.partition(".")[0]
 
 
 def parse_row(path: Path, row: int, record: dict[str, Any], fields: Fields) -> Document | BadLine:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from megatron_mmbert.data.text.conditions import CLUSTER_FIELD, Condition, cluster_copies
 from megatron_mmbert.utils.errors import UserError, nearest
 
 SKIP_REMEDY = "fix the line, or pass --skip-bad to leave such lines out"
@@ -14,12 +16,17 @@ MAX_LINE_BYTES = 64 << 20
 
 
 class Document(NamedTuple):
-    """One text document. ``id`` is the line's own ``id`` or ``FILE:LINE``; ``line`` counts from 1."""
+    """One text document.
+
+    ``id`` is the line's own ``id`` or ``FILE:LINE``; ``line`` counts from 1; ``copies``: how often it is taken, 0 if a
+    condition leaves it out.
+    """
 
     id: str
     text: str
     line: int
     language: str | None = None
+    copies: int = 1
 
 
 class BadLine(NamedTuple):
@@ -38,10 +45,33 @@ Record = bytes | dict[str, Any] | BadLine
 
 
 class Fields(NamedTuple):
-    """The names of the fields with a record's text, and with its language if the file's name does not give it."""
+    """The fields that a record is taken by.
+
+    Attributes:
+        text: the field with its text.
+        language: the field with its language; None: its file has one.
+        where: conditions on other fields; a record that does not meet all of them is left out.
+        rehydrate: take a document as often as FineWeb2 does by the size of its MinHash cluster.
+    """
 
     text: str = "text"
     language: str | None = None
+    where: tuple[Condition, ...] = ()
+    rehydrate: bool = False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The fields that conditions and copies ask for."""
+        return (*(condition.field for condition in self.where), *([CLUSTER_FIELD] if self.rehydrate else []))
+
+
+class InputFile(NamedTuple):
+    """A file, the language of its documents (None: each line names its own), and how its lines are read."""
+
+    path: Path
+    language: str | None
+    fields: Fields = Fields()
+    max_line_bytes: int = MAX_LINE_BYTES
 
 
 @dataclass
@@ -106,8 +136,22 @@ def document_of(record: Any, fields: Fields, file_name: str, line: int) -> Docum
     language = record.get(fields.language) if fields.language else None
     if fields.language and not is_language(language):
         return f"language field {fields.language!r} is {short(language)}, which names no language"
+    copies = _copies(record, fields)
+    if isinstance(copies, str):
+        return copies
     name = record.get("id")
-    return Document(str(name) if isinstance(name, str | int) else f"{file_name}:{line}", text, line, language)
+    return Document(str(name) if isinstance(name, str | int) else f"{file_name}:{line}", text, line, language, copies)
+
+
+def _copies(record: dict[str, Any], fields: Fields) -> int | str:
+    """Return how often a record is taken, or the reason why that cannot be told."""
+    for condition in fields.where:
+        holds = condition.holds(record)
+        if not holds:
+            return 0
+        if isinstance(holds, str):
+            return holds
+    return cluster_copies(record) if fields.rehydrate else 1
 
 
 def short(value: object, quote: bool = True, max_characters: int = 60) -> str:

@@ -18,10 +18,11 @@ from support import ROOT
 
 from megatron_mmbert.data.preprocess import tokenize_partition
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
-from megatron_mmbert.data.preprocess.tokenize_worker import InputFile, TokenizeWorker, read_batches
+from megatron_mmbert.data.preprocess.tokenize_worker import TokenizeWorker, read_batches
 from megatron_mmbert.data.store.index_format import indexed_dataset
 from megatron_mmbert.data.store.reader import Store
-from megatron_mmbert.data.text.documents import Fields, read_documents
+from megatron_mmbert.data.text.documents import read_documents
+from megatron_mmbert.data.text.records import Fields, InputFile
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError, run_command
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.store.writer import StoreWriter
-from megatron_mmbert.data.text.documents import Fields
+from megatron_mmbert.data.text.records import Fields
 
 
 def make(folder: Path, languages: int, tokenizer: Path, by_field: bool) -> Store:
@@ -27,8 +28,8 @@ def make(folder: Path, languages: int, tokenizer: Path, by_field: bool) -> Store
         for language, text in rows:
             with (folder / "in" / f"{language}.txt").open("a") as file:
                 file.write(text + "\n")
-    fields = Fields(language="lang" if by_field else None)
-    return preprocess(PreprocessJob((folder / "in",), tokenizer, folder / "store", fields=fields))
+    how: dict[str, Any] = {"fields": Fields(language="lang")} if by_field else {"language_from": "file"}
+    return preprocess(PreprocessJob((folder / "in",), tokenizer, folder / "store", **how))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.data.text.documents import SkippedLines, find_inputs, language_of, read_documents
+from megatron_mmbert.data.text.documents import SkippedLines, find_inputs, read_documents
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -107,9 +107,3 @@ def test_find_inputs_refuses(make: str, tmp_path: Path) -> None:
         path = write(tmp_path / "in.pdf", "x")
     with pytest.raises(UserError, match="in"):
         find_inputs([path])
-
-
-def test_language_is_the_name_before_the_first_dot() -> None:
-    assert language_of(Path("x/srp_Cyrl.001.jsonl.gz")) == "srp_Cyrl"
-    with pytest.raises(UserError, match="--language"):
-        language_of(Path("my text.jsonl"))

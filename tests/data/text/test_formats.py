@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,21 @@ def test_zst_holds_the_same_documents(kind: str, tmp_path: Path) -> None:
     (tmp_path / f"b.{kind}.zst").write_bytes(compress(content[:777]) + compress(content[777:]))
     plain, packed = (list(read_documents(tmp_path / name)) for name in (f"a.{kind}", f"b.{kind}.zst"))
     assert [d.text for d in packed] == [d.text for d in plain] and len(plain) == 1000
+
+
+@pytest.mark.parametrize("ending", ["xz", "bz2", "XZ"])
+def test_xz_and_bz2_hold_the_same_documents_and_damage_is_never_skipped(ending: str, tmp_path: Path) -> None:
+    pack, name = {"xz": (lzma.compress, "xz"), "bz2": (bz2.compress, "bzip2")}[ending.lower()]
+    lines = [f"é {n} " + "x" * (n % 300) for n in range(3000)]
+    content = "\n".join(lines).encode()
+    path = tmp_path / f"a.txt.{ending}"
+    path.write_bytes(pack(content[:1777]) + pack(content[1777:]))
+    assert [d.text for d in read_documents(path)] == lines
+    good = pack(content)
+    for damaged in (good[:-9], good + b"xyz", b"plain text", good[:500] + b"?" + good[501:], good + pack(b"y")[:-9]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"damaged {name} after line \d+ \(.+\); copy it again"):
+            list(read_documents(path, skip_bad=SkippedLines()))
 
 
 @pytest.mark.parametrize("damage", ["cut", "not zst", "trailing"])
@@ -127,12 +145,13 @@ print(len(found), type(found[0][1]).__name__, resource.getrusage(resource.RUSAGE
 """
 
 
-@pytest.mark.parametrize("kind", ["gz", "zst"])
+@pytest.mark.parametrize("kind", ["gz", "zst", "xz", "bz2"])
 def test_zip_bomb_in_bounded_memory(kind: str, tmp_path: Path) -> None:
     """300 MB without a line end, from a few hundred kilobytes, in a process of its own to measure its memory."""
     path = tmp_path / f"bomb.jsonl.{kind}"
     block = b" " * (100 << 20)
-    path.write_bytes(gzip.compress(block, 1) * 3 if kind == "gz" else compress(block) * 3)
+    pack = {"gz": partial(gzip.compress, compresslevel=1), "zst": compress, "xz": lzma.compress, "bz2": bz2.compress}
+    path.write_bytes(pack[kind](block[: (20 << 20) if kind in ("xz", "bz2") else None]) * 3)  # these are slow to make
     done = subprocess.run([sys.executable, "-c", BOMB, path], capture_output=True, text=True, check=True)
     lines, what, kilobytes = done.stdout.split()
     assert (lines, what) == ("1", "BadLine") and int(kilobytes) < 80_000
