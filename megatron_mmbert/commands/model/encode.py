@@ -1,7 +1,8 @@
 """Write embeddings or MLM scores of a corpus with an exported model.
 
 --input takes what preprocess takes. Row n of the output belongs to the n-th text, files in the order that index.json
-lists. Scores are two numbers a text: the sum of log p(token | the rest of the text) in nats, each token masked once, and the number of tokens.
+lists. Scores are two numbers a text: the sum of log p(token | the rest of the text) in nats, each token masked once,
+and the number of tokens.
 """
 
 from __future__ import annotations
