@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,16 @@ from megatron_mmbert.checkpoint.identity import check_names
 from megatron_mmbert.convert.hf_config import read_config
 from megatron_mmbert.convert.hf_identity import check_folder
 from megatron_mmbert.inference.network import Network
-from megatron_mmbert.inference.options import DTYPE_NAMES
+from megatron_mmbert.inference.options import DTYPE_NAMES, POOLINGS, Pooling
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import read_json
 
+_POOLING_KEYS = {
+    **{"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max"},
+    **{"pooling_mode_mean_sqrt_len_tokens": "mean/sqrt", "pooling_mode_weightedmean_tokens": "weighted mean"},
+    "pooling_mode_lasttoken": "last token",
+}
 DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
 
 
@@ -33,10 +39,12 @@ class Model:
         """D, the length of an embedding."""
         return self.network.model.hidden_size
 
-    def ids_of(self, text: str) -> list[int]:
-        """Return the ids of ``<bos> text <eos>``, the text cut to ``max_length``."""
-        ids = self.tokenizer.encode(text)[: self.max_length - 2]
-        return [self.tokenizer.bos_id, *ids, self.tokenizer.eos_id]
+    def ids_of(self, text: str, on_cut: Callable[[], None] = lambda: None) -> list[int]:
+        """Return the ids of ``<bos> text <eos>``, the text cut to ``max_length``; ``on_cut`` is called if it is."""
+        ids = self.tokenizer.encode(text)
+        if len(ids) > self.max_length - 2:
+            on_cut()
+        return [self.tokenizer.bos_id, *ids[: self.max_length - 2], self.tokenizer.eos_id]
 
 
 def load_model(
@@ -82,3 +90,23 @@ def load_model(
             "copy both from one export"
         )
     return Model(network, tokenizer, longest)
+
+
+def pooling_of(folder: Path) -> Pooling:
+    """Return how sentence-transformers pools the model that it saved in ``folder``; ``mean`` for any other model.
+
+    Raises:
+        UserError: in a way that is not one of :data:`~megatron_mmbert.inference.options.POOLINGS`.
+    """
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    values = read_json(file, "pooling", "name it with --pooling")
+    modes = [values.get("pooling_mode")] + [
+        key for key, value in values.items() if key in _POOLING_KEYS and value is True
+    ]
+    found = {_POOLING_KEYS.get(str(mode), mode) for mode in modes if mode}
+    for pooling in POOLINGS:
+        if found == {pooling}:
+            return pooling
+    raise UserError(f"{file}: pools by {sorted(map(str, found))}; choose --pooling {' or '.join(POOLINGS)}")

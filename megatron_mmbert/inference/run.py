@@ -43,9 +43,13 @@ def encode_windows(
     pooling: Pooling = "mean",
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
+    on_cut: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Yield the embeddings of about a million tokens at a time, so that memory does not grow with ``texts``."""
-    for samples in windows(model, texts):
+    """Yield the embeddings of about a million tokens at a time, so that memory does not grow with ``texts``.
+
+    ``on_cut`` is called for each text that is cut, before the next one is asked for.
+    """
+    for samples in windows(model, texts, on_cut=on_cut):
         yield encode_ids(model.network, samples, pooling, pack_tokens, progress)
 
 
@@ -85,8 +89,9 @@ def score_windows(
     texts: Iterable[str],
     pack_tokens: int = PACK_TOKENS,
     progress: Callable[[int], None] | None = None,
+    on_cut: Callable[[], None] = lambda: None,
 ) -> Iterator[Tensor]:
-    """Yield the scores of about a million tokens at a time; see :func:`score`.
+    """Yield the scores of about a million tokens at a time; see :func:`score` and, for ``on_cut``, encode_windows.
 
     Raises:
         UserError: the model has no head.
@@ -96,7 +101,7 @@ def score_windows(
             f"{model.tokenizer.path}: no masked-language-model head in this folder, so it gives no scores; encode "
             "embeddings, or name the model it was made from"
         )
-    for samples in windows(model, texts):
+    for samples in windows(model, texts, on_cut=on_cut):
         copies, owners, places = _masked_copies(samples, model.tokenizer.mask_id)
         out_N2 = torch.zeros(len(samples), 2, dtype=torch.float64)
         for members, hidden_TD, layout in _packs(model.network, copies, pack_tokens):
@@ -113,12 +118,18 @@ def score_windows(
         yield out_N2
 
 
-def windows(model: Model, texts: Iterable[str], max_tokens: int = WINDOW_TOKENS) -> Iterator[list[list[int]]]:
+def windows(
+    model: Model,
+    texts: Iterable[str],
+    max_tokens: int = WINDOW_TOKENS,
+    *,
+    on_cut: Callable[[], None] = lambda: None,
+) -> Iterator[list[list[int]]]:
     """Yield the token ids of consecutive texts, about ``max_tokens`` at a time."""
     held: list[list[int]] = []
     tokens = 0
     for text in texts:
-        held.append(model.ids_of(text))
+        held.append(model.ids_of(text, on_cut))
         tokens += len(held[-1])
         if tokens >= max_tokens:
             yield held

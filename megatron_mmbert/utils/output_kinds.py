@@ -96,7 +96,9 @@ HELD_OUT_SPLIT = OutputKind(
     ("split.json", "train"),
     ("split.json", "train/*.jsonl", "heldout/*.jsonl"),
 )
-EMBEDDINGS = OutputKind("a folder of embeddings or scores", ("index.json",), ("index.json", "part-*"))
+EMBEDDINGS = OutputKind(
+    "a folder of embeddings or scores", ("index.json",), ("index.json", "rows.jsonl", "checksums.json", "part-*")
+)
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
 PLAN = OutputKind("a plan", recognizes=_has_keys("machine", "phases", "total"))
 NODE_RECORD = OutputKind("a record of a node", recognizes=_has_keys("package numpy"))

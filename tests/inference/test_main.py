@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,8 +12,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.tiny_checkpoint import make_tokenizer
+from transformers import ModernBertModel
 
-from megatron_mmbert.inference import Model, encode
+from megatron_mmbert.convert.hf_identity import write_identity
+from megatron_mmbert.inference import Model, encode, load_model
+from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.utils.checksums import write_checksums
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -70,3 +76,70 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(
     (output / "thesis.tex").touch()
     assert run(monkeypatch, folder, "--input", corpus, "--output", output) == 2
     assert "out: is not a folder of embeddings or scores; choose another --output" in capsys.readouterr().err
+
+
+def test_rows_are_traced_to_texts(
+    model: Model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F7: line-aligned files have rows that are aligned, and an empty text a finite row of its own."""
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n\n" + "etaoin " * 40 + "\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "one", "id": "x"}\n\n{"text": ""}\n{"text": null}\n')
+    inputs = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    output = tmp_path / "out"
+    assert run(monkeypatch, folder, "--input", *inputs, "--output", output, "--max-length", "12") == 0
+    assert "1 of them were cut to 12 tokens" in capsys.readouterr().out
+    index = json.loads((output / "index.json").read_text())
+    assert index["rows"] == 8 and index["cut_texts"] == 1 and index["max_length"] == 12
+    assert [(each["first_row"], each["rows"], each["cut"]) for each in index["rows_by_file"]] == [(0, 5, 1), (5, 3, 0)]
+    rows = [json.loads(line) for line in (output / "rows.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 5, 1, 3, 4]
+    assert rows[4]["cut"] and rows[5] == {"file": str(inputs[1]), "line": 1, "id": "x"}
+    found = np.load(output / "part-00000.npy")
+    assert found.shape == (8, model.width) and np.isfinite(found).all()
+    torch.testing.assert_close(torch.from_numpy(found[6]), encode(model, [""])[0])
+    assert run(monkeypatch, folder, "--input", *inputs, "--output", tmp_path / "scores", "--what", "scores") == 0
+    assert np.load(tmp_path / "scores" / "part-00000.npy")[1].tolist() == [0, 0]
+    assert run(monkeypatch, folder, "--input", *inputs, "--output", output, "--overwrite") == 0, "its own kind"
+
+
+def test_an_embedding_model_without_head(
+    folder: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """G1: as sentence-transformers saves one: the encoder's tensors alone, their names without prefix."""
+    base = Path(shutil.copytree(folder, tmp_path / "base"))
+    ModernBertModel.from_pretrained(folder).save_pretrained(base)
+    assert not any(name.startswith(("model.", "head.")) for name in load_file(base / "model.safetensors"))
+    texts = ["one", "shrdlu two"]
+    torch.testing.assert_close(encode(load_model(base), texts), encode(model, texts), rtol=0, atol=1e-6)
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    (base / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (base / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    assert run(monkeypatch, base, "--input", tmp_path / "a.txt", "--output", tmp_path / "out") == 0
+    rows = torch.from_numpy(np.load(tmp_path / "out" / "part-00000.npy"))
+    torch.testing.assert_close(rows, encode(model, texts, "cls"), rtol=0, atol=1e-5)
+    capsys.readouterr()
+    arguments = (base, "--input", tmp_path / "a.txt", "--output", tmp_path / "scores", "--what", "scores")
+    assert run(monkeypatch, *arguments) == 2
+    assert "no masked-language-model head in this folder" in capsys.readouterr().err
+
+
+def test_a_changed_export_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    write_identity(copy, load_tokenizer(copy).fingerprint())
+    write_checksums(copy)
+    (tmp_path / "a.txt").write_text("one\n")
+    arguments = (copy, "--input", tmp_path / "a.txt", "--output", tmp_path / "out")
+    make_tokenizer(tmp_path / "other", 400, seed=1)
+    shutil.copy(tmp_path / "other" / "tokenizer.model", copy)
+    assert run(monkeypatch, *arguments) == 2
+    assert "differs from what was exported (identity.json) in tokenizer" in capsys.readouterr().err
+    shutil.copy(folder / "tokenizer.model", copy)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-9] ^= 4
+    (copy / "model.safetensors").write_bytes(content)
+    assert run(monkeypatch, *arguments) == 2
+    assert "model.safetensors: content differs from its checksum" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

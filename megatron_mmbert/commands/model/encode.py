@@ -1,15 +1,16 @@
 """Write embeddings or MLM scores of a corpus with an exported model.
 
---input takes what preprocess takes. Row n of the output belongs to the n-th text, files in the order that index.json
-lists. Scores are two numbers a text: the sum of log p(token | the rest of the text) in nats, each token masked once,
-and the number of tokens.
+--input takes what preprocess takes. Every line of a .txt and every record has its row, empty ones too: index.json says
+where the rows of each file begin, rows.jsonl has file, line and id of each row, and which texts were cut to the model's
+limit. Scores are two numbers a text: the sum of log p(token | the rest of the text) in nats, each token masked once,
+and the number of tokens. Of a model that sentence-transformers saved, embeddings are pooled as it says, without the
+modules that may follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_output(parser)
     add("--what", choices=("embeddings", "scores"), default="embeddings", help="what to write (%(default)s)")
-    add("--pooling", choices=POOLINGS, default="mean", help="of a text's tokens (%(default)s)")
+    add("--pooling", choices=POOLINGS, help="of a text's tokens (what the model's 1_Pooling says, else mean)")
     add("--format", choices=FORMATS, default="npy", help="of the files written (%(default)s)")
     add("--max-length", type=Whole(3, MAX_LENGTH), metavar="N", help="tokens a text is cut to (the model's limit)")
     pack, help_pack = Whole(1, MAX_PACK_TOKENS), "tokens computed at once (%(default)s)"
@@ -55,11 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     files = [file.path for file in found.taken]
     from tqdm import tqdm  # here, as all that computes: torch takes seconds
 
-    from megatron_mmbert.inference.model import load_model
-    from megatron_mmbert.inference.outputs import write_shards
+    from megatron_mmbert.inference.model import load_model, pooling_of
+    from megatron_mmbert.inference.outputs import RowList, write_shards
     from megatron_mmbert.inference.run import encode_windows, score_windows
     from megatron_mmbert.kernels import fp32_matmul
 
+    pooling = arguments.pooling or pooling_of(arguments.model)
     fp32_matmul.use_fastest()
     model = load_model(
         arguments.model,
@@ -70,20 +72,17 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.allow_different,
     )
     with tqdm(desc=arguments.what, unit="text", mininterval=1.0) as bar:
-        start, texts = time.perf_counter(), _texts(files, arguments.text_field)
+        start, rows = time.perf_counter(), RowList(files, arguments.text_field)
+        packs, texts = arguments.pack_tokens, rows.texts()
         if arguments.what == "scores":
-            parts = score_windows(model, texts, arguments.pack_tokens, bar.update)
+            parts = score_windows(model, texts, packs, bar.update, rows.cut)
         else:
-            parts = encode_windows(model, texts, arguments.pooling, arguments.pack_tokens, bar.update)
+            parts = encode_windows(model, texts, pooling, packs, bar.update, rows.cut)
         about: dict[str, Any] = {"model": str(arguments.model), "what": arguments.what, "files": list(map(str, files))}
         if arguments.what == "embeddings":
-            about["pooling"] = arguments.pooling
-        rows = write_shards(arguments.output, parts, arguments.format, about, arguments.overwrite, inputs)
-    print(f"wrote {arguments.output}: {arguments.what} of {rows:,} texts in {time.perf_counter() - start:.1f} s")
-
-
-def _texts(files: list[Path], field: str) -> Iterator[str]:
-    from megatron_mmbert.data.text.documents import read_documents
-
-    for file in files:
-        yield from (document.text for document in read_documents(file, field))
+            about["pooling"] = pooling
+        about["max_length"] = model.max_length
+        count = write_shards(arguments.output, parts, arguments.format, about, arguments.overwrite, rows, inputs)
+    print(f"wrote {arguments.output}: {arguments.what} of {count:,} texts in {time.perf_counter() - start:.1f} s")
+    if rows.cut_texts:
+        print(f"{rows.cut_texts:,} of them were cut to {model.max_length:,} tokens; rows.jsonl says which")
