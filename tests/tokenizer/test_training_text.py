@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from megatron_mmbert.data.text.inputs.discover import AS_FOUND
+from megatron_mmbert.data.text.conditions import parse_conditions
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions
+from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.tokenizer.training_text import (
     MAX_LINE_CHARACTERS,
     Sampler,
@@ -80,3 +83,13 @@ def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "eng_Latn.txt").write_text("\n \n")
     with pytest.raises(UserError, match="empty"):
         measure_corpus([tmp_path], AS_FOUND, None)
+
+
+def test_languages_by_line_and_conditions(tmp_path: Path) -> None:
+    rows = [{"text": f"{language} {n}", "lang": language, "n": n} for n in range(4) for language in ("fra", "deu")]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = InputOptions(Fields("text", "lang", parse_conditions("n >= 2")))
+    languages = measure_corpus([tmp_path], options, None)
+    assert {name: text.documents for name, text in languages.items()} == {"deu": 2, "fra": 2}
+    sampler = Sampler(languages, {"deu": 1.0, "fra": 2.0}, 0, False)
+    assert sorted(sampler) == ["deu 2", "deu 3", "fra 2", "fra 2", "fra 3", "fra 3"]

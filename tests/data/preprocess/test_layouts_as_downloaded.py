@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ import pyarrow.parquet as parquet
 import pytest
 
 from megatron_mmbert.cli import run_cli
+from megatron_mmbert.data.preprocess.job import PreprocessJob
+from megatron_mmbert.data.preprocess.run import merge, preprocess, preprocess_partition
 from megatron_mmbert.data.store.reader import Store
+from megatron_mmbert.data.text.conditions import parse_conditions
 from megatron_mmbert.data.text.inputs.discover import find_files
+from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.utils.errors import UserError
 
 Run = Callable[..., Store]
@@ -151,3 +156,27 @@ def test_starcoder(run: Run, tmp_path: Path) -> None:
         run("--input", tmp_path / "starcoderdata", "--text-field", "content")
     store = run("--input", tmp_path / "starcoderdata", "--text-field", "content", "--language", "code")
     assert counts(store) == {"code": (3, 27)}
+
+
+def test_what_conditions_leave_out_is_counted_through_partitions_and_resumes(
+    tokenizer_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language in ("fra_Latn", "deu_Latn"):
+        for number in range(2):
+            path = tmp_path / f"data/{language}/{number}/train.parquet"
+            write(fineweb2(language, [f"text {n}" for n in range(3)]), path)
+    job = PreprocessJob(
+        (tmp_path / "data",),
+        tokenizer_file,
+        tmp_path / "one",
+        fields=Fields(where=parse_conditions("text == 'text 1'")),
+    )
+    one = preprocess(job)
+    assert "left out 8 documents" in capsys.readouterr().err
+    for number in (1, 2):
+        preprocess_partition(replace(job, output=tmp_path / f"p{number}", partition=(number, 2)))
+    capsys.readouterr()
+    assert merge([tmp_path / "p1", tmp_path / "p2"], tmp_path / "merged").manifest.datasets == one.manifest.datasets
+    assert "left out 8 documents" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"no document left, .* 12 do not meet --where"):
+        preprocess(replace(job, output=tmp_path / "none", fields=Fields(where=parse_conditions("text == 'x'"))))

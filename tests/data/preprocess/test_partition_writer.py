@@ -127,3 +127,12 @@ def test_a_damaged_partition_is_told(name: str, tmp_path: Path) -> None:
                 raise UserError("not looked at")
     (tmp_path / name).write_bytes(content)
     assert Partition(tmp_path).languages == value["languages"]
+
+
+def test_what_was_left_out_is_known_after_a_resume(tmp_path: Path) -> None:
+    writer = PartitionWriter(tmp_path, FORM, INPUTS[:2])
+    writer.left_out += 3
+    write_file(writer, 0)
+    writer.left_out += 5  # of a file that is not finished
+    writer.close()
+    assert PartitionWriter(tmp_path, FORM, INPUTS[:2]).left_out == 3

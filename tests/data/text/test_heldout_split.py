@@ -9,6 +9,8 @@ import pytest
 
 from megatron_mmbert.data.text.documents import Document
 from megatron_mmbert.data.text.heldout_split import split_documents, split_files
+from megatron_mmbert.data.text.inputs.discover import InputOptions
+from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -64,3 +66,18 @@ def test_files(tmp_path: Path) -> None:
         split_files([source], tmp_path / "out", 0.1, 10**6)
     with pytest.raises(UserError, match="share"):
         split_files([source], tmp_path / "other", 1.5, 10**6)
+
+
+def test_many_files_of_a_language_in_folders_and_its_test_set(tmp_path: Path) -> None:
+    for name in ("train/000_00000", "train/000_00001", "test/000_00000"):
+        path = tmp_path / f"data/fao_Latn/{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"id": f"{name}:{n}", "body": f"text {n}"}) + "\n" for n in range(20)))
+    options = InputOptions(Fields("body"))
+    split_files([tmp_path / "data"], tmp_path / "out", 0.2, 10**6, options=options)
+    rows = {
+        side: [json.loads(line)["id"] for line in (tmp_path / f"out/{side}/fao_Latn.jsonl").open()]
+        for side in ("train", "heldout")
+    }
+    assert len(rows["train"]) + len(rows["heldout"]) == 40 and len(rows["heldout"]) > 4
+    assert not any("test" in name for side in rows.values() for name in side)
