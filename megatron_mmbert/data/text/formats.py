@@ -77,4 +77,4 @@ def is_readable(name: str) -> bool:
 def described_endings() -> str:
     """Return the endings for a message, compressed ones as a group."""
     plain = [ending for ending in ENDINGS if not ending.endswith(tuple(COMPRESSIONS))]
-    return f"{', '.join(plain)}, {'/'.join(COMPRESSIONS)} of lines"
+    return f"{', '.join(plain)} (lines also {', '.join(COMPRESSIONS)})"

@@ -48,7 +48,7 @@ _WIKIS = {"zh_min_nan": "nan", "zh_yue": "yue", "zh_classical": "lzh", "roa_rup"
 }
 """Wikipedias whose names are no codes, or another language's."""
 
-_CODE = re.compile(r"([a-z]{2,3})(?:[-_]([A-Z][a-z]{3}))?(?:[-_][A-Z]{2})?")
+_CODE = re.compile(r"([a-z]+)(?:[-_]([A-Z][a-z]{3}))?(?:[-_][A-Z]{2})?")
 _NUMBERED = re.compile(r"(.+?)(?:[-_](?:\d+|of))+", re.ASCII)
 _NUMBERED_PART = re.compile(
     r"(.+?)(?:[-_](?:\d+|of|part|shard|chunk|file|train|test|validation|valid|val|dev|eval)\d*)+", re.ASCII
@@ -86,10 +86,10 @@ def is_code(name: str) -> bool:
         return name == SOURCE_CODE
     base, script = match.groups()
     if script is not None:
-        return script in _scripts()
+        return script in _scripts()  # a name of one's own with a script is meant as a language
     if any(base in names for names in LANGUAGE_SETS.values()):
         return True
-    return base in _by_short() if len(base) == 2 else base in _iso() and base not in _WORDS
+    return base in _by_short() or (base in _iso() and base not in _WORDS)
 
 
 def has_script(code: str) -> bool:
@@ -120,8 +120,10 @@ def code_of_file(name: str) -> str | None:
     if match is not None and has_script(match.group(1)) and is_code(match.group(1)):
         return match.group(1)
     match = _NUMBERED.fullmatch(stem)
-    # Two letters before a number are more often a word: my_1, no_2.
-    return match.group(1) if match is not None and len(match.group(1)) > 2 and is_code(match.group(1)) else None
+    # Two letters before a single number are more often a word: my_1, no_2.
+    if match is None or (len(match.group(1)) == 2 and "-of-" not in stem):
+        return None
+    return match.group(1) if is_code(match.group(1)) else None
 
 
 def same_language(one: str, other: str) -> bool:
@@ -140,7 +142,7 @@ def two_spellings(languages: Iterable[str]) -> tuple[str, str] | None:
 
 
 def aliases(languages: Collection[str]) -> list[str]:
-    """Return a sentence for each kind of code that has another name elsewhere: nothing is renamed by a guess."""
+    """Return a sentence for each kind of name that means something else elsewhere: none is changed by a guess."""
     bases = {language: _base(language) for language in languages}
     long = {language: _long(language) for language in languages}
     sentences = []
@@ -155,6 +157,10 @@ def aliases(languages: Collection[str]) -> list[str]:
                 f"{what}, which FineWeb2 and the recipe's named sets know by another code: {named}{more}; "
                 "a phase must name them as they are here"
             )
+    own = sorted(name for name, code in long.items() if len(code) > 3 and name != SOURCE_CODE)
+    if own:
+        more = f" and {len(own) - 5} more" if len(own) > 5 else ""
+        sentences.append(f"names that are no ISO 639-3 codes, taken for their scripts: {', '.join(own[:5])}{more}")
     for names in _groups(long).values():
         if len({bases[name] for name in names}) > 1:
             sentences.append(f"one language under two codes: {', '.join(names)}; they are sampled as different ones")

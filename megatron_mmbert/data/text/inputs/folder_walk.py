@@ -131,7 +131,7 @@ def walk(paths: Iterable[Path | str], without: Path | None = None) -> FoundFiles
         known, before = found.knows(path), found.met
         found.add(path)
         if not known and found.met == before:
-            raise UserError(f"{shown(path)}: no {described_endings()} file in this folder; check --input")
+            raise UserError(f"{shown(path)}: no file in this folder is one of {described_endings()}; check --input")
     found.files.sort()
     return found
 

@@ -29,6 +29,7 @@ FOLDERS = {
     "20231101.als": "gsw",
     "20231101.zh-yue": "yue",
     "new_Deva": "new_Deva",
+    "kryptonian_Latn": "kryptonian_Latn",
 } | dict.fromkeys(
     "train test data part dev all new raw book1 000_00000 1 10_1 c4-fr xyz abc_Test simplewiki python lua c++ go r "
     "eng_latn ENG Eng_Latn en-fr web corpus 2024 CC-MAIN-2024-10 part-00000 global-shard_01_of_10 wiki".split()
@@ -47,6 +48,7 @@ FILES = {
     "eng_Latn_train.jsonl": "eng_Latn",
     "eng_0001.jsonl": "eng",
     "deu.2.txt": "deu",
+    "fr-00000-of-00002.jsonl": "fr",
 } | dict.fromkeys(
     "000_00000.parquet 1.jsonl.zst train.jsonl train-00000-of-00002.parquet part-00000.txt book1.txt my_1.txt "
     "c4-fr.tfrecord-00000-of-00004.jsonl my_file_01.jsonl shard_00000000_processed.jsonl.zst data.jsonl".split()
@@ -86,6 +88,7 @@ def test_aliases_are_named() -> None:
         )
         == []
     )
+    assert "no ISO 639-3 codes, taken for their scripts: kryptonian_Latn" in aliases({"kryptonian_Latn", "code"})[0]
     assert "zho_Hans (cmn)" in aliases({"zho_Hans"})[0]
     assert "et (eng)" not in aliases({"et"})[0] and "et (est)" in aliases({"et"})[0]
     assert any("nob_Latn, nor_Latn" in sentence for sentence in aliases({"nor_Latn", "nob_Latn"}))
