@@ -47,13 +47,13 @@ def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
     )
 
 
-def stores_of(paths: Iterable[Path], tokenizer: Tokenizer) -> ConcatenatedStores:
-    """Open the stores together.
+def stores_of(paths: Iterable[Path], tokenizer: Tokenizer, check_share: float | None = None) -> ConcatenatedStores:
+    """Open the stores together; ``check_share``: see :meth:`Store.open`.
 
     Raises:
         UserError: one cannot be opened, or was made with another tokenizer.
     """
-    union = open_stores(list(paths))
+    union = open_stores(list(paths), check_share)
     for store in union.stores:
         if store.tokenizer_fingerprint != tokenizer.fingerprint():
             raise UserError(

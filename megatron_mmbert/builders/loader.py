@@ -25,7 +25,7 @@ def build_loader(
         UserError: a store that cannot be read, was made with another tokenizer, or lacks a language of the phase.
     """
     ids = token_ids(tokenizer, with_words=recipe.data.masking_unit == "word")
-    stores = stores_of(recipe.data.stores, tokenizer)
+    stores = stores_of(recipe.data.stores, tokenizer, recipe.data.check_share)
     places = trained_resume_points(recipe, history, stores, print_once)
     return PackLoader(
         stores,

@@ -52,6 +52,9 @@ class DataConfig(Section):
     workers: Annotated[int, within(0, 128)] | Literal["auto"] = "auto"
     """Processes per rank that plan packs ahead; 0 does all work between the steps. ``auto``: 2 where a GPU would wait
     for it, 0 on CPUs, which it would take from the training."""
+    check_share: Annotated[float, within(0, 1)] | None = None
+    """The share of documents that are compared with their checksums when they are first read; unset: all of a store of
+    up to a million documents, a million of a larger one, but at least a tenth."""
 
     def workers_on(self, device: str) -> int:
         """Return the processes for a rank that trains on a ``cuda`` or a ``cpu`` device."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.store.manifest import load_manifest
+from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.resilience.consistency import fingerprint_facts as rank_facts
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
@@ -45,10 +45,10 @@ def problems(recipe: Recipe, output: Path, gpus: int, min_free_gb: float) -> Ite
         if found < gpus:
             yield f"{found} GPUs are seen and {gpus} processes would run here; see nvidia-smi, or lower the processes"
     for path in recipe.data.stores:
-        for shard in load_manifest(path).shards:
-            file = path / f"{shard.name}.bin"
-            if not file.is_file() or file.stat().st_size != shard.bin_bytes:
-                yield f"{file}: missing or of another size than the manifest says; see mmbert verify {path}"
+        try:
+            Store.open(path).check_small_files()
+        except UserError as error:
+            yield str(error)
 
 
 def compare(folder: Path, nodes: int = 1) -> Iterator[str]:

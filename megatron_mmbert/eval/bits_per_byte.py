@@ -119,7 +119,7 @@ def load_held_out(recipe: Recipe, tokenizer: Tokenizer) -> HeldOut:
     Raises:
         UserError: a store that cannot be read, or was made with another tokenizer.
     """
-    stores = stores_of(recipe.evaluation.stores, tokenizer)
+    stores = stores_of(recipe.evaluation.stores, tokenizer, recipe.data.check_share)
     max_length = min(phase.max_length for phase in recipe.phases)
     return HeldOut(stores, token_ids(tokenizer), tokenizer.piece_bytes, recipe.evaluation, max_length)
 

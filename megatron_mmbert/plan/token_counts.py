@@ -51,7 +51,10 @@ class TokenCounts:
         """One document of all tokens, int64 [1]."""
         return np.array([self._tokens[_Name(source, language)]], dtype=np.int64)
 
-    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
+    def reader(self, source: str, language: str) -> Callable[[int, int, int], npt.NDArray[Any]]:
+        raise NotImplementedError("a table of token counts holds no text")
+
+    def where(self, source: str, language: str, document: int) -> str:
         raise NotImplementedError("a table of token counts holds no text")
 
 

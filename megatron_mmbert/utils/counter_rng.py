@@ -24,9 +24,13 @@ _SHIFT_2, _FACTOR_2 = np.uint64(27), np.uint64(0x94D049BB133111EB)
 
 def mix64(x: U64) -> U64:
     """Apply the finalizer of splitmix64, a bijection of 64-bit words: uint64 [...] -> uint64 [...]."""
-    x = (x ^ (x >> _SHIFT_1)) * _FACTOR_1
-    x = (x ^ (x >> _SHIFT_2)) * _FACTOR_2
-    return x ^ (x >> np.uint64(31))
+    # After the first line the array is our own, and is changed in place: fresh memory is what takes the time here.
+    x = x ^ (x >> _SHIFT_1)
+    x *= _FACTOR_1
+    x ^= x >> _SHIFT_2
+    x *= _FACTOR_2
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def _words(part: Integers) -> U64:
@@ -59,7 +63,9 @@ def string_key(text: str) -> int:
 def stream64(key: U64, counter: Integers) -> U64:
     """Return element ``counter`` of the splitmix64 stream that ``key`` seeds, uint64 [...] (both broadcast)."""
     with np.errstate(over="ignore"):
-        return mix64(key + (_words(counter) + np.uint64(1)) * np.uint64(_GOLDEN))
+        steps = _words(counter) + np.uint64(1)
+        steps *= np.uint64(_GOLDEN)
+        return mix64(key + steps)
 
 
 def to_unit(words: U64) -> npt.NDArray[np.float64]:

@@ -80,5 +80,5 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no {what} here; {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and a number of thousands of digits
         raise UserError(f"{path}: damaged {what} ({error}); {remedy}") from None

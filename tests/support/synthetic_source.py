@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,12 @@ class MemorySource:
         assert 0 <= start < stop <= self._lengths[Name(source, language)][document]
         dataset = self.datasets.index(Name(source, language))
         return 6 + (np.arange(start, stop) * 31 + document * 17 + dataset * 101) % 993
+
+    def reader(self, source: str, language: str) -> Callable[[int, int, int], npt.NDArray[np.int64]]:
+        return partial(self.tokens, source, language)
+
+    def where(self, source: str, language: str, document: int) -> str:
+        return f"{source}/{language} index {document}"
 
 
 def lognormal_lengths(documents: int, median: float, sigma: float = 1.1, seed: int = 0) -> npt.NDArray[np.int64]:

@@ -91,7 +91,7 @@ def _loader(recipe: Recipe, phase: Phase, tokenizer: Tokenizer, checkpoint: Path
     from megatron_mmbert.checkpoint.phase_transition import history_of
     from megatron_mmbert.data.loading.loader import PackLoader
 
-    stores = stores_of(recipe.data.stores, tokenizer)
+    stores = stores_of(recipe.data.stores, tokenizer, recipe.data.check_share)
     if checkpoint is None:
         places = planned_places(recipe, phase, stores)
     else:

@@ -12,6 +12,7 @@ import torch
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.sampling.mixture import Block
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource
+from megatron_mmbert.utils.errors import UserError
 
 Int64s = npt.NDArray[np.int64]
 
@@ -68,6 +69,7 @@ class Assembler:
         self, source: TokenSource, names: list[tuple[str, str]], ids: TokenizerIds, phase: DataPhase, masker: Masker
     ) -> None:
         self._source = source
+        self._readers = [source.reader(*name) for name in names]
         self._names = names
         self._ids = ids
         self._phase = phase
@@ -86,7 +88,8 @@ class Assembler:
         real = int(lengths.sum())
         sequences = np.concatenate([lengths, pad_sequences(total - real, self._phase.max_length)])
         ends = np.cumsum(sequences)
-        position = np.arange(total) - np.repeat(ends - sequences, sequences)
+        position = np.arange(total)
+        position -= np.repeat(ends - sequences, sequences)
         key = np.zeros(total, dtype=np.uint64)
         key[:real] = np.repeat(self._masker.stream_keys(block.sample_key[pack]), lengths)
         masked = self._masker.mask(self._fetch(block, pack, ends), key, position, scored)
@@ -105,15 +108,36 @@ class Assembler:
         )
 
     def _fetch(self, block: Block, pack: Int64s, ends: Int64s) -> Int64s:
-        """Return int64 [T]: ``<bos>`` ids ``<eos>`` of every sample, then padding."""
+        """Return int64 [T]: ``<bos>`` ids ``<eos>`` of every sample, then padding.
+
+        Raises:
+            UserError: a document is damaged, or has ids that the vocabulary has not.
+        """
         tokens = np.full(self._phase.pack_tokens, self._ids.pad, dtype=np.int64)
-        columns = (block.dataset[pack], block.document[pack], block.start[pack], block.stop[pack], ends[: len(pack)])
-        for dataset, document, start, stop, end in zip(*(column.tolist() for column in columns), strict=True):
-            source, language = self._names[dataset]
-            tokens[end - 2 - (stop - start)] = self._ids.bos
-            tokens[end - 1 - (stop - start) : end - 1] = self._source.tokens(source, language, document, start, stop)
-            tokens[end - 1] = self._ids.eos
+        readers, between = self._readers, np.array([self._ids.eos, self._ids.bos])
+        parts: list[npt.NDArray[Any]] = [between[1:]]
+        columns = (block.dataset[pack], block.document[pack], block.start[pack], block.stop[pack])
+        for dataset, document, start, stop in zip(*(column.tolist() for column in columns), strict=True):
+            parts += (readers[dataset](document, start, stop), between)
+        parts[-1] = between[:1]
+        real = tokens[: int(ends[len(pack) - 1])]
+        np.concatenate(parts, out=real)
+        if int(real.view(np.uint64).max()) >= self._ids.vocab_size:  # a negative one is very large
+            raise UserError(self._foreign_id(block, pack))
         return tokens
+
+    def _foreign_id(self, block: Block, pack: Int64s) -> str:
+        """Return the sentence about the first sample of a pack that has an id outside the vocabulary."""
+        for sample in pack.tolist():
+            dataset, document = int(block.dataset[sample]), int(block.document[sample])
+            ids = self._readers[dataset](document, int(block.start[sample]), int(block.stop[sample]))
+            foreign = ids[(ids < 0) | (ids >= self._ids.vocab_size)]
+            if foreign.size:
+                break
+        return (
+            f"{self._source.where(*self._names[dataset], document)} has the id {foreign[0]}, and the vocabulary has "
+            f"{self._ids.vocab_size}; preprocess this text again with the tokenizer of the recipe"
+        )
 
 
 def pad_sequences(tokens: int, max_length: int) -> Int64s:

@@ -15,9 +15,10 @@ from megatron_mmbert.data.store.writer import SHARD_BYTES
 from megatron_mmbert.data.text.documents import empty_file
 from megatron_mmbert.data.text.inputs.discover import InputOptions, discover
 from megatron_mmbert.data.text.inputs.languages import LanguageFrom
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile, is_language
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.names import is_name
 
 MIN_MAX_LENGTH = 16
 """Shorter samples would be cut within words."""
@@ -67,7 +68,7 @@ class PreprocessJob:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if self.max_length is not None and self.max_length < MIN_MAX_LENGTH:
             raise UserError(f"--max-length {self.max_length}: must be at least {MIN_MAX_LENGTH}")
-        if not is_language(self.source):
+        if not is_name(self.source):
             raise UserError(f"--source {self.source!r}: give a name of printable characters without spaces")
         if self.dedup and self.fields.rehydrate:
             raise UserError("--dedup and --rehydrate exclude each other: one takes away what the other adds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -30,14 +30,16 @@ class DatasetInfo(Protocol):
 
 
 class TokenSource(Protocol):
-    """The part of ``store.Store`` the mixture and the loader use; ids come without ``<bos>`` and ``<eos>``."""
+    """The part of ``store.Store`` the mixture and the loader use; ``reader(source, language)(document,
+    start, stop)`` gives ids without ``<bos>`` and ``<eos>``."""
 
     @property
     def datasets(self) -> Sequence[DatasetInfo]: ...
     @property
     def vocab_size(self) -> int: ...
     def document_lengths(self, source: str, language: str) -> npt.NDArray[np.int64]: ...
-    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]: ...
+    def reader(self, source: str, language: str) -> Callable[[int, int, int], npt.NDArray[Any]]: ...
+    def where(self, source: str, language: str, document: int) -> str: ...
 
 
 @dataclass(frozen=True)

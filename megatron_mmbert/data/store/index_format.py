@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import struct
 import warnings
-from pathlib import Path
 from types import ModuleType
 
 BIN_ENDING = ".bin"
@@ -31,24 +30,17 @@ def pack_header(dtype: str, documents: int) -> bytes:
     return _HEADER.pack(_MAGIC, _VERSION, _DTYPE_CODES[dtype], documents, documents + 1)
 
 
-def has_valid_header(path: Path, dtype: str) -> bool:
-    """Tell whether the header of the index ``path`` fits its size and ``dtype``: Megatron's reader does not ask."""
-    with path.open("rb") as file:
-        header = file.read(HEADER_BYTES)
-    if len(header) != HEADER_BYTES:
-        return False
-    magic, version, code, sequences, document_ends = _HEADER.unpack(header)
-    size = HEADER_BYTES + sequences * (LENGTH_BYTES + OFFSET_BYTES) + document_ends * OFFSET_BYTES
-    known = (magic, version, code) == (_MAGIC, _VERSION, _DTYPE_CODES[dtype])
-    return known and document_ends >= 1 and size == path.stat().st_size
+def index_bytes(documents: int) -> int:
+    """Return the bytes of an index of ``documents`` documents of one sequence each."""
+    return HEADER_BYTES + documents * (LENGTH_BYTES + OFFSET_BYTES) + (documents + 1) * OFFSET_BYTES
 
 
 @functools.cache
 def indexed_dataset() -> ModuleType:
     """Return the module ``megatron.core.datasets.indexed_dataset``, imported at the first call and quietly.
 
-    Importing anything of ``megatron.core`` costs seconds and prints warnings about GPU libraries that a data command
-    never uses. Commands that end on bad input should end at once, so only the code that opens a shard calls this.
+    No command needs it: a store is read by ``shard.py``. Tests and benchmarks compare with it. Importing anything of
+    ``megatron.core`` costs seconds and prints warnings about GPU libraries.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

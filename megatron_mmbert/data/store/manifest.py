@@ -6,12 +6,15 @@ that two stores can be compared by comparing files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from megatron_mmbert.data.store.index_format import index_bytes
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json, write_json
+from megatron_mmbert.utils.names import is_name
 
 MANIFEST_NAME = "manifest.json"
 # "part" in the file names and formats of partitions is an earlier word for them: those on disks have it, and are read.
@@ -19,6 +22,9 @@ PARTITION_NAME = "part.json"
 FORMAT = "megatron_mmbert token store"
 VERSION = 1
 REMEDY = "make the store again with tools/preprocess_data.py"
+ITEM_BYTES = {"uint16": 2, "int32": 4}
+"""The types of ids, by NumPy's names, and their bytes."""
+_MAX_COUNT = 1 << 62
 _ROWS_SHOWN = 5
 
 
@@ -167,25 +173,95 @@ def describe(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def extent_problems(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield one sentence for each thing in which the datasets' extents do not cover every shard once, in order."""
+    for dataset in manifest.datasets:
+        listed = sum(extent.documents for extent in dataset.extents)
+        if listed != dataset.documents:
+            yield f"{path}: {dataset.name} has {dataset.documents} documents, its extents {listed}"
+    extents: list[list[Extent]] = [[] for _ in manifest.shards]
+    for extent in sorted(extent for dataset in manifest.datasets for extent in dataset.extents):
+        extents[extent.shard].append(extent)
+    for shard, of_shard in zip(manifest.shards, extents, strict=True):
+        end = 0
+        for extent in of_shard:
+            if extent.first_document != end:
+                first = min(end, extent.first_document)
+                yield f"{path}: in {shard.name}, document {first} is in no dataset or in two"
+            end = extent.first_document + extent.documents
+        if end != shard.documents:
+            yield f"{path}: {shard.name} has {shard.documents} documents, the datasets' extents end at {end}"
+    tokens = sum(shard.tokens for shard in manifest.shards)
+    if tokens != manifest.totals()["tokens"]:
+        yield f"{path}: the datasets have {manifest.totals()['tokens']} tokens, the shards {tokens}"
+
+
 def _parse(value: dict[str, Any]) -> Manifest:
-    datasets = tuple(
-        DatasetEntry(
-            source=str(entry["source"]),
-            language=str(entry["language"]),
-            extents=tuple(Extent(*map(int, extent)) for extent in entry["extents"]),
-            **{key: int(entry[key]) for key in ("documents", "tokens", "bytes", "words")},
-        )
-        for entry in value["groups"]
+    """Return the manifest in ``value``; ValueError, TypeError or KeyError for a value that no manifest has."""
+    if value["dtype"] not in ITEM_BYTES:
+        raise ValueError(f"dtype {value['dtype']!r} is none of {', '.join(ITEM_BYTES)}")
+    shards = tuple(_parse_shard(entry, ITEM_BYTES[value["dtype"]]) for entry in _items(value, "shards"))
+    datasets = tuple(_parse_dataset(entry, len(shards)) for entry in _items(value, "groups"))
+    for kind, names in (("shards", [s.name for s in shards]), ("datasets", [d.name for d in datasets])):
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"no {kind} in it" if not names else f"two {kind} of one name")
+    entry = value["tokenizer"]
+    tokenizer = TokenizerEntry(_text(entry, "path"), _text(entry, "fingerprint"), _count(entry, "vocab_size", 1))
+    duplicates = _count(value, "duplicates") if "duplicates" in value else 0  # older stores have none
+    return Manifest(value["dtype"], tokenizer, datasets, shards, _count(value, "skipped_lines"), duplicates)
+
+
+def _parse_dataset(entry: dict[str, Any], shards: int) -> DatasetEntry:
+    source, language = (_text(entry, key) for key in ("source", "language"))
+    for name in (source, language):
+        if not is_name(name):
+            raise ValueError(f"{name!r} is no name of a source or language")
+    extents = []
+    for extent in _items(entry, "extents"):
+        fields = dict(zip(Extent._fields, extent, strict=True))
+        lows = (0, 0, 1)
+        extents.append(Extent(*(_count(fields, key, low) for key, low in zip(Extent._fields, lows, strict=True))))
+        if extents[-1].shard >= shards:
+            raise ValueError(f"{source}/{language} lies in a shard that is not listed")
+    counts = {key: _count(entry, key, 1) for key in ("documents", "tokens", "bytes", "words")}
+    return DatasetEntry(source, language, extents=tuple(extents), **counts)
+
+
+def _parse_shard(entry: dict[str, Any], item_bytes: int) -> ShardEntry:
+    shard = ShardEntry(
+        name=_text(entry, "name"),
+        documents=_count(entry, "documents", 1),
+        tokens=_count(entry, "tokens", 1),
+        bin_bytes=_count(entry, "bin_bytes", 1),
+        idx_bytes=_count(entry, "idx_bytes", 1),
+        bin_sha256=_text(entry, "bin_sha256"),
+        idx_sha256=_text(entry, "idx_sha256"),
+        crc32_sha256=_text(entry, "crc32_sha256"),
     )
-    shards = tuple(ShardEntry(**entry) for entry in value["shards"])
-    if value["dtype"] not in ("uint16", "int32"):
-        raise ValueError(f"dtype {value['dtype']!r}")
-    for dataset in datasets:
-        if any(not 0 <= extent.shard < len(shards) for extent in dataset.extents):
-            raise ValueError(f"{dataset.name} lies in a shard that is not listed")
-    tokenizer = TokenizerEntry(**value["tokenizer"])
-    skipped, duplicates = int(value["skipped_lines"]), int(value.get("duplicates", 0))  # older stores have none
-    return Manifest(value["dtype"], tokenizer, datasets, shards, skipped, duplicates)
+    if not is_name(shard.name):
+        raise ValueError(f"shard name {shard.name!r} is no name of a file in the store")
+    if shard.bin_bytes != shard.tokens * item_bytes or shard.idx_bytes != index_bytes(shard.documents):
+        raise ValueError(f"{shard.name}: its numbers of documents, tokens and bytes do not agree")
+    return shard
+
+
+def _items(entry: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(entry[key], list):
+        raise TypeError(f"{key} {entry[key]!r} is no list")
+    return entry[key]
+
+
+def _count(entry: dict[str, Any], key: str, low: int = 0) -> int:
+    if type(entry[key]) is not int or not low <= entry[key] < _MAX_COUNT:
+        raise ValueError(f"{key} {entry[key]!r} is no count of {low} or more")
+    count: int = entry[key]
+    return count
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    if not isinstance(entry[key], str):
+        raise TypeError(f"{key} {entry[key]!r} is no text")
+    return str(entry[key])
 
 
 def _table_row(dataset: DatasetEntry) -> str:

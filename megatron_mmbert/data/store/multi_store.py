@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.store.reader import Dataset, Store
+from megatron_mmbert.data.store.reader import Dataset, DatasetReader, Store
 from megatron_mmbert.utils.errors import UserError
 
 
@@ -54,15 +53,19 @@ class ConcatenatedStores:
         """Return tokens per document, int64 [documents], as :meth:`Store.document_lengths`."""
         return self._store_of[source, language].document_lengths(source, language)
 
-    def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return ids ``start`` to ``stop`` of a document, as :meth:`Store.tokens`."""
-        return self._store_of[source, language].tokens(source, language, document, start, stop)
+    def reader(self, source: str, language: str) -> DatasetReader:
+        """Return what reads the documents of a dataset, as :meth:`Store.reader`."""
+        return self._store_of[source, language].reader(source, language)
+
+    def where(self, source: str, language: str, document: int) -> str:
+        """Return the file and the name of a document, as :meth:`Store.where`."""
+        return self._store_of[source, language].where(source, language, document)
 
 
-def open_stores(paths: Sequence[Path]) -> ConcatenatedStores:
-    """Open the stores at ``paths`` together.
+def open_stores(paths: Sequence[Path], check_share: float | None = None) -> ConcatenatedStores:
+    """Open the stores at ``paths`` together, as :meth:`Store.open`.
 
     Raises:
         UserError: as :meth:`Store.open` and :class:`ConcatenatedStores`.
     """
-    return ConcatenatedStores([Store.open(path) for path in paths])
+    return ConcatenatedStores([Store.open(path, check_share) for path in paths])

@@ -2,14 +2,16 @@
 
 One document of the store is one text document: exactly the ids the tokenizer gives, without ``<bos>`` and ``<eos>``,
 which are added when samples are drawn. A document is addressed by (source, language, index in that dataset); its shard
-is looked up in the dataset's extents. Opening reads the manifest and asks for file sizes; shards are mapped when first
-touched, so the cost does not grow with the number of documents.
+is looked up in the dataset's extents. Opening reads and checks the manifest and the sizes of all files; the index of a
+shard is checked when the shard is first used, which is at the start of a phase for all that it reads, and each document
+when it is first read (``shard.py``).
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING, has_valid_header, indexed_dataset
-from megatron_mmbert.data.store.manifest import REMEDY, DatasetEntry, Manifest, ShardEntry, load_manifest
+from megatron_mmbert.data.store.index_format import BIN_ENDING, IDX_ENDING
+from megatron_mmbert.data.store.manifest import (
+    REMEDY,
+    DatasetEntry,
+    Manifest,
+    ShardEntry,
+    extent_problems,
+    load_manifest,
+)
+from megatron_mmbert.data.store.shard import Shard
+from megatron_mmbert.data.store.writer import CRC_BYTES, CRC_ENDING
 from megatron_mmbert.utils.errors import UserError, nearest
+
+CHECKED_DOCUMENTS = 1_000_000
+MIN_CHECK_SHARE = 0.1
+"""A document's check takes about 4 microseconds, a fifth of its share of a pack: of a tenth of them, 2 %."""
 
 
 class Dataset(NamedTuple):
@@ -32,86 +47,70 @@ class Dataset(NamedTuple):
     bytes: int
 
 
-class Shard:
-    """One mapped shard.
+class DatasetReader:
+    """Reads the documents of one dataset: looks up a document's shard in the extents."""
 
-    Attributes:
-        lengths: int32 [documents], tokens of each document.
-        pointers: int64 [documents], byte offset of each document in the ``.bin``.
-        document_ends: int64 [documents + 1], Megatron's documents in sequences; here each is one sequence.
-        ids: uint16 or int32 [tokens], all ids of the shard.
-
-    Raises:
-        UserError: the index's header does not fit, or Megatron's reader does not accept the index.
-    """
-
-    def __init__(self, prefix: Path, dtype: str) -> None:
-        index = Path(f"{prefix}{IDX_ENDING}")
-        if not has_valid_header(index, dtype):
-            raise UserError(f"{index}: damaged index header; copy it again or {REMEDY}")
-        # Megatron closes its maps when the dataset object dies, even under a view in use: it lives as long as we do.
-        try:
-            self._dataset: Any = indexed_dataset().IndexedDataset(str(prefix))
-        except AssertionError:
-            raise UserError(f"{index}: damaged index; {REMEDY}") from None
-        self.lengths: npt.NDArray[np.int32] = self._dataset.index.sequence_lengths
-        self.pointers: npt.NDArray[np.int64] = self._dataset.index.sequence_pointers
-        self.document_ends: npt.NDArray[np.int64] = self._dataset.document_indices
-        # A plain view: slices of np.memmap objects are slow to make.
-        try:
-            self.ids: npt.NDArray[Any] = np.memmap(f"{prefix}{BIN_ENDING}", dtype=dtype, mode="r").view(np.ndarray)
-        except ValueError as error:
-            raise UserError(f"{prefix}{BIN_ENDING}: no whole number of {dtype} ids in it ({error}); {REMEDY}") from None
-
-    def document(self, document: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return ids ``start`` to ``stop`` of one document, a view [stop - start]."""
-        if not 0 <= start <= stop <= self.lengths[document]:
-            raise IndexError(f"tokens {start}:{stop} of a document of {self.lengths[document]} tokens")
-        first = int(self.pointers[document]) // self.ids.itemsize
-        return self.ids[first + start : first + stop]
-
-
-class _ExtentIndex:
-    """A dataset with the running document count of its extents, for the search."""
-
-    def __init__(self, entry: DatasetEntry) -> None:
+    def __init__(self, entry: DatasetEntry, shards: dict[int, Shard], open_shard: Callable[[int], Shard]) -> None:
         self.entry = entry
-        self.ends = list(accumulate(extent.documents for extent in entry.extents))
+        self._shards, self._open_shard = shards, open_shard
+        self._ends = list(accumulate(extent.documents for extent in entry.extents))
+
+    def __call__(self, document: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return ids ``start`` to ``stop`` of a document, as :meth:`Store.tokens`."""
+        shard, index = self.find(document)
+        return (self._shards.get(shard) or self._open_shard(shard)).document(index, start, stop)
 
     def find(self, document: int) -> tuple[int, int]:
         """Return (shard, document in the shard) of the dataset's ``document``."""
         if not 0 <= document < self.entry.documents:
             raise IndexError(f"document {document} of {self.entry.documents} in {self.entry.language!r}")
-        index = bisect_right(self.ends, document)
-        extent = self.entry.extents[index]
-        return extent.shard, extent.first_document + document - (self.ends[index] - extent.documents)
+        index = bisect_right(self._ends, document)
+        shard, first_document, documents = self.entry.extents[index]
+        return shard, first_document + document - (self._ends[index] - documents)
 
 
 class Store:
     """A token store, open for reading. Cheap to open, to pickle and to fork."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, check_share: float | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self._datasets = {(entry.source, entry.language): _ExtentIndex(entry) for entry in manifest.datasets}
+        self._check_share = check_share
         self._shards: dict[int, Shard] = {}
+        self._datasets = {
+            (entry.source, entry.language): DatasetReader(entry, self._shards, self._shard)
+            for entry in manifest.datasets
+        }
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
+    def open(cls, path: Path | str, check_share: float | None = None) -> Store:
         """Open the store at ``path``.
+
+        Args:
+            check_share: the share of its documents that are compared with their checksums when they are first read;
+                None: all of up to ``CHECKED_DOCUMENTS``, of a larger store so many or a tenth.
 
         Raises:
             UserError: no store there, a damaged manifest, or a file that is missing or has the wrong size.
         """
         path = Path(path)
         manifest = load_manifest(path)
-        for problem in size_problems(path, manifest.shards):
+        for problem in itertools.chain(extent_problems(path, manifest), size_problems(path, manifest.shards)):
             raise UserError(problem)
-        return cls(path, manifest)
+        return cls(path, manifest, check_share)
+
+    def check_small_files(self) -> None:
+        """Check the index and the checksums of every shard, which otherwise happens when a shard is first used.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        for index in range(len(self.manifest.shards)):
+            self._shard(index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process gets the path and the manifest, and maps for itself.
-        return Store, (self.path, self.manifest)
+        # A worker process gets the path and the manifest, and opens the files for itself.
+        return Store, (self.path, self.manifest, self._check_share)
 
     @property
     def vocab_size(self) -> int:
@@ -143,28 +142,48 @@ class Store:
         """Return the tokens of every document of a dataset, int64 [documents], a copy.
 
         Raises:
-            UserError: the store has no such dataset.
+            UserError: the store has no such dataset, or its index is damaged or not of these documents.
         """
-        extents = self._dataset(source, language).entry.extents
-        lengths = [self._shard(e.shard).lengths[e.first_document : e.first_document + e.documents] for e in extents]
-        return np.concatenate(lengths).astype(np.int64)
+        entry = self.reader(source, language).entry
+        parts = [self._shard(e.shard).lengths(e.first_document, e.documents) for e in entry.extents]
+        lengths = np.concatenate(parts).astype(np.int64)
+        if (tokens := int(lengths.sum())) != entry.tokens:
+            raise UserError(
+                f"{self.path}: {entry.name} has {tokens} tokens and its manifest says {entry.tokens}; copy it again or "
+                f"{REMEDY}"
+            )
+        return lengths
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return ids ``start`` to ``stop`` of a document: a read-only view of the file, uint16 or int32 [stop - start].
+        """Return ids ``start`` to ``stop`` of a document, read-only, uint16 or int32 [stop - start].
+
+        Raises:
+            UserError: the store has no such dataset, or the document is damaged.
+            IndexError: no such document, or not ``0 <= start <= stop <= length``.
+        """
+        return self.reader(source, language)(document, start, stop)
+
+    def where(self, source: str, language: str, document: int) -> str:
+        """Return the file and the name of a document, for messages."""
+        shard, index = self.reader(source, language).find(document)
+        opened = self._shard(shard)
+        return f"{opened.prefix}{BIN_ENDING}: {opened.name_of(index)}"
+
+    def _shard(self, index: int) -> Shard:
+        shard = self._shards.get(index)
+        if shard is None:
+            share = self._check_share
+            if share is None:
+                share = max(CHECKED_DOCUMENTS / self.manifest.totals()["documents"], MIN_CHECK_SHARE)
+            shard = self._shards[index] = Shard(self.path, self.manifest, index, share)
+        return shard
+
+    def reader(self, source: str, language: str) -> DatasetReader:
+        """Return what reads the documents of a dataset, called as :meth:`tokens` without the dataset's name.
 
         Raises:
             UserError: the store has no such dataset.
-            IndexError: no such document, or not ``0 <= start <= stop <= length``.
         """
-        shard, index = self._dataset(source, language).find(document)
-        return self._shard(shard).document(index, start, stop)
-
-    def _shard(self, index: int) -> Shard:
-        if index not in self._shards:
-            self._shards[index] = Shard(self.path / self.manifest.shards[index].name, self.manifest.dtype)
-        return self._shards[index]
-
-    def _dataset(self, source: str, language: str) -> _ExtentIndex:
         dataset = self._datasets.get((source, language))
         if dataset is None:
             hint = nearest(language, self.languages(source))
@@ -180,7 +199,11 @@ class Store:
 def size_problems(path: Path, shards: tuple[ShardEntry, ...]) -> Iterator[str]:
     """Yield one sentence for every shard file that is missing or has not the size the manifest gives."""
     for shard in shards:
-        for ending, expected in ((BIN_ENDING, shard.bin_bytes), (IDX_ENDING, shard.idx_bytes)):
+        for ending, expected in (
+            (BIN_ENDING, shard.bin_bytes),
+            (IDX_ENDING, shard.idx_bytes),
+            (CRC_ENDING, shard.documents * CRC_BYTES),
+        ):
             file = path / (shard.name + ending)
             try:
                 size = file.stat().st_size

@@ -28,6 +28,7 @@ from megatron_mmbert.data.store.manifest import DatasetEntry, Extent, ShardEntry
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 
 CRC_ENDING = ".crc32"
+CRC_BYTES = 4
 SHARD_BYTES = 2 << 30
 _LENGTHS_AT_ONCE = 1 << 20
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TextIO
 
 from megatron_mmbert.data.text.conditions import CLUSTER_FIELD, Condition, cluster_copies
 from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.names import is_name
 
 SKIP_REMEDY = "fix the line, or pass --skip-bad to leave such lines out"
 MAX_LINE_BYTES = 64 << 20
@@ -112,11 +113,6 @@ def not_utf8(file: object, line: int, raw: bytes, offset: int) -> BadLine:
     return BadLine(str(file), line, f"byte {raw[offset]:#04x} at column {offset + 1} is not UTF-8; {SKIP_REMEDY}")
 
 
-def is_language(name: object) -> bool:
-    """Tell if ``name`` can name a language: a non-empty string of printable characters without spaces."""
-    return isinstance(name, str) and name != "" and name.isprintable() and not any(map(str.isspace, name))
-
-
 def document_of(record: Any, fields: Fields, file_name: str, line: int) -> Document | str:
     """Return the document that a parsed line or row holds, or the reason why it holds none."""
     if not isinstance(record, dict):
@@ -134,7 +130,7 @@ def document_of(record: Any, fields: Fields, file_name: str, line: int) -> Docum
     except UnicodeEncodeError as error:
         return f"field {fields.text!r} holds {text[error.start]!a}, half of a surrogate pair, which is no character"
     language = record.get(fields.language) if fields.language else None
-    if fields.language and not is_language(language):
+    if fields.language and not is_name(language):
         return f"language field {fields.language!r} is {short(language)}, which names no language"
     copies = _copies(record, fields)
     if isinstance(copies, str):

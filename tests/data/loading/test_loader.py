@@ -220,12 +220,11 @@ def test_with_a_real_store(tmp_path: Path) -> None:
     from megatron_mmbert.data.store.reader import Store
 
     writer = writer_module.StoreWriter(tmp_path, "web", "uint16", shard_bytes=60_000)
-    memory = MemorySource(
-        {name: SOURCE.document_lengths(*name)[:300] for name in SOURCE.datasets if name.source == "web"}
-    )
+    lengths = {name: SOURCE.document_lengths(*name) for name in SOURCE.datasets if name.source == "web"}
+    memory = MemorySource({name: some[some > 0][:300] for name, some in lengths.items()})
     for name in memory.datasets:
         for document, length in enumerate(memory.document_lengths(*name).tolist()):
-            ids = memory.tokens(*name, document, 0, length) if length else np.array([], dtype=int)
+            ids = memory.tokens(*name, document, 0, length)
             writer.add(tokenized(name.language, ids.astype(np.uint16), length, length))
     groups = writer.finish()
     assert len(writer.shards) > 1

@@ -48,7 +48,7 @@ def last_document(store: Path) -> tuple[int, int, int]:
     extent = next(e for e in group.extents if e.shard == 1)
     before = sum(e.documents for e in group.extents if e.shard < 1)
     at = extent.first_document + extent.documents - 3
-    return at, int(opened._shard(1).pointers[at]), before + extent.documents - 3
+    return at, opened._shard(1).bounds(at)[0], before + extent.documents - 3
 
 
 def test_valid_store(store: Path, tokenizer_file: Path) -> None:

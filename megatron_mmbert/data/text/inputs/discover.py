@@ -24,8 +24,9 @@ from megatron_mmbert.data.text.inputs.codes import (
 from megatron_mmbert.data.text.inputs.folder_walk import FoundFile, FoundFiles, shown, walk
 from megatron_mmbert.data.text.inputs.languages import FOLDER, LanguageFrom, Named, name_languages
 from megatron_mmbert.data.text.inputs.splits import split_of, split_of_folder
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile, is_language
+from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.names import is_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class InputOptions:
     max_line_bytes: int = MAX_LINE_BYTES
 
     def __post_init__(self) -> None:
-        if self.language is not None and not is_language(self.language):
+        if self.language is not None and not is_name(self.language):
             raise UserError(f"--language {self.language!r}: give a name of printable characters without spaces")
         given = [
             flag

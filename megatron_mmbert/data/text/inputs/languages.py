@@ -14,8 +14,8 @@ from megatron_mmbert.data.text.inputs.codes import (
 )
 from megatron_mmbert.data.text.inputs.folder_walk import FoundFile, shown
 from megatron_mmbert.data.text.inputs.splits import is_split
-from megatron_mmbert.data.text.records import is_language
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.names import is_name
 
 LanguageFrom = Literal["folder", "file"]
 FILE, FOLDER = "file names", "folder names"
@@ -93,6 +93,6 @@ def _by_word(file: FoundFile, language_from: LanguageFrom) -> Named | str:
         folders = list(reversed(file.path.absolute().parent.parts))
         name = next((name for name in folders if not is_split(name)), "")
         language = code_of_folder(name) or name
-    if not is_language(language):
+    if not is_name(language):
         return f"{shown(file.path)}: its {language_from} gives no language, {language!r} is empty or has spaces"
     return Named(language, FILE if language_from == "file" else FOLDER)
