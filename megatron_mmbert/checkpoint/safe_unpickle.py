@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.errors import UserError, first_line
 
 METADATA_FILE = ".metadata"
 _ALLOWED = {
@@ -60,18 +60,18 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (CheckpointException, CheckpointingException, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: cannot be read ({_first_line(error)}); take another checkpoint") from None
+        raise UserError(f"{path}: cannot be read ({_innermost(error)}); take another checkpoint") from None
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, AssertionError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({type(error).__name__}: {_first_line(error)}); take another checkpoint"
+            f"{path}: cannot be read ({type(error).__name__}: {_innermost(error)}); take another checkpoint"
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+def _innermost(error: BaseException) -> str:
     """Return the innermost reason; PyTorch's own exception lists them by rank, with their tracebacks."""
     if isinstance(error, CheckpointException) and error.failures:
         error = next(iter(error.failures.values()))[0]
-    return str(error).strip().partition("\n")[0][:200]
+    return first_line(error)
 
 
 def check_contents(path: Path) -> None:

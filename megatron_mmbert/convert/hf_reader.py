@@ -6,6 +6,7 @@ A pickle is opened by torch's weights-only reader, which builds tensors and refu
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from megatron_mmbert.convert.hf_writer import WEIGHTS
 from megatron_mmbert.utils.checksums import CHECKSUM_FILE, file_problem, read_checksums
-from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.errors import UserError, first_line
 from megatron_mmbert.utils.files import read_json
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_BEFORE_2020 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The first bytes of what torch.save wrote before PyTorch 1.6: a pickled number."""
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)  # what fp32 holds without loss
 _CHANGED = f"copy the folder again, or delete {CHECKSUM_FILE} and identity.json there if you saved a new model in it"
 _REMEDY = f"load the model where you trust it and save_pretrained it, which writes {WEIGHTS}"
@@ -60,6 +63,11 @@ class _Pickle:
     """A pickle of named tensors, mapped."""
 
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if file.read(len(_BEFORE_2020)) == _BEFORE_2020:
+                raise UserError(f"{path}: in PyTorch's file format of before 2020, which is not read; {_REMEDY}")
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no whole file of torch.save")
         self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(self._tensors, dict):
             raise ValueError("it holds no named tensors")
@@ -191,5 +199,4 @@ def _readable(path: Path) -> Iterator[None]:
     except pickle.UnpicklingError:
         raise UserError(f"{path}: holds more than tensors and might run code, so it was not read; {_REMEDY}") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged weights ({reason[:200]}); copy the file again") from None
+        raise UserError(f"{path}: damaged weights ({first_line(error)}); copy the file again") from None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, first_line, nearest
 
 MASK = "<mask>"
 _SPACE = "▁"
@@ -69,8 +69,7 @@ class MaskFiller:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self._model: Any = transformers.AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # a corrupt folder: each library raises its own, some of them bare Exception
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise UserError(f"{folder}: cannot be loaded ({reason}); export the model again") from None
+            raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); export the model again") from None
         if self._tokenizer.mask_token_id is None:
             raise UserError(f"{folder}: its tokenizer has no mask token; export the model with its own tokenizer")
         self._model.eval()

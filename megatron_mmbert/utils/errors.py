@@ -29,6 +29,7 @@ EXIT_FAILED_RANK = 76
 NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
 """What these errors of the system mean, in words."""
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
 _NATIVE_ERROR = re.compile(r"os error (\d+)")
 _NATIVE_MODULES = ("safetensors_rust", "safetensors", "tokenizers", "builtins")
 _NATIVE_NUMBERS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -52,6 +53,17 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `` (did you mean 'X'?)`` for the candidate closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the reason that a library gives, in one line of at most 200 characters.
+
+    PyTorch's refusal of a pickle comes with the advice to open it without the check, which is the opposite of ours.
+    """
+    text = str(error).strip()
+    if "weights_only" in text:
+        return "it holds more than tensors and might run code"
+    return _TERMINAL_CODES.sub("", text.partition("\n")[0])[:200] or type(error).__name__
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -168,8 +168,11 @@ def test_strange_pickles_are_refused(kind: str, source: Path, tmp_path: Path) ->
         as_bin(source, tensors, _use_new_zipfile_serialization=False)
         if kind != "old format":
             file.write_bytes(pickle.dumps({"a": 1}) if kind == "plain pickle" else b"")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin") as caught:
         import_folder(source, tmp_path / "back")
+    message = str(caught.value)
+    assert ("file format of before 2020" in message) == (kind == "old format")
+    assert "weights_only" not in message and "mmap" not in message
 
 
 def test_sharded_folder(checkpoint: Path, tokenizer_dir: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from megatron_mmbert.utils.errors import UserError, nearest, run_command, sentence_of
+from megatron_mmbert.utils.errors import UserError, first_line, nearest, run_command, sentence_of
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -130,3 +132,12 @@ def test_signals_clean_up(tmp_path: Path, number: signal.Signals) -> None:
     assert process.returncode == 128 + number
     assert len(said.splitlines()) == 1 and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_reasons_of_libraries_are_one_line_without_their_advice(tmp_path: Path) -> None:
+    torch.save({"a": io.StringIO}, tmp_path / "x.pt")
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        torch.load(tmp_path / "x.pt", weights_only=True)
+    assert "Re-running `torch.load`" in str(caught.value)
+    assert first_line(caught.value) == "it holds more than tensors and might run code"
+    assert first_line(ValueError("\x1b[1mone\x1b[0m\ntwo")) == "one" and first_line(KeyError()) == "KeyError"
