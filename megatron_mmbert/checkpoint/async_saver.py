@@ -24,10 +24,11 @@ from typing import Any
 from megatron_mmbert.checkpoint.commit import staging_path
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.checkpoint.save_plan import RankSavePlan, RankShards
-from megatron_mmbert.checkpoint.shard_writer import Cancelled, Written, commit_shards, write_shards
+from megatron_mmbert.checkpoint.shard_writer import Cancelled, NotFinite, Written, commit_shards, write_shards
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 from megatron_mmbert.utils.errors import NO_ROOM
 
+_MAKE_ROOM = "make room there, or keep fewer checkpoints (checkpoint.keep_last)"
 _NICENESS = 10  # on a CPU the writer works on the trainer's cores
 _WAIT = 0.01  # seconds between looks at the threads
 
@@ -205,21 +206,22 @@ def _problem(path: Path, error: BaseException | None, needed: int) -> str:
         return str(broadcast_object(None))
     staging = staging_path(path)
     shutil.rmtree(staging, ignore_errors=True)
-    folder = next(parent for parent in path.parents if parent.exists())
-    rank, reason = next((rank, reason) for rank, (reason, _) in enumerate(answers) if reason)
-    return str(
-        broadcast_object(
-            f"{path}: not saved, {reason} (rank {rank}); {shutil.disk_usage(folder).free:,} bytes are free and the "
-            f"tensors take {sum(size for _, size in answers):,}; make room there, or keep fewer checkpoints "
-            "(checkpoint.keep_last); those before it are whole"
+    rank, (reason, advice) = next((rank, found) for rank, (found, _) in enumerate(answers) if found[0])
+    if advice == _MAKE_ROOM:
+        folder = next(parent for parent in path.parents if parent.exists())
+        advice = (
+            f"{shutil.disk_usage(folder).free:,} bytes are free and the tensors take "
+            f"{sum(size for _, size in answers):,}; {advice}"
         )
-    )
+    return str(broadcast_object(f"{path}: not saved, {reason} (rank {rank}); {advice}; those before it are whole"))
 
 
-def _reason(error: BaseException | None) -> str:
-    """Return why this rank could not write; empty if it could."""
+def _reason(error: BaseException | None) -> tuple[str, str]:
+    """Return why this rank could not write, empty if it could, and what to do."""
     if error is None:
-        return ""
+        return "", ""
+    if isinstance(error, NotFinite):
+        return str(error), "the steps since the checkpoint before are lost, see the losses in the log"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{NO_ROOM.get(error.errno, os.strerror(error.errno).lower())} on {socket.gethostname()}"
-    return f"{type(error).__name__} on {socket.gethostname()}: {error}"
+        return f"{NO_ROOM.get(error.errno, os.strerror(error.errno).lower())} on {socket.gethostname()}", _MAKE_ROOM
+    return f"{type(error).__name__} on {socket.gethostname()}: {error}", _MAKE_ROOM

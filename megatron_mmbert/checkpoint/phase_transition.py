@@ -155,15 +155,21 @@ def write_transition(checkpoint: Path, meta: CheckpointMeta, output: Path, overw
     """Write checkpoint ``output``: the tensors of ``checkpoint`` under the description ``meta``, committed by rename.
 
     Files are copied, not linked: damage to one would else be damage to both. When the optimizer's state is reset, only
-    the weights are written, so that the description fits the tensors; this needs a running process group.
-    """
-    if read_meta(checkpoint).has_optimizer and not meta.has_optimizer:
-        from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors  # Megatron takes seconds
+    the weights are written, so that the description fits the tensors. Needs a running process group.
 
-        tensors = CheckpointTensors(checkpoint)
+    Raises:
+        UserError: a tensor is not finite, or cannot be read.
+    """
+    from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors, write_tensors  # Megatron takes seconds
+    from megatron_mmbert.utils.finite import check_finite
+
+    tensors = CheckpointTensors(checkpoint)
+    if read_meta(checkpoint).has_optimizer and not meta.has_optimizer:
         loaded = {name: tensors.load(name) for name in tensors.names()}
         write_tensors(output, meta, loaded, (checkpoint,), overwrite)
         return
+    for name, tensor in tensors.everything():
+        check_finite(tensor, name, checkpoint, "take another checkpoint")
     with committed_checkpoint(output, (checkpoint,), overwrite) as folder:
         shutil.copytree(checkpoint, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(META_FILE, CHECKSUM_FILE))
         write_meta(folder, meta)

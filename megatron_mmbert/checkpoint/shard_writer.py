@@ -23,6 +23,7 @@ from megatron_mmbert.checkpoint.metadata import CheckpointMeta, write_meta
 from megatron_mmbert.checkpoint.save_plan import RankShards
 from megatron_mmbert.utils.fault_points import Moment, fault_point
 from megatron_mmbert.utils.files import replace_folder
+from megatron_mmbert.utils.finite import finite_problem
 
 _CHUNK = 1 << 20  # bytes: just hashed, they are still in the cache when they are written
 Written = tuple[list[WriteResult], dict[str, dict[str, Any]]]
@@ -31,6 +32,10 @@ Written = tuple[list[WriteResult], dict[str, dict[str, Any]]]
 
 class Cancelled(Exception):
     """The process ends, and the checkpoint that is being written will not be committed."""
+
+
+class NotFinite(Exception):
+    """A tensor has values that are not finite; no resume could train on from it."""
 
 
 class HashedFile:
@@ -96,6 +101,7 @@ def write_shards(folder: Path, rank: int, shards: RankShards, cancelled: threadi
 
     Raises:
         OSError: of the file system.
+        NotFinite: of a tensor.
         Cancelled: the process ends.
     """
     if not shards.tensors:
@@ -106,6 +112,8 @@ def write_shards(folder: Path, rank: int, shards: RankShards, cancelled: threadi
     file = HashedFile(folder / name, cancelled)
     try:
         for item, tensor in shards.whole_tensors():
+            if problem := finite_problem(tensor, item.index.fqn):
+                raise NotFinite(problem)
             start = file.bytes
             torch.save(tensor, cast(IO[bytes], file))  # of a file it needs write and flush
             file.check()

@@ -20,6 +20,7 @@ from megatron_mmbert.checkpoint.safe_unpickle import check_contents, readable
 from megatron_mmbert.checkpoint.save_plan import CONTENT
 from megatron_mmbert.model.parameter_names import parameter_names
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.finite import check_finite
 
 
 class CheckpointTensors:
@@ -54,11 +55,16 @@ class CheckpointTensors:
         return self._shapes[name]
 
     def load(self, name: str) -> Tensor:
-        """Return the whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is stored."""
+        """Return the whole tensor in fp32: of a bf16 run the optimizer's master weight, if its state is stored.
+
+        Raises:
+            UserError: it cannot be read, or is not finite.
+        """
         empty = torch.empty(self._shapes[name], dtype=torch.float32)
         wanted = {name: ShardedTensor.from_rank_offsets(self._stored_as[name], empty)}
         with readable(self.path):
-            return dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
+            found = dist_checkpointing.load(wanted, str(self.path), validate_access_integrity=False)[name]
+        return check_finite(found, name, self.path, "take another checkpoint")
 
     def everything(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, whole tensor) of all that is stored, the optimizer's state too, in the stored precision.
@@ -92,7 +98,13 @@ def write_tensors(
 
 
 def fill_folder(folder: Path, meta: CheckpointMeta, tensors: Mapping[str, Tensor]) -> None:
-    """Write the files of :func:`write_tensors` into an existing folder, which the caller commits."""
+    """Write the files of :func:`write_tensors` into an existing folder, which the caller commits.
+
+    Raises:
+        UserError: a tensor is not finite.
+    """
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, folder, "nothing was written")
     state = {name: ShardedTensor.from_rank_offsets(name, tensor.contiguous()) for name, tensor in tensors.items()}
     dist_checkpointing.save(state, str(folder), content_metadata=CONTENT)
     write_meta(folder, meta)

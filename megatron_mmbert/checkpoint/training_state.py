@@ -11,6 +11,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from torch import Tensor
 
 from megatron_mmbert.checkpoint.async_saver import AsyncSaver
 from megatron_mmbert.checkpoint.identity import FLAG
@@ -28,7 +29,9 @@ from megatron_mmbert.checkpoint.save_plan import CONTENT
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.optim.optimizer import Optimizer
+from megatron_mmbert.parallel.runtime import all_ranks
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.finite import finite_problem
 
 _EXTRA_STATE = "_extra_state"
 SHAPE_FIELDS = (
@@ -78,7 +81,8 @@ def load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer | 
     """Load weights, and the optimizer's state where ``optimizer`` is given, saved in any parallel layout.
 
     Raises:
-        UserError: a corrupt checkpoint, a tensor that this model has not, or that the checkpoint lacks.
+        UserError: a corrupt checkpoint, a tensor that is not finite, one that this model has not, or that the
+            checkpoint lacks.
     """
     check_contents(path)
     with readable(path), torch.no_grad():
@@ -92,11 +96,22 @@ def _load(path: Path, model: Encoder | Sequence[Encoder], optimizer: Optimizer |
     chunks = _chunks(model)
     wanted = {"model": [_precise(_model_state(chunk), stored) for chunk in chunks]}
     loaded = dist_checkpointing.load(wanted, str(path))["model"]
+    for weights in loaded:
+        _check_finite(path, weights)
     for chunk, weights in zip(chunks, loaded, strict=True):
         load_weights(chunk, weights, path)
     if optimizer is not None:
         # Not with the weights: masters may come from the same stored tensors, and Megatron wants one dtype for each.
-        load_state(optimizer, dist_checkpointing.load(state_to_load(optimizer, stored), str(path)))
+        state = dist_checkpointing.load(state_to_load(optimizer, stored), str(path))
+        _check_finite(path, state)
+        load_state(optimizer, state)
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raise UserError on every rank if a tensor that any of them has read is not finite."""
+    mine = (finite_problem(each, name.partition("@")[0]) for name, each in tensors.items() if isinstance(each, Tensor))
+    for problem in filter(None, all_ranks(next(filter(None, mine), None))):
+        raise UserError(f"{path}: {problem}; take another checkpoint")
 
 
 def load_weights(encoder: Encoder, weights: Mapping[str, Any], path: Path) -> None:

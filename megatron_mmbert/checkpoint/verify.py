@@ -122,6 +122,7 @@ def _contents(path: Path, deep: bool, progress: Progress) -> Iterator[str]:
 def _tensors(path: Path, progress: Progress) -> Iterator[str]:
     """Yield tensors of other shapes than the description's, and those with values that are not finite."""
     from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
+    from megatron_mmbert.utils.finite import finite_problem
 
     tensors = CheckpointTensors(path)
     for name, expected in parameter_shapes(tensors.meta.model).items():
@@ -131,7 +132,6 @@ def _tensors(path: Path, progress: Progress) -> Iterator[str]:
                 f"{list(expected)}; take another checkpoint"
             )
     for name, tensor in tensors.everything():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            bad = int((~tensor.isfinite()).sum())
-            yield f"{path}: tensor {name!r} has {bad:,} values that are not finite; take another checkpoint"
+        if problem := finite_problem(tensor, name):
+            yield f"{path}: {problem}; take another checkpoint"
         progress(tensor.nbytes)

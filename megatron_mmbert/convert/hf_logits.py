@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megatron_mmbert.utils.errors import UserError, run_command
+from megatron_mmbert.utils.files import to_json
 
 _IDS, _LOGITS = "ids.json", "logits.safetensors"
 
@@ -49,7 +50,7 @@ def ask_transformers(folder: Path, samples: list[list[int]], texts: list[str], d
         raise UserError("--check needs transformers, which is missing; install it: pip install 'megatron-mmbert[hf]'")
     with tempfile.TemporaryDirectory() as scratch:
         request = Path(scratch) / "request.json"
-        request.write_text(json.dumps({"samples": samples, "texts": texts, "device": device}))
+        request.write_text(to_json({"samples": samples, "texts": texts, "device": device}))
         command = [sys.executable, __file__, str(folder), str(request), scratch]
         paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -81,7 +82,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         found = {"text_ids": [tokenizer(text)["input_ids"] for text in wanted["texts"]]}
         found["mask_id"] = tokenizer.mask_token_id
-    (answer / _IDS).write_text(json.dumps(found))
+    (answer / _IDS).write_text(to_json(found))
 
 
 def _load(folder: Path) -> Any:

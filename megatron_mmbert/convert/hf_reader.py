@@ -20,6 +20,7 @@ from megatron_mmbert.convert.hf_writer import WEIGHTS
 from megatron_mmbert.utils.checksums import CHECKSUM_FILE, file_problem, read_checksums
 from megatron_mmbert.utils.errors import UserError, first_line
 from megatron_mmbert.utils.files import read_json
+from megatron_mmbert.utils.finite import check_finite
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 _PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -136,10 +137,11 @@ class HFTensors:
         """Return a tensor on the CPU in the precision it is stored in.
 
         Raises:
-            UserError: its bytes are corrupt.
+            UserError: its bytes are corrupt, or it is not finite.
         """
         with _readable(self.path_of(name)):
-            return self._files[self._file_of[name]].load(name)
+            tensor = self._files[self._file_of[name]].load(name)
+        return check_finite(tensor, name, self.path_of(name), "take another model")
 
     def load(self, name: str) -> Tensor:
         """Return a tensor in fp32 on the CPU; bf16 and fp16 values are kept exactly.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.finite import check_finite
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -62,6 +63,9 @@ def write_weights(
 
     Returns:
         The files; the index last, if there is one.
+
+    Raises:
+        UserError: a tensor is not finite.
     """
     shards = plan_shards(sizes, limit)
     files: list[Path] = []
@@ -70,7 +74,7 @@ def write_weights(
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors: dict[str, Tensor] = {}
         for name in shard:
-            tensors[name] = load(name).contiguous()
+            tensors[name] = check_finite(load(name).contiguous(), name, folder / file, "nothing was written")
             tick()
         save_file(tensors, folder / file, metadata=METADATA)
         file_of |= dict.fromkeys(shard, file)

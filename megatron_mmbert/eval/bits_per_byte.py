@@ -35,6 +35,7 @@ from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.resilience.progress_marker import Stage
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.counter_rng import hash64, key64, string_key
+from megatron_mmbert.utils.errors import UserError
 
 _MASK_SEED = 2509_06888  # never the training seed: the masks are part of the measurement
 _PACK_TOKENS = 8192
@@ -82,6 +83,9 @@ class HeldOut:
 
         Args:
             model: the encoder, or this rank's chunks of it.
+
+        Raises:
+            UserError: a score is not finite.
         """
         chunks = [model] if isinstance(model, Encoder) else model
         languages = sorted({language for _, language in self._names})
@@ -92,6 +96,12 @@ class HeldOut:
             for batch in self._batches:
                 progress_marker.mark(Stage.HELD_OUT)
                 self._add(chunks, batch, row_of_dataset, sums)
+        for language, nats in zip(languages, sums[0], strict=True):
+            if not math.isfinite(nats):
+                raise UserError(
+                    f"held-out text: the model's score of {language} is {nats}; weights or arithmetic are at fault, "
+                    "take another checkpoint or precision.dtype fp32"
+                )
         return {
             language: Score(float(nats), int(size), int(tokens))
             for language, nats, size, tokens in zip(languages, *sums, strict=True)

@@ -72,8 +72,15 @@ class MaskFiller:
             raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); export the model again") from None
         if self._tokenizer.mask_token_id is None:
             raise UserError(f"{folder}: its tokenizer has no mask token; export the model with its own tokenizer")
+        self._check_weights(folder)
         self._model.eval()
         self._joins_spaces = any(piece.startswith(_SPACE) for piece in self._tokenizer.get_vocab())
+
+    def _check_weights(self, folder: Path) -> None:
+        from megatron_mmbert.utils.finite import check_finite  # torch takes seconds
+
+        for name, tensor in self._model.state_dict().items():
+            check_finite(tensor, name, folder, "export the model again")
 
     def fill(self, prompt: Prompt, top: int) -> Filled:
         """Return the ``top`` likeliest tokens for the prompt's mask; special tokens are no fills.
@@ -98,6 +105,8 @@ class MaskFiller:
         with torch.no_grad():
             logits_V = self._model(input_ids=ids).logits[0, position].float()
         probability_V = logits_V.softmax(0)
+        if not probability_V.isfinite().all():
+            raise UserError(f"{prompt.where}: the model's scores are not finite (NaN or infinity); export it again")
         probability_V[self._tokenizer.all_special_ids] = 0.0
         if top > len(probability_V):
             raise UserError(f"--top {top}: the model has {len(probability_V)} tokens; ask for fewer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from megatron_mmbert.data.text.texts import read_texts
 from megatron_mmbert.utils.checksums import write_checksums
-from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import to_json, write_json
+from megatron_mmbert.utils.finite import is_finite
 from megatron_mmbert.utils.output_kinds import EMBEDDINGS
 from megatron_mmbert.utils.outputs import output_folder
 
@@ -71,7 +72,7 @@ class RowList:
 
     def _flush(self) -> None:
         if self._row is not None and self._out is not None:
-            self._out.write(json.dumps(self._row, ensure_ascii=False) + "\n")
+            self._out.write(to_json(self._row, ensure_ascii=False) + "\n")
         self._row = None
 
 
@@ -90,12 +91,13 @@ def write_shards(
         texts: what ``parts`` are computed from, lazily.
 
     Raises:
-        UserError: ``output`` exists and ``overwrite`` is false.
+        UserError: ``output`` exists and ``overwrite`` is false, or a row is not finite.
     """
     with output_folder(output, EMBEDDINGS, inputs, overwrite) as folder:
         shards: list[dict[str, Any]] = []
         with texts.writing(folder / ROWS):
             for number, part in enumerate(parts):
+                _check_rows(part, sum(shard["rows"] for shard in shards))
                 name = f"part-{number:05d}.{form}"
                 _WRITERS[form](folder / name, part)
                 shards.append({"file": name, "rows": len(part)})
@@ -104,6 +106,16 @@ def write_shards(
         write_json(folder / INDEX, {**about, **found, "shards": shards})
         write_checksums(folder)
     return int(rows)
+
+
+def _check_rows(part: Tensor, before: int) -> None:
+    if is_finite(part):
+        return
+    row = before + int((~part.isfinite().all(1)).nonzero()[0])
+    raise UserError(
+        f"text {row + 1}: its row is not finite (NaN or infinity), so nothing was written; compute in --dtype fp32, or "
+        "export the model again"
+    )
 
 
 def _write_npy(path: Path, part: Tensor) -> None:
@@ -116,7 +128,7 @@ def _write_safetensors(path: Path, part: Tensor) -> None:
 
 def _write_jsonl(path: Path, part: Tensor) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in part.tolist())
+        file.writelines(to_json(row) + "\n" for row in part.tolist())
 
 
 _WRITERS = {"npy": _write_npy, "safetensors": _write_safetensors, "jsonl": _write_jsonl}

@@ -18,6 +18,7 @@ from megatron_mmbert.merge.request import FLAGS, MergeRequest
 from megatron_mmbert.merge.sources import TensorSource, open_source
 from megatron_mmbert.utils.errors import UserError, nearest
 from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.finite import finite_problem
 from megatron_mmbert.utils.outputs import check_output, output_folder
 
 REPORT = "merge_report.json"
@@ -65,20 +66,16 @@ def check_same_function(sources: Sequence[TensorSource], allowed: Sequence[str] 
     return sorted({name for other in others for name in differing(other, first)})
 
 
-def _load(source: TensorSource, name: str) -> Tensor:
-    """Return a tensor, refusing values that are not finite."""
-    tensor = source.load(name)
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise UserError(f"{source.path}: {name} holds infinity or NaN; merge an earlier, undamaged checkpoint")
-    return tensor
-
-
 def merge_one(
     name: str, method: str, base: TensorSource | None, models: Sequence[TensorSource], options: MergeOptions
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Return the merged tensor, in the precision of the base or else the first model, and its entry in the report."""
-    start = _load(base, name) if base is not None else None
-    tensors = [_load(model, name) for model in models]
+    """Return the merged tensor, in the precision of the base or else the first model, and its entry in the report.
+
+    Raises:
+        UserError: the result is not finite, or integers differ.
+    """
+    start = base.load(name) if base is not None else None
+    tensors = [model.load(name) for model in models]
     reference = tensors[0] if start is None else start
     if not reference.is_floating_point():
         for model, tensor in zip(models, tensors, strict=True):
@@ -88,6 +85,9 @@ def merge_one(
                 )
         return reference, {"shape": list(reference.shape), "copied": True}
     merged, share = merge_tensor(method, start, tensors, options)
+    result = merged.to(reference.dtype)
+    if problem := finite_problem(result, name):
+        raise UserError(f"the merge by {method}: {problem}; choose smaller --weights or a smaller --lambda")
     report: dict[str, Any] = {"shape": list(merged.shape), "merged_norm": norm(merged)}
     if start is not None:
         report["base_norm"] = norm(start)
@@ -95,7 +95,7 @@ def merge_one(
         report["merged_delta_norm"] = norm(merged - start.float())
     if share is not None:
         report["sign_conflict_share"] = share
-    return merged.to(reference.dtype), report
+    return result, report
 
 
 def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from megatron_mmbert.convert.hf_writer import INDEX, METADATA, WEIGHTS
 from megatron_mmbert.convert.name_mapping import HF_TIED_DECODER, HF_WORD_EMBEDDING
 from megatron_mmbert.utils.checksums import CHECKSUM_FILE, write_checksums
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.finite import check_finite
 from megatron_mmbert.utils.output_kinds import CHECKPOINT, MODEL_FOLDER
 from megatron_mmbert.utils.outputs import OutputKind
 
@@ -109,8 +110,9 @@ class HFFolder:
         for file in sorted(self.path.iterdir()):
             if file.is_file() and file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
                 shutil.copyfile(file, folder / file.name)
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, folder / WEIGHTS, metadata=METADATA)
+        where = folder / WEIGHTS
+        contiguous = {name: check_finite(each.contiguous(), name, where) for name, each in tensors.items()}
+        save_file(contiguous, where, metadata=METADATA)
 
     def finalize(self, folder: Path) -> None:
         write_identity(folder, self._fingerprint)

@@ -7,7 +7,6 @@ waits for ever. Digests are compared first; only where they differ are the value
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import socket
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from megatron_mmbert import __version__
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.store.manifest import MANIFEST_NAME
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import to_json
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _REMEDIES = {
@@ -66,7 +66,7 @@ def check_consistency(mine: Mapping[str, Mapping[str, str]]) -> None:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(to_json(mine, sort_keys=True).encode()).hexdigest()
     digests: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(digests, digest)
     if len(set(digests)) == 1:
@@ -109,7 +109,7 @@ def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         children = [(str(number), each) for number, each in enumerate(value)]
     else:
-        return [(path, json.dumps(value, default=str))]
+        return [(path, to_json(value, default=str))]
     return [leaf for name, each in children for leaf in _flat(each, f"{path}.{name}" if path else name)]
 
 

@@ -14,7 +14,6 @@ which, and all print the stacks of their threads and end in the same way.
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import sys
 import threading
@@ -31,6 +30,7 @@ import torch.distributed as dist
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.resilience.rank_messages import DONE, REMEDY, Finding, MonitorSettings, Receiver, Sender
 from megatron_mmbert.utils.errors import EXIT_FAILED_RANK
+from megatron_mmbert.utils.files import to_json
 
 _COMMUNICATION = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Socket", "Broken pipe")
 
@@ -128,7 +128,7 @@ def _note(record: Path, sentence: str) -> None:
     """Leave the reason for whoever starts the run again; the first rank to come writes it."""
     try:
         with record.open("x", encoding="utf-8") as file:
-            file.write(json.dumps({"reason": sentence}, ensure_ascii=False) + "\n")
+            file.write(to_json({"reason": sentence}, ensure_ascii=False) + "\n")
     except OSError:
         pass  # there already, or the file system is what was lost
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import to_json
 
 LEASE_FILE = "lease.json"
 RENEW_SECONDS = 10.0
@@ -81,7 +82,7 @@ class RunLease:
             "mark": self._mark,
         }
         staging = self._path.with_name(f".{LEASE_FILE}.{self._mark}.tmp")
-        staging.write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        staging.write_text(to_json(holder) + "\n", encoding="utf-8")
         try:
             os.link(staging, self._path)  # fails where there is one, and is never seen half-written
         except FileExistsError:

@@ -24,7 +24,7 @@ from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_file
+from megatron_mmbert.utils.files import atomic_file, to_json
 
 
 class Engine(ABC):
@@ -143,7 +143,7 @@ class JsonEngine(Engine):
         """
         try:
             description = without_parsing(json.loads(content))
-            self._backend = tokenizers.Tokenizer.from_str(json.dumps(description))
+            self._backend = tokenizers.Tokenizer.from_str(to_json(description))
         except Exception as error:  # the library raises bare Exception
             raise UserError(
                 f"{path}: no tokenizer.json of the tokenizers library or a damaged one ({error}); copy it again"
@@ -155,7 +155,7 @@ class JsonEngine(Engine):
         for piece, i in ids.items():
             self.pieces[i] = piece
         self._description = description
-        self._byte_level = "ByteLevel" in json.dumps(description["decoder"])
+        self._byte_level = "ByteLevel" in to_json(description["decoder"])
         special = {token["id"] for token in description["added_tokens"] if token["special"]}
         self.special_ids = frozenset(special | set(self.specials.values()))
 
@@ -189,7 +189,7 @@ def rules_fingerprint(description: dict[str, Any]) -> str:
     merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
     rules = {key: description[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
     rules |= {"type": model["type"], "vocab": model["vocab"], "merges": merges}
-    text = json.dumps(rules, sort_keys=True, ensure_ascii=False)
+    text = to_json(rules, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

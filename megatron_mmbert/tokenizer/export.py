@@ -8,7 +8,6 @@ what an added token of the `tokenizers` library does on the normalised text.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from megatron_mmbert.tokenizer.sentencepiece_proto import BPE, Kind
 from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, SPECIAL_PIECES
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, RULE_NAME, SPACE
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_file, write_json
+from megatron_mmbert.utils.files import atomic_file, to_json, write_json
 
 MODEL_MAX_LENGTH = 8192
 
@@ -152,7 +151,7 @@ def _obstacle(proto: Any) -> str | None:
         return "it has no byte fallback"
     changes_characters = normalizer.precompiled_charsmap and normalizer.name != RULE_NAME
     if changes_characters or normalizer.remove_extra_whitespaces or not normalizer.escape_whitespaces:
-        return f"it changes the text (normalisation {json.dumps(normalizer.name)})"
+        return f"it changes the text (normalisation {to_json(normalizer.name)})"
     if proto.trainer_spec.treat_whitespace_as_suffix:
         return "it puts spaces after words"
     if any(piece.type == Kind.UNUSED for piece in proto.pieces):

@@ -36,6 +36,7 @@ class AnomalyGuard:
 
     Attributes:
         decision: the last one.
+        taken, left_out: how many steps this process has taken, and how many the decisions were against.
     """
 
     def __init__(self, settings: StabilityConfig, losses: Sequence[float] = ()) -> None:
@@ -46,12 +47,16 @@ class AnomalyGuard:
         self.settings = settings
         self.rule = LossSpikeRule(settings.spike_threshold, settings.spike_window, losses)
         self.decision = Decision("step")
+        self.taken = self.left_out = 0
         self._in_a_row = 0
 
     def accept(self, loss: float, step: int, training: Training) -> bool:
         """Return whether ``step`` with this mean loss may update the weights; :attr:`decision` says what else to do."""
         self.decision = self._decide(loss, step, training)
-        return self.decision.action == "step"
+        is_taken = self.decision.action == "step"
+        self.taken += is_taken
+        self.left_out += not is_taken
+        return is_taken
 
     def _decide(self, loss: float, step: int, training: Training) -> Decision:
         is_own = not training.gradients.finite()

@@ -31,6 +31,9 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
 
     Args:
         should_stop: asked between steps; the same answer on every rank.
+
+    Raises:
+        UserError: the phase's tokens are seen and no step was taken.
     """
     counters, everyone = trainer.counters, CallbackList(callbacks)
     checkpoint_interval = Interval(trainer.recipe.checkpoint.every_tokens, counters.phase_tokens)
@@ -47,6 +50,8 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
         if checkpoint_interval.is_due(counters.phase_tokens):
             progress_marker.mark(Stage.CHECKPOINT)
             trainer.save(everyone)
+    if trainer.is_complete:
+        check_trained(trainer)
     progress_marker.mark(Stage.LAST_CHECKPOINT)
     checkpoint = trainer.save(everyone, last=True)
     if trainer.is_complete:
@@ -54,6 +59,21 @@ def train(trainer: Trainer, callbacks: Sequence[Callback], should_stop: Callable
         everyone.on_phase_end(counters)
     fault_point(Moment.TRAIN_END, trainer)
     return checkpoint
+
+
+def check_trained(trainer: Trainer) -> None:
+    """Refuse to call a phase complete that took no step: all were skipped, here and before it was resumed.
+
+    Raises:
+        UserError: so it is.
+    """
+    guard = trainer.guard
+    if guard.left_out and not guard.taken and not trainer.start.meta.recent_losses:
+        raise UserError(
+            f"phase {trainer.phase.name!r}: every step was skipped ({guard.left_out} of {guard.left_out}; "
+            f"{guard.decision.text}), so it is not complete; see the losses in {trainer.folder.metrics}, and lower "
+            "lr or start from other weights"
+        )
 
 
 def take_step(trainer: Trainer) -> StepMetrics:

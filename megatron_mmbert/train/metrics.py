@@ -66,7 +66,7 @@ class StepMetrics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of ``metrics.jsonl``."""
-        return {name: _json_value(value) for name, value, place in self._values() if place["file"]}
+        return {name: json_value(value) for name, value, place in self._values() if place["file"]}
 
     def tracked(self) -> dict[str, float]:
         """Return the values for experiment trackers, by name."""
@@ -88,6 +88,6 @@ class StepMetrics:
         return self.step + -(-left // self.step_tokens)
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return ``value``, or None for a number that JSON has no word for: the loss of a step that was skipped."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -64,10 +64,22 @@ def make_folders(folder: Path) -> list[Path]:
     return missing
 
 
+def to_json(value: Any, **options: Any) -> str:
+    """Return ``value`` as JSON, by the ``options`` of ``json.dumps``.
+
+    Raises:
+        UserError: a number in it is NaN or infinite, which JSON cannot say.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        raise UserError("a number to write is not finite (NaN or infinity), which JSON cannot say") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically."""
     with atomic_file(path) as staging:
-        staging.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        staging.write_text(to_json(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:

@@ -222,6 +222,11 @@ SPOILT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "unknown": (lambda t: t.update(extra=torch.ones(3)), r"unknown tensor extra of shape \[3\]"),
     "misshapen": (lambda t: t.update({"decoder.bias": torch.ones(9)}), r"decoder.bias has shape \[9\].*\[400\]"),
     "integers": (lambda t: t.update({"decoder.bias": torch.ones(400).int()}), "decoder.bias is int32"),
+    "nan": (
+        lambda t: t["decoder.bias"].fill_(float("nan")),
+        "tensor 'decoder.bias' has 400 values .*not finite",
+    ),
+    "inf": (lambda t: t["decoder.bias"][3:5].fill_(float("inf")), "tensor 'decoder.bias' has 2 values .*not finite"),
     "untied": (_untie, "decoder.weight differs"),
     "no head": (_drop_head, "no masked-language-model head"),
     "no prefix": (_no_prefix, "model.embeddings.tok_embeddings.weight.*is missing"),

@@ -18,6 +18,7 @@ from megatron_mmbert.model.config import encoder_config
 from megatron_mmbert.model.encoder import Encoder
 from megatron_mmbert.model.init import initialize
 from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.utils.errors import UserError
 
 VOCAB, MAX_LENGTH, ROUNDS = 64, 24, 2
 IDS = TokenizerIds(pad=0, bos=2, eos=1, mask=4, specials=frozenset(range(5)), vocab_size=VOCAB)
@@ -175,3 +176,11 @@ def test_two_models_are_asked_the_same(runtime: object) -> None:
         assert model.training, "the model is left as it was"
     assert len(asked[0]) == len(asked[1]) > 0
     assert all(torch.equal(one, two) for one, two in zip(*asked, strict=True))
+
+
+def test_scores_of_nan_end_in_a_sentence(runtime: object) -> None:
+    model = encoder(0)
+    with torch.no_grad():
+        dict(model.named_parameters())["embedding.word_embeddings.weight"][4] = float("nan")
+    with pytest.raises(UserError, match=r"the model's score of .* is nan; weights or arithmetic are at fault"):
+        held_out().score(model)

@@ -190,3 +190,24 @@ def test_the_tool_prints_a_table(
 def test_the_tool_refuses_to_do_nothing(folder: Path) -> None:
     done = subprocess.run([sys.executable, str(TOOL), str(folder)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("error: no text to fill")
+
+
+def test_weights_that_are_not_finite_are_named(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(folder, tmp_path / "hf"))
+    tensors = load_file(copy / "model.safetensors")
+    tensors["decoder.bias"][2] = float("nan")
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{copy}: tensor 'decoder.bias' has 1 values that are not finite"):
+        MaskFiller(copy)
+
+
+def test_scores_that_are_not_finite_are_no_fills(filler: Callable[[str], MaskFiller]) -> None:
+    import torch
+
+    made = filler("cat")
+    with torch.no_grad():
+        made._model.decoder.bias[3] = float("inf")
+    with pytest.raises(UserError, match="scores are not finite"):
+        made.fill(Prompt("The <mask>"), 1)

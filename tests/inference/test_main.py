@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import make_tokenizer
 from transformers import ModernBertModel
 
 from megatron_mmbert.convert.hf_identity import write_identity
 from megatron_mmbert.inference import Model, encode, load_model
+from megatron_mmbert.inference import run as inference_run
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.checksums import write_checksums
 
@@ -143,3 +144,28 @@ def test_a_changed_export_is_refused(
     assert run(monkeypatch, *arguments) == 2
     assert "model.safetensors: content differs from its checksum" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["embeddings", "scores"])
+def test_a_row_that_is_not_finite_ends_it(
+    what: str, folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of finite weights: half precision can overflow."""
+    spoil = {"embeddings": "encode_windows", "scores": "score_windows"}[what]
+    parts = [torch.ones(3, 2), torch.tensor([[1.0, 2.0], [float("nan"), 1.0]])]
+    monkeypatch.setattr(inference_run, spoil, lambda *_: iter(parts))
+    output = corpus.parent / "out"
+    assert run(monkeypatch, folder, "--input", corpus, "--output", output, "--what", what) == 2
+    assert "text 5: its row is not finite" in capsys.readouterr().err
+    assert [path.name for path in corpus.parent.iterdir()] == [corpus.name]
+
+
+def test_weights_that_are_not_finite_are_named(
+    folder: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = Path(shutil.copytree(folder, corpus.parent / "hf"))
+    tensors = load_file(spoilt / "model.safetensors")
+    tensors["decoder.bias"][2] = float("inf")
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
+    assert run(monkeypatch, spoilt, "--input", corpus, "--output", corpus.parent / "out") == 2
+    assert f"{spoilt / 'model.safetensors'}: tensor 'decoder.bias' has 1 values" in capsys.readouterr().err

@@ -118,6 +118,23 @@ def test_damaged_values(models: Path, rewrite: Rewrite, refused: Refused) -> Non
     refused(str(models / "a"), "decoder.bias", "NaN")
 
 
+def test_a_result_that_overflows_is_not_written(models: Path, rewrite: Rewrite, refused: Refused) -> None:
+    """Of finite models: what float32 holds, half precision does not."""
+    for name, value in (("base", 0.0), ("a", 6e4)):
+        rewrite(models / name, {"decoder.bias": torch.full((40,), value).half()})
+    request = MergeRequest("task_arithmetic", models / "base", (models / "a",), MergeOptions(scale=2.0))
+    with pytest.raises(UserError, match=r"merge by task_arithmetic: tensor 'decoder.bias' has 40 values .*--lambda"):
+        merge_folders(request, models / "out")
+    assert not (models / "out").exists()
+
+
+@pytest.mark.parametrize("options", [MergeOptions(scale=1e308), MergeOptions(weights=(1e308, 1.0))])
+def test_numbers_that_can_only_overflow_are_refused(options: MergeOptions, models: Path) -> None:
+    request = MergeRequest("ties", models / "base", (models / "a", models / "b"), options)
+    with pytest.raises(UserError, match=r"1e\+308 must be between"):
+        merge_folders(request, models / "out")
+
+
 def test_integers_that_differ(models: Path, rewrite: Rewrite) -> None:
     rewrite(models / "base", {"counts": torch.arange(3)})
     rewrite(models / "a", {"counts": torch.arange(3) + 1})

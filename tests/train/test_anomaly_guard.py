@@ -89,7 +89,8 @@ def test_without_the_guard_it_would_spoil_the_weights(recipe_path: Path, runtime
     recipe = load_recipe(recipe_path, ["evaluation.stores=[]"])
     trainer = build_trainer(recipe, recipe.phase("first"), tmp_path)
     trainer.guard = AcceptsAll(recipe.stability)
-    with installed(Moment.GRADIENTS, lambda chunks: nan_at(1)(1, trainer)):
+    broken = pytest.raises(UserError, match=r"not saved, tensor .* not finite")
+    with installed(Moment.GRADIENTS, lambda chunks: nan_at(1)(1, trainer)), broken:
         train(trainer, [])
     assert not all(torch.isfinite(p).all() for p in weights(trainer).values())
 
@@ -156,3 +157,18 @@ def test_the_history_of_losses_is_in_the_checkpoint(recipe_path: Path, runtime: 
     again = build_trainer(recipe, recipe.phase("first"), tmp_path)
     assert again.counters.step == 5 and len(again.guard.rule.losses) == 5
     assert again.guard.rule.losses == trainer.guard.rule.losses
+
+
+def test_a_phase_of_skipped_steps_is_not_complete(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """Not even a short one, which ends before the guard has had enough."""
+    always = nan_at(*range(1, 100))
+    settings = ["phases.first.tokens=1200", "phases.first.schedule.warmup_tokens=0", "stability.max_bad_steps=99"]
+    with pytest.raises(UserError, match=r"every step was skipped \((\d+) of \1; step \d+: .*not complete"):
+        run(recipe_path, tmp_path, settings, always)
+    assert not list((tmp_path / "first" / "checkpoints").glob("step-*"))
+
+
+def test_a_phase_with_one_step_is_complete(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    settings = ["phases.first.tokens=1200", "phases.first.schedule.warmup_tokens=0", "stability.max_bad_steps=99"]
+    trainer, _, rows = run(recipe_path, tmp_path, settings, nan_at(*range(2, 100)))
+    assert trainer.is_complete and sum(not row["skipped"] for row in rows) == 1

@@ -43,5 +43,13 @@ def run(arguments: argparse.Namespace) -> None:
     before = read_meta(path)
     after = extend(before, arguments.max_length, arguments.rope_theta, arguments.rope_theta_local)
     print("\n".join((f"from {path}", *explain(before, after))))
-    write_transition(path, after, arguments.output, arguments.overwrite)
+    # Megatron-Core takes seconds to import: not before the input is known to be good.
+    from megatron_mmbert import parallel
+
+    parallel.enable_cpu_mode()
+    parallel.start()
+    try:
+        write_transition(path, after, arguments.output, arguments.overwrite)
+    finally:
+        parallel.shutdown()
     print(f"wrote {arguments.output}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,6 +17,7 @@ from megatron_mmbert.data.text.inputs.languages import LanguageFrom
 from megatron_mmbert.data.text.records import MAX_LINE_BYTES, Fields, InputFile
 from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import to_json
 from megatron_mmbert.utils.names import is_name
 
 MIN_MAX_LENGTH = 16
@@ -126,7 +126,7 @@ def input_identities(files: Sequence[InputFile]) -> list[InputIdentity]:
 
 def inputs_digest(inputs: Sequence[InputIdentity]) -> str:
     """Return a name for a list of inputs, by which partitions find out that they are of the same one."""
-    return hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()
+    return hashlib.sha256(to_json(list(inputs)).encode()).hexdigest()
 
 
 def store_settings(job: PreprocessJob, tokenizer: Tokenizer) -> dict[str, Any]:

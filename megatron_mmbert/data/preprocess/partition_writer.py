@@ -21,7 +21,7 @@ import numpy as np
 from megatron_mmbert.data.store.manifest import PARTITION_NAME
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.text.records import SkippedLines
-from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.files import to_json, write_json
 
 SKIPPED_NAME = "skipped.jsonl"
 FORMAT = "megatron_mmbert part of a token store"
@@ -133,7 +133,7 @@ class PartitionWriter:
         self._buffer, self._buffered = {}, 0
 
     def _write_line(self, value: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(value).encode() + b"\n")
+        self._journal.write(to_json(value).encode() + b"\n")
         self._journal.flush()
 
     def _restore(self) -> tuple[int, dict[str, int], int]:

@@ -8,7 +8,6 @@ held-out text from a document whose beginning is trained on than none at all, bu
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +19,7 @@ from megatron_mmbert.data.text.documents import read_file
 from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover
 from megatron_mmbert.data.text.records import Document, InputFile
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import write_json
+from megatron_mmbert.utils.files import to_json, write_json
 from megatron_mmbert.utils.output_kinds import HELD_OUT_SPLIT
 from megatron_mmbert.utils.outputs import check_output, output_folder
 
@@ -111,7 +110,7 @@ def split_files(
 def _write(path: Path, documents: Sequence[tuple[str, str]]) -> int:
     path.parent.mkdir(exist_ok=True)
     if documents:
-        lines = (json.dumps({"id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in documents)
+        lines = (to_json({"id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in documents)
         path.write_text("".join(lines), encoding="utf-8")
     return sum(_bytes(text) for _, text in documents)
 

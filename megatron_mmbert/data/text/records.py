@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from megatron_mmbert.data.text.conditions import CLUSTER_FIELD, Condition, cluster_copies
 from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.files import to_json
 from megatron_mmbert.utils.names import is_name
 
 SKIP_REMEDY = "fix the line, or pass --skip-bad to leave such lines out"
@@ -89,7 +89,7 @@ class SkippedLines:
         if len(self.first) < self.keep:
             self.first.append(bad)
         if self.record is not None:
-            self.record.write(json.dumps(bad._asdict(), ensure_ascii=False) + "\n")
+            self.record.write(to_json(bad._asdict(), ensure_ascii=False) + "\n")
 
 
 def report_bad(bad: BadLine, skip_bad: SkippedLines | None) -> None:

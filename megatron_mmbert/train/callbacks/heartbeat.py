@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_mmbert.train.callbacks.base import Callback
-from megatron_mmbert.train.metrics import StepMetrics
+from megatron_mmbert.train.metrics import StepMetrics, json_value
+from megatron_mmbert.utils.files import to_json
 
 
 class Heartbeat(Callback):
@@ -24,7 +24,7 @@ class Heartbeat(Callback):
     def on_step(self, metrics: StepMetrics) -> None:
         if time.monotonic() - self._written >= self._EVERY:
             names = ("phase", "step", "phase_tokens", "goal_tokens", "loss")
-            self._write({"state": "training"} | {name: getattr(metrics, name) for name in names})
+            self._write({"state": "training"} | {name: json_value(getattr(metrics, name)) for name in names})
 
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         self._write({"state": f"scored held-out text {moment}"})
@@ -39,7 +39,7 @@ class Heartbeat(Callback):
         # Renamed into place so that a reader never sees half of it; not synced, as only a living reader cares.
         staging = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
-            staging.write_text(json.dumps(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
+            staging.write_text(to_json(values | {"pid": os.getpid(), "time": time.time()}) + "\n", encoding="utf-8")
             os.replace(staging, self._path)
         finally:
             staging.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 from megatron_mmbert.builders.run_folder import keep_old, warn
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.metrics import StepMetrics
-from megatron_mmbert.utils.files import atomic_file, sync_name
+from megatron_mmbert.utils.files import atomic_file, sync_name, to_json
 
 
 class MetricsFile(Callback):
@@ -28,7 +28,7 @@ class MetricsFile(Callback):
         self._pending = b""
 
     def on_step(self, metrics: StepMetrics) -> None:
-        self._pending += json.dumps(metrics.to_json(), allow_nan=False).encode() + b"\n"
+        self._pending += to_json(metrics.to_json()).encode() + b"\n"
         self._write()
 
     def on_save_begin(self) -> None:
@@ -60,7 +60,7 @@ class HeldOutFile(Callback):
     def on_scores(self, moment: str, bits_per_byte: Mapping[str, float], total_tokens: int) -> None:
         line = {"moment": moment, "total_tokens": total_tokens, "bits_per_byte": dict(bits_per_byte)}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
         sync_name(self._path)
