@@ -20,6 +20,10 @@ from megatron_mmbert.config.renamed_keys import Part, current_path, parts_of, re
 from megatron_mmbert.utils.errors import UserError, nearest
 
 Location = tuple[str | int, ...]
+MAX_DEPTH = 50
+"""Levels of a recipe's YAML, anchors followed; its schema has six."""
+MAX_NODES = 100_000
+"""Values of a recipe, anchors followed."""
 _SHOWN = 80
 _WEIGHT_TABLES = ("sources", "boost")
 
@@ -87,32 +91,89 @@ def _preset(name: str, path: Path, lines: dict[Location, int]) -> dict[str, Any]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice: YAML would silently keep the last."""
+    """SafeLoader that bounds what a document may become, and refuses a key written twice (YAML keeps the last).
+
+    An anchor counts as often as it is named: a few lines can stand for billions of values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._open = 0
+        self._extent: dict[int, tuple[int, int]] = {}  # by node: itself and all below it, and how deep they go
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
+        self._open += 1
+        _refuse_if(self._open > MAX_DEPTH, f"nested more than {MAX_DEPTH} deep", mark)
+        node = super().compose_node(parent, index)
+        self._open -= 1
+        if node is None or id(node) in self._extent:
+            return node
+        _refuse_if(is_alias, "an anchor that holds itself", mark)  # what it names is not yet whole
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        children = [each for pair in below for each in (pair if isinstance(pair, tuple) else (pair,))]
+        extents = [self._extent[id(child)] for child in children]
+        count = 1 + sum(extent[0] for extent in extents)
+        depth = 1 + max((extent[1] for extent in extents), default=0)
+        _refuse_if(count > MAX_NODES, f"stands for more than {MAX_NODES:,} values", mark)
+        _refuse_if(depth > MAX_DEPTH, f"nested more than {MAX_DEPTH} deep", mark)
+        self._extent[id(node)] = (count, depth)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception:  # of Python's own types: a date that is none, a number of thousands of digits, ...
+            kind = node.tag.rpartition(":")[2]
+            _refuse_if(True, f"{_shown(str(node.value))} is no {kind}", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
-                )
+            _refuse_if(key in seen, f"key {_shown(key)} is written twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+def _refuse_if(problem: object, sentence: str, mark: Any) -> None:
+    if problem:
+        raise yaml.constructor.ConstructorError(problem=sentence, problem_mark=mark)
+
+
+def _parse(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the values of YAML that a user wrote, and its nodes.
+
+    Raises:
+        _NotYaml: it is none, or more than a recipe can be.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        return (None if node is None else loader.construct_document(node)), node
+    except yaml.MarkedYAMLError as error:
+        raise _NotYaml(error.problem, error.problem_mark.line + 1 if error.problem_mark else 1) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _NotYaml(f"the control character {hex(error.character)}", line) from None
+
+
+class _NotYaml(Exception):
+    """A text that is no YAML: ``args`` are the problem and its line."""
+
+
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, Loader=_Loader)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values, node = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; name an existing YAML file") from None
     except (IsADirectoryError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML text file ({error}); name a recipe") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not valid YAML ({error.problem}); correct that line") from None
+    except _NotYaml as error:
+        problem, line = error.args
+        raise UserError(f"{path}:{line}: not valid YAML ({problem}); correct that line") from None
     if not isinstance(values, dict) or node is None:
         raise UserError(f"{path}: holds no recipe; write keys such as 'name:', 'model:', 'phases:'")
     return values, dict(_lines(node, ()))
@@ -176,12 +237,12 @@ def _has_name(item: Any) -> bool:
 def _override_parts(override: str) -> list[Part]:
     """Return what ``key.path=value`` sets; a section under an old name may be of several parts."""
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"{override!r}: not an override; write key.path=value")
+    if not equals or not key or key.count(".") > MAX_DEPTH:
+        raise UserError(f"{_shown(override)}: not an override; write key.path=value")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise UserError(f"{override!r}: the value is not valid YAML; quote it") from None
+        value, _ = _parse(text)
+    except _NotYaml as error:
+        raise UserError(f"{_shown(override)}: the value is not valid YAML; quote it ({error.args[0]})") from None
     return list(parts_of(value, tuple(key.split("."))))
 
 
@@ -260,7 +321,10 @@ def _explain(error: ValidationError, path: Path, places: dict[Location, str], va
 
 
 def _shown(value: str | float) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "of thousands of digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
