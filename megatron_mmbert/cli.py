@@ -47,9 +47,7 @@ COMMANDS = {
     "preflight": Command("run.preflight", "check in seconds whether nodes can train a recipe, and are alike"),
     "pipeline": Command("run.pipeline", "submit a whole run to Slurm as one graph of jobs, from the recipe's `from:`"),
     "report": Command("run.report", "report on a run, finished or not: plots, tables, and what they say"),
-    "verify": Command(
-        "run.verify", "verify stores, checkpoints, exported models and tokenizers: checksums, contents, tensors"
-    ),
+    "verify": Command("run.verify", "verify stores, checkpoints, exported models, tokenizers: checksums and contents"),
     "config-show": Command("run.config_show", "print one value of a recipe, for shell scripts"),
     "where": Command("run.where", "print how far a phase has come on disk, for job scripts"),
     "completion": Command("run.completion", "print a script for TAB completion in bash, zsh or fish"),

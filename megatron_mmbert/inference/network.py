@@ -65,7 +65,7 @@ class Network:
 
     @property
     def has_head(self) -> bool:
-        """Whether the masked-language-model head is there, without which there are no log-probabilities."""
+        """True if the masked-language-model head is there, without which there are no log-probabilities."""
         return HEAD_DENSE in self._tensors
 
     @fp32_matmul.fastest()

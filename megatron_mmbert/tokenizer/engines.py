@@ -91,7 +91,7 @@ class SentencePieceEngine(Engine):
                 if self._proto.pieces[i].type == Kind.USER_DEFINED:
                     self._proto.pieces[i].type = Kind.CONTROL
             self._processor.LoadFromSerializedProto(self._proto.SerializeToString())
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: no SentencePiece model or a damaged one ({error}); copy or train it again"
             ) from None

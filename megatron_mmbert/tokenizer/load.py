@@ -27,11 +27,12 @@ from megatron_mmbert.tokenizer.engines import (
     without_parsing,
 )
 from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
-from megatron_mmbert.utils.checksums import file_problem, read_checksums
+from megatron_mmbert.utils.checksums import CHECKSUM_FILE, file_problem, read_checksums
 from megatron_mmbert.utils.errors import UserError
 
 _OTHER_FILES = ("spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
 _RULES_SHOW = ("Word", " two  spaces ", "Line\nand\ttab", "Ｆull ﬁ É e\u0301 1234")
+_COPY_AGAIN = "copy the folder again, or train or export it again"
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
 
 
@@ -127,9 +128,15 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """
     path = Path(path)
     file = _tokenizer_file(path)
+    known = read_checksums(path, _COPY_AGAIN) if (path / CHECKSUM_FILE).is_file() else {}
+    # Only this one: transformers writes tokenizer.json anew in the same folder, in other bytes with the same rules.
+    problem = file_problem(path, MODEL_FILE, known, _COPY_AGAIN) if MODEL_FILE in known else None
+    if problem and file.name == MODEL_FILE:
+        raise UserError(problem)
     tokenizer = _load_file(path, file)
     exported = path / EXPORTED_FILE
-    if path.is_dir() and file != exported and exported.is_file() and not _made_together(path, file):
+    together = EXPORTED_FILE in known and file_problem(path, EXPORTED_FILE, known, "") is None
+    if path.is_dir() and file != exported and exported.is_file() and not together:
         theirs = _load_file(path, exported)
         if not same_ids(tokenizer, theirs):
             print(f"{exported}: gives other ids than {file.name}; it is taken, as transformers does", file=sys.stderr)
@@ -145,15 +152,6 @@ def _load_file(path: Path, file: Path) -> Tokenizer:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
     engine = JsonEngine(file, content) if file.suffix == ".json" else SentencePieceEngine(file, content)
     return Tokenizer(path, engine, file)
-
-
-def _made_together(folder: Path, file: Path) -> bool:
-    """Return whether both files of a folder are as this project exported them, which saves loading the second one."""
-    try:
-        known = read_checksums(folder, "train or export it again")
-    except UserError:
-        return False
-    return not any(file_problem(folder, name, known, "") for name in (file.name, EXPORTED_FILE))
 
 
 def same_ids(one: Tokenizer, other: Tokenizer) -> bool:

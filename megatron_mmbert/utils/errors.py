@@ -58,7 +58,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the reason that a library gives, in one line of at most 200 characters.
 
-    PyTorch's refusal of a pickle comes with the advice to open it without the check, which is the opposite of ours.
+    Where PyTorch refuses a pickle, it advises to open it without the check, which is the opposite of ours.
     """
     text = str(error).strip()
     if "weights_only" in text:

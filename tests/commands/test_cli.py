@@ -90,7 +90,7 @@ def test_a_tool_runs_from_a_checkout_that_is_not_installed(tool: str, checkout: 
 
 
 def test_every_tool_is_checked() -> None:
-    assert len(TOOLS) == 15
+    assert len(TOOLS) == 16
 
 
 @pytest.mark.parametrize("module", ["pretrain", "doctor", "preflight", "inference", "config.show", "train.where"])

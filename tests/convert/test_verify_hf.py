@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import VOCAB, RunTool, make_tokenizer
 
+from megatron_mmbert.cli import dispatch
 from megatron_mmbert.convert.verify_hf import verify_export
 from megatron_mmbert.utils.checksums import CHECKSUM_FILE, write_checksums
+from megatron_mmbert.utils.errors import UserError
 
 
 @pytest.fixture
@@ -92,3 +94,16 @@ def test_a_tokenizer_whose_files_differ(tokenizer_dir: Path, tmp_path: Path, run
     (other / "tokenizer.model").write_bytes((other / "tokenizer.model").read_bytes()[:-1])
     status, _, err = run_tool("verify", other)
     assert status == 2 and "tokenizer.model: content differs from its checksum" in err
+
+
+def test_fill_mask_reads_what_was_exported(copy: Path, tmp_path: Path) -> None:
+    command = ["fill-mask", str(copy), "--text", "a <mask>"]
+    dispatch(command)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="content differs from its checksum"):
+        dispatch(command)
+    shutil.copy(make_tokenizer(tmp_path / "other", VOCAB, seed=1) / "tokenizer.json", copy)
+    with pytest.raises(UserError, match=r"differs from what was exported .* in tokenizer"):
+        dispatch(command)

@@ -16,6 +16,7 @@ from support.tokenizer_samples import HOSTILE, TEXTS, VOCAB_SIZE
 
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.tokenizer.special_tokens import EXPORTED_FILE, MODEL_FILE
+from megatron_mmbert.utils.checksums import write_checksums
 from megatron_mmbert.utils.errors import UserError
 
 ALL_TEXTS = [text for texts in TEXTS.values() for text in texts] + HOSTILE
@@ -193,3 +194,14 @@ def test_a_tokenizer_is_known_by_either_file(trained: Tokenizer) -> None:
     model, exported = (load_tokenizer(trained.path / name) for name in (MODEL_FILE, EXPORTED_FILE))
     assert model.has_fingerprint(exported.fingerprint()) and model.has_fingerprint(model.fingerprint())
     assert not exported.has_fingerprint(model.fingerprint()) and not model.has_fingerprint("f" * 64)
+
+
+def test_a_damaged_model_is_known_by_its_checksum(trained: Tokenizer, tmp_path: Path) -> None:
+    """One flipped bit of a piece loads as another tokenizer."""
+    folder = Path(shutil.copytree(trained.path, tmp_path / "folder"))
+    write_checksums(folder)
+    content = bytearray((folder / MODEL_FILE).read_bytes())
+    content[content.find(b"free")] ^= 1
+    (folder / MODEL_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"tokenizer\.model: content differs from its checksum; copy the folder again"):
+        load_tokenizer(folder)
