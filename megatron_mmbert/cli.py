@@ -108,10 +108,22 @@ def dispatch(argv: Sequence[str], program: str | None = None) -> int | None:
         UserError: bad input.
     """
     name, *rest = argv
+    for argument in rest:
+        if not _is_text(argument):
+            raise UserError(f"{argument!a}: not UTF-8 text; write it, or rename the file, in UTF-8")
     module = module_of(name)
     parser = Parser(prog=program or f"{PROGRAM} {name}")
     add_command(parser, name)
     return module.run(parser.parse_intermixed_args(rest))  # overrides may stand after options
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument is UTF-8: outputs record what they were made from, and could not be finished else."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def overview() -> str:

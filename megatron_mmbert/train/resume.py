@@ -63,7 +63,7 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
         remove_leftovers(folder.checkpoints)
     own = newest_checkpoint(folder)
     if own is None and start_from is None:
-        _refuse_damaged(folder)
+        refuse_damaged(folder)
     identity.check_names(phase.allow_different)
     if own is not None:
         meta = training_state.check_shape(own, recipe.model, phase.allow_different)
@@ -89,7 +89,7 @@ def find_starting_point(recipe: Recipe, phase: Phase, output: Path, start_from: 
     return StartingPoint(path, after, is_own=path.parent == folder.checkpoints)
 
 
-def _refuse_damaged(folder: PhaseFolder) -> None:
+def refuse_damaged(folder: PhaseFolder) -> None:
     """Refuse to begin a phase anew that has checkpoints, none of which is valid: a month of work may lie in them.
 
     Raises:

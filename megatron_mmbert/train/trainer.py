@@ -22,7 +22,15 @@ from megatron_mmbert.train.anomaly_guard import AnomalyGuard
 from megatron_mmbert.train.callbacks.base import Callback
 from megatron_mmbert.train.checkpoints import PhaseCheckpoints
 from megatron_mmbert.train.counters import Counters
-from megatron_mmbert.train.resume import StartingPoint, find_starting_point, fresh_meta, load, newest_checkpoint, resume
+from megatron_mmbert.train.resume import (
+    StartingPoint,
+    find_starting_point,
+    fresh_meta,
+    load,
+    newest_checkpoint,
+    refuse_damaged,
+    resume,
+)
 from megatron_mmbert.train.step import Training, build_training
 
 
@@ -69,9 +77,15 @@ class Trainer:
         """Take weights and optimizer back to the newest valid checkpoint, or to the start of the phase.
 
         Counters and data continue, so that the samples in between are not seen again.
+
+        Raises:
+            UserError: the phase has checkpoints, and none is valid.
         """
         self.checkpoints.wait_for_save(callbacks)
-        path = newest_checkpoint(self.folder) or self.start.path
+        path = newest_checkpoint(self.folder)
+        if path is None:
+            refuse_damaged(self.folder)
+            path = self.start.path
         if path is None:
             for encoder in self.training.encoders:
                 initialize(encoder, self.recipe.seed)

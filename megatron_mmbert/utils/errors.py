@@ -70,8 +70,21 @@ def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit by the table of statuses; SIGTERM and SIGHUP clean up as Ctrl-C does."""
     # Megatron-Core warns, file by file, of each optional package that is absent and of its own deprecated torch calls.
     warnings.filterwarnings("ignore", module=r"megatron\.core")
+    _open_closed_streams()
     with _signals_raise():
         _run(main)
+
+
+def _open_closed_streams() -> None:
+    """Give closed standard streams a place to write to: the next file opened would get their number and text."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def _run(main: Callable[[], int | None]) -> None:
@@ -97,6 +110,8 @@ def sentence_of(error: BaseException) -> str | None:
     """Return the sentence for an error of the user or of the system; None for one that is a fault of this program."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and "usable temporary directory" in (error.strerror or ""):
+        return "no folder for temporary files can be written to; set TMPDIR to one"
     if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
         paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         place = " -> ".join(dict.fromkeys(paths)) + ": " if paths else ""

@@ -140,3 +140,9 @@ def test_a_renamed_flag_is_taken_with_one_sentence(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
     assert parser.parse_args(["--number", "3", "4"]).count == [3, 4]
     assert capsys.readouterr().err == "--number is now called --count; the old name is still taken\n"
+
+
+@pytest.mark.parametrize("name", ["fill-mask", "encode", "pretrain"])
+def test_arguments_that_are_no_text_are_said_at_the_start(name: str) -> None:
+    with pytest.raises(UserError, match=r"'--output=bad.udcff': not UTF-8 text"):
+        cli.dispatch([name, "--output=bad\udcff"])

@@ -172,3 +172,16 @@ def test_a_phase_with_one_step_is_complete(recipe_path: Path, runtime: Runtime, 
     settings = ["phases.first.tokens=1200", "phases.first.schedule.warmup_tokens=0", "stability.max_bad_steps=99"]
     trainer, _, rows = run(recipe_path, tmp_path, settings, nan_at(*range(2, 100)))
     assert trainer.is_complete and sum(not row["skipped"] for row in rows) == 1
+
+
+def test_a_rewind_with_only_damaged_checkpoints_ends(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+    """And does not begin again from the start: a month of work may lie in them."""
+
+    def inject(step: int, trainer: Trainer) -> None:
+        for shard in trainer.folder.checkpoints.glob("step-*/*.distcp") if step == 9 else ():
+            shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+        nan_at(9)(step, trainer)
+
+    overrides = ["stability.on_non_finite=rewind", "checkpoint.every_tokens=2500", "checkpoint.asynchronous=false"]
+    with pytest.raises(UserError, match="none of 1 checkpoints is valid"):
+        run(recipe_path, tmp_path, overrides, inject)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import ROOT
 
 from megatron_mmbert.utils.errors import UserError, first_line, nearest, run_command, sentence_of
 
@@ -75,6 +76,10 @@ def test_our_own_mistakes_keep_their_traceback() -> None:
         (OSError(errno.EIO, "", "a", None, "b"), "a -> b: input/output error"),
         (OSError(errno.EMFILE, "", "x"), "x: too many open files; raise the limit (ulimit -n) and run it again"),
         (OSError(errno.ELOOP, "", "x"), "x: too many levels of symbolic links"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            "no folder for temporary files can be written to; set TMPDIR to one",
+        ),
         (MemoryError(), "the memory is used up; free some, or run it on a larger machine"),
     ],
 )
@@ -141,3 +146,22 @@ def test_reasons_of_libraries_are_one_line_without_their_advice(tmp_path: Path) 
     assert "Re-running `torch.load`" in str(caught.value)
     assert first_line(caught.value) == "it holds more than tensors and might run code"
     assert first_line(ValueError("\x1b[1mone\x1b[0m\ntwo")) == "one" and first_line(KeyError()) == "KeyError"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_fail_a_command_nor_mix_with_its_files(closed: str, tmp_path: Path) -> None:
+    """A file opened next would have the number of the stream, and hold what is printed."""
+    code = (
+        "import os, sys; from megatron_mmbert.utils.errors import run_command, UserError\n"
+        "def main():\n"
+        "    out = open(sys.argv[1], 'w')\n"
+        "    print('said', file=sys.stderr); print('printed'); os.write(1, b'x'); os.write(2, b'y')\n"
+        "    out.write('whole'); out.close()\n"
+        "    raise UserError('bad') if len(sys.argv) > 2 else SystemExit(0)\n"
+        "run_command(main)"
+    )
+    for extra, status in (("", 0), ("x", 2)):
+        line = f'"{sys.executable}" -c "$0" "$1" {extra} {closed}'
+        done = subprocess.run(["bash", "-c", line, code, str(tmp_path / "out")], capture_output=True, cwd=ROOT)
+        assert done.returncode == status, done.stderr
+        assert (tmp_path / "out").read_text() == "whole"
