@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE, Section
 from megatron_mmbert.config.values import Ratio, within
-from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_THETA
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_THETA, MAX_VOCAB_SIZE
 
 MAX_LAYERS = 1000
 Theta = Annotated[float, within(1, MAX_THETA)]
@@ -26,7 +26,7 @@ class ModelConfig(Section):
     """The feed-forward width after gating; fc1 has twice as many rows."""
     num_attention_heads: Annotated[int, within(1, 2**12)] = 12
     """Attention heads of each layer; hidden_size is an even multiple of it."""
-    vocab_size: Annotated[int, within(1, 2**24)] = 256_000
+    vocab_size: Annotated[int, within(1, MAX_VOCAB_SIZE)] = 256_000
     """V, the rows of the word embedding; the tokenizer must have as many ids."""
     max_length: Annotated[int, within(SPECIAL_TOKENS_PER_SAMPLE + 1, MAX_LENGTH)] = 8192
     """The longest sample of any phase, in tokens; what the exported model declares."""

@@ -20,6 +20,7 @@ import tokenizers
 
 from megatron_mmbert.tokenizer import export
 from megatron_mmbert.tokenizer.compiled_bpe import CompiledBPE, compiled_bpe
+from megatron_mmbert.tokenizer.expansion import check_expansion
 from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
@@ -148,6 +149,7 @@ class JsonEngine(Engine):
             raise UserError(
                 f"{path}: no tokenizer.json of the tokenizers library or a damaged one ({error}); copy it again"
             ) from None
+        check_expansion(description.get("normalizer"), path)
         self._backend.encode_special_tokens = True
         ids = self._backend.get_vocab(with_added_tokens=True)
         self.specials = find_specials(ids, path)

@@ -30,4 +30,7 @@ def parse_model(content: bytes) -> Any:
         raise ValueError(str(error)) from None
     if not proto.pieces:
         raise ValueError("no pieces in it")
+    for index, piece in enumerate(proto.pieces):
+        if not isinstance(piece.piece, str):  # bytes where they are no UTF-8
+            raise ValueError(f"piece {index} is no UTF-8")
     return proto

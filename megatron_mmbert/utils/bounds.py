@@ -11,6 +11,10 @@ MAX_COUNT = 10**15
 """Tokens, bytes, documents."""
 MAX_LENGTH = 2**20
 """Tokens of a sample."""
+MAX_DOCUMENT_BYTES = 2**30
+"""Bytes of a line, or of a row's text: a document is tokenized whole."""
+MAX_VOCAB_SIZE = 2**24
+"""Ids of a vocabulary."""
 MAX_PACK_TOKENS = 2**24
 """Tokens that are computed at once."""
 MAX_PROCESSES = 1024

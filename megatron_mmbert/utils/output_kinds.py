@@ -94,7 +94,7 @@ TOKENIZER = OutputKind(
 HELD_OUT_SPLIT = OutputKind(
     "a split made by this command",
     ("split.json", "train"),
-    ("split.json", "train/*.jsonl", "heldout/*.jsonl"),
+    ("split.json", "skipped.jsonl", "train/*.jsonl", "heldout/*.jsonl"),
 )
 EMBEDDINGS = OutputKind(
     "a folder of embeddings or scores", ("index.json",), ("index.json", "rows.jsonl", "checksums.json", "part-*")

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
-from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.errors import UserError, reason_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,7 +31,7 @@ def ordered_map(
     ``prepare()`` runs once in every process before its first item. At most ``2 * workers + 2`` items are on their way.
 
     Raises:
-        UserError: a worker process was killed.
+        UserError: a worker process was killed, or cannot be started; and what ``prepare`` raises.
     """
     if workers == 1:
         prepare()
@@ -37,11 +39,14 @@ def ordered_map(
         return
     # Fork where there is fork: a spawned worker would import everything again.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (prepare,))
+    try:
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (prepare,))
+    except OSError as error:
+        raise cannot_start(f"--workers {workers}", error) from None
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(work, item))
+            pending.append(_submit(pool, partial(_work_in_worker, work), item, workers))
             if len(pending) > 2 * workers + 1:
                 yield pending.popleft().result()
         while pending:
@@ -51,7 +56,28 @@ def ordered_map(
             f"a worker process was killed, most likely for want of memory; use fewer than --workers {workers}"
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(RuntimeError):  # its thread could not be started, so there is nothing to wait for
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item, workers: int) -> Future[Result]:
+    """Hand ``item`` to the pool, which starts its processes at the first one."""
+    try:
+        return pool.submit(work, item)
+    except BrokenProcessPool:
+        raise
+    except (OSError, RuntimeError) as error:  # no descriptor, process or thread is left for them
+        # Those that were started wait for work, and Python waits for them at its end.
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+            process.join()
+        raise cannot_start(f"--workers {workers}", error) from None
+
+
+def cannot_start(flag: str, error: Exception) -> UserError:
+    """Return the error for worker processes that cannot be started, asked for by ``flag``."""
+    reason = reason_of(error.errno or 0, error.strerror) if isinstance(error, OSError) else str(error)
+    return UserError(f"{flag}: so many processes cannot be started: {reason}; or use fewer")
 
 
 def exit_with_parent() -> None:
@@ -71,9 +97,22 @@ def _watch_parent(pid: int | None) -> None:
     os._exit(1)
 
 
+_prepare_error: Exception | None = None  # of this process
+
+
 def _start_worker(prepare: Callable[[], None]) -> None:
+    global _prepare_error
     # Ctrl-C reaches the whole process group; only the parent answers it, and ends the workers in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     exit_with_parent()
-    prepare()
+    try:
+        prepare()
+    except Exception as error:  # the pool would print it and say that the worker was killed
+        _prepare_error = error
+
+
+def _work_in_worker(work: Callable[[Item], Result], item: Item) -> Result:
+    if _prepare_error is not None:
+        raise _prepare_error
+    return work(item)

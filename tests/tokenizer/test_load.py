@@ -205,3 +205,21 @@ def test_a_damaged_model_is_known_by_its_checksum(trained: Tokenizer, tmp_path: 
     (folder / MODEL_FILE).write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer\.model: content differs from its checksum; copy the folder again"):
         load_tokenizer(folder)
+
+
+def test_a_model_with_a_piece_that_is_no_text(trained: Tokenizer, tmp_path: Path) -> None:
+    content = bytearray((trained.path / MODEL_FILE).read_bytes())
+    at = content.index("▁".encode(), len(content) // 2)
+    content[at] = 0xFF
+    (tmp_path / "flipped.model").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"flipped.model: no SentencePiece model or a damaged one \(piece \d+ is no UTF-8\)"
+    ):
+        load_tokenizer(tmp_path / "flipped.model")
+
+
+def test_a_normalizer_that_multiplies_text(trained: Tokenizer, tmp_path: Path) -> None:
+    rule = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
+    path = edited_json(trained, tmp_path / "t.json", normalizer={"type": "Sequence", "normalizers": [rule] * 4})
+    with pytest.raises(UserError, match="its normalizer makes more than 32 characters of one"):
+        load_tokenizer(path)

@@ -13,9 +13,10 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.commands.arguments import add_output, add_renamed
+from megatron_mmbert.commands.arguments import Whole, add_output, add_renamed
 from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
 from megatron_mmbert.data.text.records import MAX_LINE_BYTES
+from megatron_mmbert.utils.bounds import MAX_DOCUMENT_BYTES, MAX_LENGTH, MAX_PROCESSES
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,16 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser, required=False)
     add("--tokenizer", type=Path, metavar="DIR_OR_FILE")
     add_output(parser, "STORE")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="processes; changes nothing in the store")
+    add(
+        "--workers",
+        type=Whole(1, MAX_PROCESSES),
+        default=os.cpu_count() or 1,
+        help="processes; changes nothing in the store",
+    )
     add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
     add_languages(parser)
     add("--rehydrate", action="store_true", help="repeat documents as FineWeb2 says, by their minhash_cluster_size")
     add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
-    add("--shard-bytes", type=int, metavar="N", help="size of a shard (default: 2 GiB)")
+    add("--shard-bytes", type=Whole(1), metavar="N", help="size of a shard (default: 2 GiB)")
     add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
-    add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, metavar="N", help="longer is bad (default: %(default)s)")
+    help_line = "longer is bad (default: %(default)s; at most 1 GiB)"
+    add("--max-line-bytes", type=Whole(1, MAX_DOCUMENT_BYTES), default=MAX_LINE_BYTES, metavar="N", help=help_line)
     add("--split-sentences", action="store_true", help="cut long documents at sentence ends, learned here")
-    add("--max-length", type=int, metavar="N", help="cut those of more tokens than a sample of N holds (default: 8192)")
+    help_length = "cut those of more tokens than a sample of N holds (default: 8192)"
+    add("--max-length", type=Whole(1, MAX_LENGTH), metavar="N", help=help_length)
     help_partition = "make only partition I (from 1) of N, of whole input files"
     add_renamed(parser, "--shard", "--partition", metavar="I/N", help=help_partition)
     add("--merge", nargs="+", type=Path, metavar="PARTITION", help="make the store of all partitions instead")

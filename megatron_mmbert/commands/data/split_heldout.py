@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_mmbert.commands.arguments import add_output, add_renamed, count
+from megatron_mmbert.commands.arguments import Real, add_output, add_renamed, count
 from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
 
 EXAMPLES = """
@@ -20,10 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_languages(parser, by_line=False)
     add_output(parser)
-    parser.add_argument("--share", type=float, default=0.05, help="of each language's bytes (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=Real(0, 1, above=True), default=0.05, help="of each language's bytes (default: %(default)s)"
+    )
     add_renamed(
         parser, "--most-bytes", "--max-bytes", type=count, default=200_000, metavar="N", help="per language (200k)"
     )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out lines without text, count and list them")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,4 +35,5 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = input_options(arguments)
     where = (arguments.input, arguments.output)
-    print(split_files(*where, arguments.share, arguments.max_bytes, arguments.overwrite, options))
+    how_much = (arguments.share, arguments.max_bytes)
+    print(split_files(*where, *how_much, arguments.overwrite, options, arguments.skip_bad))

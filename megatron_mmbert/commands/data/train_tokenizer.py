@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from megatron_mmbert.commands.arguments import add_output, count
+from megatron_mmbert.commands.arguments import Real, Whole, add_output
 from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
+from megatron_mmbert.utils.bounds import MAX_COUNT, MAX_VOCAB_SIZE
 
 EXAMPLES = """
 mmbert train-tokenizer --input corpus/ --vocab-size 32000 --output tokenizer/
@@ -20,25 +21,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_inputs(parser)
     add_languages(parser)
-    add("--vocab-size", type=count, required=True, metavar="N", help="exact number of ids; Gemma 2 has 256000")
+    help_size = "exact number of ids; Gemma 2 has 256000"
+    add("--vocab-size", type=Whole(1, MAX_VOCAB_SIZE), required=True, metavar="N", help=help_size)
     add_output(parser)
-    add("--temperature", type=float, default=0.3, help="share of a language ~ bytes^tau; small helps the small (0.3)")
+    add(
+        "--temperature",
+        type=Real(0, 1),
+        default=0.3,
+        help="share of a language ~ bytes^tau; small helps the small (0.3)",
+    )
     add(
         "--prefix-space",
         action=argparse.BooleanOptionalAction,
         default=False,
         help="put a space before the text, so that a first word is spelled like any other (no, as Gemma 2)",
     )
-    add("--character-coverage", type=float, metavar="C", help="share of the text whose characters get a piece (0.9995)")
+    add(
+        "--character-coverage",
+        type=Real(0, 1, above=True),
+        metavar="C",
+        help="share of the text whose characters get a piece (0.9995)",
+    )
     add(
         "--max-bytes",
-        type=count,
+        type=Whole(1),
         default=10**9,
         metavar="N",
         help="bytes of text to train on (1G); training needs about 15 times as much memory",
     )
-    add("--max-copies", type=float, default=10.0, metavar="N", help="most repeats of a small language's text (10)")
-    add("--seed", type=int, default=0, help="which part of the large languages is taken (0)")
+    add(
+        "--max-copies",
+        type=Real(1, 1e6),
+        default=10.0,
+        metavar="N",
+        help="most repeats of a small language's text (10)",
+    )
+    add("--seed", type=Whole(-MAX_COUNT), default=0, help="which part of the large languages is taken (0)")
     add("--skip-bad", action="store_true", help="leave out lines without text, count them and list them in a file")
 
 

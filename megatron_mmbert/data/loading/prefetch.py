@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.process_pool import exit_with_parent
+from megatron_mmbert.utils.process_pool import cannot_start, exit_with_parent
 
 T = TypeVar("T")
 
@@ -40,13 +40,18 @@ class ProcessMap(Generic[T]):
         context = multiprocessing.get_context("fork")
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
-        for _ in range(workers):
-            pipe, workers_end = context.Pipe()
-            self._pipes.append(pipe)
-            work = (function, workers_end, list(self._pipes))
-            self._processes.append(context.Process(target=_work, args=work, name="data worker", daemon=True))
-            self._processes[-1].start()
-            workers_end.close()  # the worker's is now the only one, so the pipe ends when the worker does
+        try:
+            for _ in range(workers):
+                pipe, workers_end = context.Pipe()
+                self._pipes.append(pipe)
+                work = (function, workers_end, list(self._pipes))
+                process = context.Process(target=_work, args=work, name="data worker", daemon=True)
+                process.start()
+                self._processes.append(process)
+                workers_end.close()  # the worker's is now the only one, so the pipe ends when the worker does
+        except (OSError, RuntimeError) as error:
+            self.close()
+            raise cannot_start(f"data.workers {workers}", error) from None
         self._requests = zip(itertools.count(first), itertools.cycle(self._pipes), strict=False)
         self._turns = itertools.cycle(range(workers))
         for _ in range(workers * _ITEMS_AHEAD):
@@ -83,8 +88,9 @@ class ProcessMap(Generic[T]):
         atexit.unregister(self.close)
         for process in self._processes:
             process.kill()
-        for process, pipe in zip(self._processes, self._pipes, strict=True):
+        for process in self._processes:
             process.join()
+        for pipe in self._pipes:
             pipe.close()
 
     def _request(self) -> None:

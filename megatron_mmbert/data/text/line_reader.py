@@ -24,6 +24,7 @@ from megatron_mmbert.data.text.records import (
     Document,
     Fields,
     Record,
+    damaged,
     document_of,
     not_utf8,
     short,
@@ -55,10 +56,12 @@ class LineReader:
         return self._read if self._raw is None else self._raw.tell()
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
-        """Yield (line number from 1, line with its end or the report that it is too long), no byte order mark.
+        """Yield (line number from 1, line with its end or a report), no byte order mark.
+
+        A report says that the line is too long, or that the compressed stream is damaged after the lines before.
 
         Raises:
-            UserError: the file cannot be opened, or its compressed stream is damaged.
+            UserError: the file cannot be opened or read.
         """
         number = 0
         kind = COMPRESSIONS.get(self.path.suffix.lower(), "file")
@@ -73,11 +76,11 @@ class LineReader:
                         yield number, line.removeprefix(_BOM) if number == 1 else line
                 self._read = self._raw.tell()
         except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{self.path}: damaged {kind} after line {number} ({error}); copy it again") from None
+            yield number + 1, damaged(self.path, f"{kind} after line {number}", error)
         except OSError as error:
             if error.errno is None and kind != "file":  # what bz2 and Arrow's decompressor raise
-                reason = str(error).splitlines()[0] if str(error) else "unknown"
-                raise UserError(f"{self.path}: damaged {kind} after line {number} ({reason}); copy it again") from None
+                yield number + 1, damaged(self.path, f"{kind} after line {number}", error)
+                return
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
         finally:
             self._raw = None
@@ -115,7 +118,7 @@ def _unpack(raw: BinaryIO, path: Path) -> Any:
     """Return a buffered stream of the file's content."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BLOCK)  # type: ignore[arg-type]
+        return io.BufferedReader(_Unzipped(gzip.GzipFile(fileobj=raw)), _BLOCK)
     if suffix == ".zst":
         # Arrow's reader, unlike others, tells a stream that was cut from one that ended.
         pa = arrow(path)
@@ -125,6 +128,21 @@ def _unpack(raw: BinaryIO, path: Path) -> Any:
     if suffix == ".bz2":
         return io.BufferedReader(_Streams(raw, bz2.BZ2Decompressor), _BLOCK)
     return raw
+
+
+class _Unzipped(io.RawIOBase):
+    """The content of a gzip file; at its damage, Python's own reader loses up to a block of what comes before."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read1(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
 
 class _Streams(io.RawIOBase):

@@ -17,6 +17,7 @@ from megatron_mmbert.data.text.records import (
     Document,
     Fields,
     Record,
+    damaged,
     document_of,
     not_utf8,
     too_long,
@@ -40,7 +41,7 @@ class RowReader:
         """Yield (row number from 1, row); a file without a column that is needed gives one bad line instead.
 
         Raises:
-            UserError: the file cannot be opened or is damaged.
+            UserError: the file cannot be opened or read.
         """
         pa = arrow(self.path)
         import pyarrow.parquet as parquet  # here, as pyarrow is optional
@@ -65,8 +66,7 @@ class RowReader:
         except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, RuntimeError, TypeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise UserError(f"{self.path}: damaged parquet after row {number} ({reason}); copy it again") from None
+            yield number + 1, damaged(self.path, f"parquet after row {number}", error)
 
     def _columns(self, schema: Any) -> list[str]:
         """Return the columns to read, each once."""

@@ -108,6 +108,12 @@ def too_long(file: object, line: int, max_bytes: int) -> BadLine:
     return BadLine(str(file), line, f"longer than {max_bytes} bytes; raise --max-line-bytes, or {SKIP_REMEDY}")
 
 
+def damaged(file: object, where: str, error: Exception) -> BadLine:
+    """Report that nothing can be read of a file from some place on; ``where``: its kind and that place."""
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return BadLine(str(file), 0, f"damaged {where} ({reason}); copy it again")
+
+
 def not_utf8(file: object, line: int, raw: bytes, offset: int) -> BadLine:
     """Report bytes that are no text, the first wrong one at ``offset``."""
     return BadLine(str(file), line, f"byte {raw[offset]:#04x} at column {offset + 1} is not UTF-8; {SKIP_REMEDY}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,15 +81,23 @@ def test_file_without_documents(content: str, tmp_path: Path) -> None:
     assert list(read_documents(path, skip_bad=skipped)) == [] and skipped.count == 1
 
 
+def damage_is_told(path: Path, match: str) -> None:
+    """The file ends the reading, or is counted as one bad line where bad lines are left out."""
+    with pytest.raises(UserError, match=match):
+        list(read_documents(path))
+    skipped = SkippedLines()
+    list(read_documents(path, skip_bad=skipped))
+    assert skipped.count == 1 and re.search(match, str(skipped.first[0]))
+
+
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "flipped"])
-def test_damaged_gzip_is_never_skipped(damage: str, tmp_path: Path) -> None:
+def test_damaged_gzip_is_told(damage: str, tmp_path: Path) -> None:
     good = bytearray(gzip.compress(b'{"text": "hello"}\n' * 50))
     if damage == "flipped":
         good[-5] ^= 1
     content = {"cut": bytes(good[:-9]), "not gzip": b'{"text": "x"}\n', "flipped": bytes(good)}[damage]
     path = write(tmp_path / "a.jsonl.gz", content)
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz: damaged gzip"):
-        list(read_documents(path, skip_bad=SkippedLines()))
+    damage_is_told(path, r"a\.jsonl\.gz: damaged gzip")
 
 
 def test_find_inputs_sorted_once_and_recursive(tmp_path: Path) -> None:
@@ -107,3 +116,21 @@ def test_find_inputs_refuses(make: str, tmp_path: Path) -> None:
         path = write(tmp_path / "in.pdf", "x")
     with pytest.raises(UserError, match="in"):
         find_inputs([path])
+
+
+@pytest.mark.parametrize("cut", [20, 40_000])
+def test_damaged_file_is_one_bad_line_and_the_rest_goes_on(cut: int, tmp_path: Path) -> None:
+    """What comes before the damage is read to the last whole line."""
+    numbers = [f"{n * 7919 % 100_003} {n}" for n in range(50_000)]
+    packed = gzip.compress("\n".join(numbers).encode())
+    (tmp_path / "a.txt.gz").write_bytes(packed[:-cut])
+    (tmp_path / "b.txt").write_text("whole\n")
+    skipped = SkippedLines()
+    texts = [
+        document.text for name in ("a.txt.gz", "b.txt") for document in read_documents(tmp_path / name, "text", skipped)
+    ]
+    lines = len(texts) - 1
+    assert texts == [*numbers[:lines], "whole"] and lines > (49_000 if cut == 20 else 30_000)
+    assert skipped.count == 1 and f"damaged gzip after line {lines} (" in str(skipped.first[0])
+    with pytest.raises(UserError, match=rf"a.txt.gz: damaged gzip after line {lines} \(.*\); copy it again"):
+        list(read_documents(tmp_path / "a.txt.gz"))

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 import subprocess
 import sys
 from functools import partial
@@ -44,8 +45,17 @@ def test_zst_holds_the_same_documents(kind: str, tmp_path: Path) -> None:
     assert [d.text for d in packed] == [d.text for d in plain] and len(plain) == 1000
 
 
+def damage_is_told(path: Path, match: str) -> None:
+    """The file ends the reading, or is counted as one bad line where bad lines are left out."""
+    with pytest.raises(UserError, match=match):
+        list(read_documents(path))
+    skipped = SkippedLines()
+    list(read_documents(path, skip_bad=skipped))
+    assert skipped.count == 1 and re.search(match, str(skipped.first[0]))
+
+
 @pytest.mark.parametrize("ending", ["xz", "bz2", "XZ"])
-def test_xz_and_bz2_hold_the_same_documents_and_damage_is_never_skipped(ending: str, tmp_path: Path) -> None:
+def test_xz_and_bz2_hold_the_same_documents_and_damage_is_told(ending: str, tmp_path: Path) -> None:
     pack, name = {"xz": (lzma.compress, "xz"), "bz2": (bz2.compress, "bzip2")}[ending.lower()]
     lines = [f"é {n} " + "x" * (n % 300) for n in range(3000)]
     content = "\n".join(lines).encode()
@@ -55,18 +65,16 @@ def test_xz_and_bz2_hold_the_same_documents_and_damage_is_never_skipped(ending: 
     good = pack(content)
     for damaged in (good[:-9], good + b"xyz", b"plain text", good[:500] + b"?" + good[501:], good + pack(b"y")[:-9]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"damaged {name} after line \d+ \(.+\); copy it again"):
-            list(read_documents(path, skip_bad=SkippedLines()))
+        damage_is_told(path, rf"damaged {name} after line \d+ \(.+\); copy it again")
 
 
 @pytest.mark.parametrize("damage", ["cut", "not zst", "trailing"])
-def test_damaged_zst_is_never_skipped(damage: str, tmp_path: Path) -> None:
+def test_damaged_zst_is_told(damage: str, tmp_path: Path) -> None:
     good = compress(b'{"text": "hello"}\n' * 50)
     content = {"cut": good[:-3], "not zst": b'{"text": "x"}\n', "trailing": good + b"xyz"}[damage]
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.jsonl\.zst: damaged zstandard after line \d+ \(.*\); copy it again"):
-        list(read_documents(path, skip_bad=SkippedLines()))
+    damage_is_told(path, r"a\.jsonl\.zst: damaged zstandard after line \d+ \(.*\); copy it again")
 
 
 @pytest.mark.parametrize("dictionary", [True, False])
@@ -120,8 +128,7 @@ def test_bad_parquet_rows_are_named_or_counted(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"PAR1 but no table PAR1", b"x"])
 def test_damaged_parquet(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.parquet: damaged parquet after row 0 "):
-        list(read_documents(tmp_path / "a.parquet", skip_bad=SkippedLines()))
+    damage_is_told(tmp_path / "a.parquet", r"a\.parquet: damaged parquet after row 0 ")
 
 
 def test_a_line_is_too_long_by_one_byte(tmp_path: Path) -> None:

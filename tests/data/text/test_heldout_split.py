@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from megatron_mmbert.data.text.documents import Document
-from megatron_mmbert.data.text.heldout_split import split_documents, split_files
+from megatron_mmbert.data.text.heldout_split import choose, divide, split_files
 from megatron_mmbert.data.text.inputs.discover import InputOptions
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.utils.errors import UserError
+
+
+class Split(NamedTuple):
+    train: list[tuple[str, str]]
+    heldout: list[tuple[str, str]]
+
+
+def split_documents(documents: list[Document], share: float, max_bytes: int) -> Split:
+    split = Split([], [])
+    for side, name, text in divide(documents, choose(documents, share, max_bytes)):
+        getattr(split, side).append((name, text))
+    return split
 
 
 def documents(count: int) -> list[Document]:
@@ -81,3 +97,49 @@ def test_many_files_of_a_language_in_folders_and_its_test_set(tmp_path: Path) ->
     }
     assert len(rows["train"]) + len(rows["heldout"]) == 40 and len(rows["heldout"]) > 4
     assert not any("test" in name for side in rows.values() for name in side)
+
+
+def test_the_same_documents_as_when_all_were_sorted_in_memory() -> None:
+    """Also where many documents have one id, and whichever of them is the last."""
+    for count in (10, 57, 1000):
+        of = [Document(f"d{n // 7 if n % 3 else 0}", "x" * (1 + n % 11), n + 1) for n in range(count)]
+        for share, max_bytes in ((0.01, 10**9), (0.3, 10**9), (0.9, 10**9), (0.5, 40), (0.5, 0)):
+            wanted = min(share * sum(len(d.text) for d in of), max_bytes)
+            held: set[int] = set()
+            taken = 0
+            for n in sorted(range(count), key=lambda n: hashlib.blake2b(of[n].id.encode(), digest_size=8).digest()):
+                if taken >= wanted:
+                    break
+                held.add(n)
+                taken += len(of[n].text)
+            split = split_documents(of, share, max_bytes)
+            assert split.heldout == [(of[n].id, of[n].text) for n in range(count) if n in held]
+            assert split.train == [(of[n].id, of[n].text) for n in range(count) if n not in held]
+
+
+def test_memory_does_not_grow_with_the_language() -> None:
+    def stream(count: int) -> Iterator[Document]:
+        return (Document(f"d{n}", "some text " * 3, n + 1) for n in range(count))
+
+    peaks = []
+    for count in (20_000, 200_000):
+        tracemalloc.start()
+        chosen = choose(stream(count), 0.5, 10**12)
+        held = sum(side == "heldout" for side, _, _ in divide(stream(count), chosen))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert abs(held - count / 2) < 2
+    assert peaks[1] < peaks[0] + 9e6, peaks  # keys beyond 8 MB lie on the disk; sorting them took 40 MB here
+
+
+def test_bad_lines_are_left_out_and_listed(tmp_path: Path) -> None:
+    source = tmp_path / "eng_Latn.jsonl"
+    rows = [json.dumps({"body": f"text {n}"}) for n in range(30)]
+    source.write_text("\n".join([*rows, "{", json.dumps({"body": ""})]) + "\n")
+    options = InputOptions(Fields("body"))
+    with pytest.raises(UserError, match=r"eng_Latn.jsonl:31: malformed"):
+        split_files([source], tmp_path / "out", 0.2, 10**6, options=options)
+    sentence = split_files([source], tmp_path / "out", 0.2, 10**6, options=options, skip_bad=True)
+    assert "left out 2 bad lines" in sentence
+    assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 2
+    assert sum(len(file.read_text().splitlines()) for file in (tmp_path / "out").glob("*/*.jsonl")) == 30
