@@ -43,7 +43,7 @@ def token_ids(tokenizer: Tokenizer, with_words: bool = False) -> TokenizerIds:
         mask=tokenizer.mask_id,
         specials=frozenset(tokenizer.special_ids),
         vocab_size=tokenizer.vocab_size,
-        words=word_marks([tokenizer.piece(i) for i in range(tokenizer.vocab_size)]) if with_words else None,
+        words=word_marks([tokenizer.spelled(i) for i in range(tokenizer.vocab_size)]) if with_words else None,
     )
 
 
@@ -55,7 +55,7 @@ def stores_of(paths: Iterable[Path], tokenizer: Tokenizer, check_share: float | 
     """
     union = open_stores(list(paths), check_share)
     for store in union.stores:
-        if store.tokenizer_fingerprint != tokenizer.fingerprint():
+        if not tokenizer.has_fingerprint(store.tokenizer_fingerprint):
             raise UserError(
                 f"{store.path}: made with another tokenizer than {tokenizer.path}; run tools/preprocess_data.py with "
                 "this tokenizer, or name the store's own"

@@ -22,10 +22,21 @@ from megatron_mmbert.tokenizer import export
 from megatron_mmbert.tokenizer.compiled_bpe import CompiledBPE, compiled_bpe
 from megatron_mmbert.tokenizer.expansion import check_expansion
 from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
-from megatron_mmbert.tokenizer.special_tokens import MODEL_FILE, SPECIAL_NAMES, bytes_of_piece, find_specials
+from megatron_mmbert.tokenizer.special_tokens import (
+    EXPORTED_FILE,
+    MODEL_FILE,
+    SPECIAL_NAMES,
+    bytes_of_piece,
+    declared_roles,
+    find_specials,
+)
+from megatron_mmbert.tokenizer.spelling import is_byte_level, literal, spelling_of
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_file, to_json
+
+_UNCUT = {"truncation": None, "padding": None}
+"""Truncation and padding may be saved in a file, and would change every document without a word."""
 
 
 class Engine(ABC):
@@ -50,9 +61,13 @@ class Engine(ABC):
     def decode(self, ids: list[int]) -> str:
         """Return the text of ``ids``, none of them special."""
 
-    @abstractmethod
-    def bytes_of(self, piece: str) -> int:
+    def spelled(self, token_id: int) -> str:
+        """Return a piece as SentencePiece would write it: ``▁`` for a space, ``<0xE4>`` for a byte."""
+        return self.pieces[token_id]
+
+    def bytes_of(self, token_id: int) -> int:
         """Return the UTF-8 bytes that an ordinary piece stands for."""
+        return bytes_of_piece(self.spelled(token_id))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -60,7 +75,10 @@ class Engine(ABC):
 
     @abstractmethod
     def exported_fingerprint(self) -> str:
-        """Return the fingerprint of the ``tokenizer.json`` that :meth:`save` writes; empty if it would refuse to."""
+        """Return the fingerprint of the ``tokenizer.json`` that :meth:`save` writes; empty if it would refuse to.
+
+        Or, of one that it wrote, of the file that it may come from.
+        """
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -113,9 +131,6 @@ class SentencePieceEngine(Engine):
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode(ids)) if ids else ""
 
-    def bytes_of(self, piece: str) -> int:
-        return bytes_of_piece(piece)
-
     def fingerprint(self) -> str:
         return hashlib.sha256(self._content).hexdigest()
 
@@ -137,27 +152,32 @@ class JsonEngine(Engine):
     """A ``tokenizer.json`` of the `tokenizers` library: Gemma's layout, one exported here, or a byte-level BPE."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        """Parse ``content``.
+        """Parse ``content``; the roles of its tokens are as the files beside it declare, else by their names.
 
         Raises:
             UserError: it is no ``tokenizer.json``, or one without the five special tokens.
         """
+        declared = declared_roles(path.parent) if path.name == EXPORTED_FILE else {}
         try:
-            description = without_parsing(json.loads(content))
-            self._backend = tokenizers.Tokenizer.from_str(to_json(description))
+            description = json.loads(content)
+            self._identity = without_parsing(description)
+            ids = _ids(description)
+            self.specials = find_specials(ids, path, declared, _knows_every_text(description))
+            self._backend = tokenizers.Tokenizer.from_str(to_json(_with_roles(description, self.specials)))
+        except UserError:
+            raise
         except Exception as error:  # the library raises bare Exception
             raise UserError(
                 f"{path}: no tokenizer.json of the tokenizers library or a damaged one ({error}); copy it again"
             ) from None
         check_expansion(description.get("normalizer"), path)
         self._backend.encode_special_tokens = True
-        ids = self._backend.get_vocab(with_added_tokens=True)
-        self.specials = find_specials(ids, path)
         self.pieces = [""] * (max(ids.values()) + 1)
         for piece, i in ids.items():
             self.pieces[i] = piece
-        self._description = description
-        self._byte_level = "ByteLevel" in to_json(description["decoder"])
+        self._added = {token["id"] for token in description["added_tokens"]}
+        self._byte_level = is_byte_level(description)
+        self._spell = spelling_of(description)
         special = {token["id"] for token in description["added_tokens"] if token["special"]}
         self.special_ids = frozenset(special | set(self.specials.values()))
 
@@ -168,15 +188,25 @@ class JsonEngine(Engine):
     def decode(self, ids: list[int]) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=False))
 
-    def bytes_of(self, piece: str) -> int:
-        # In a byte-level vocabulary every character of a piece stands for one byte.
-        return len(piece) if self._byte_level else bytes_of_piece(piece)
+    def spelled(self, token_id: int) -> str:
+        piece = self.pieces[token_id]
+        return literal(piece) if token_id in self._added else self._spell(piece)
+
+    def bytes_of(self, token_id: int) -> int:
+        if self._byte_level and token_id not in self._added:
+            return len(self.pieces[token_id])  # a part of a character may be spelled as nothing or as one byte
+        return super().bytes_of(token_id)
 
     def fingerprint(self) -> str:
-        return rules_fingerprint(self._description)
+        return rules_fingerprint(self._identity)
 
     def exported_fingerprint(self) -> str:
-        return self.fingerprint()
+        mask = self.specials["mask"]
+        added = [
+            token | {"lstrip": not token["lstrip"]} if token["id"] == mask else token
+            for token in self._identity["added_tokens"]
+        ]
+        return rules_fingerprint(self._identity | {"added_tokens": added})
 
     def save(self, folder: Path) -> None:
         export.write_folder(self._backend, self.names(), self.specials, folder)
@@ -196,11 +226,42 @@ def rules_fingerprint(description: dict[str, Any]) -> str:
 
 
 def without_parsing(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a ``tokenizer.json`` whose five tokens are special, and which neither truncates documents nor pads them.
+    """Return the form of a ``tokenizer.json`` that its identity is taken of: every name of a special token is special.
 
-    Gemma's file has ``<mask>`` as an ordinary added token, which is found in any text; truncation and padding may be
-    saved in a file and would then change every document without a word.
+    So it was when the first stores were made.
     """
-    for token in description["added_tokens"]:
-        token["special"] = token["special"] or token["content"] in SPECIAL_NAMES
-    return description | {"truncation": None, "padding": None}
+    added = [
+        token | {"special": token["special"] or token["content"] in SPECIAL_NAMES}
+        for token in description["added_tokens"]
+    ]
+    return description | {"added_tokens": added} | _UNCUT
+
+
+def _ids(description: dict[str, Any]) -> dict[str, int]:
+    """Return piece to id, added tokens included."""
+    vocab = description["model"]["vocab"]
+    ids = dict(vocab) if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+    return ids | {token["content"]: token["id"] for token in description["added_tokens"]}
+
+
+def _with_roles(description: dict[str, Any], specials: dict[str, int]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` whose five tokens are special, with a ``<mask>`` that takes the spaces before it.
+
+    Gemma's file has ``<mask>`` as an ordinary added token, which is found in any text. Its HTML tags ``<s>`` and
+    ``</s>`` have a role in other files and none there: they stay what they are.
+    """
+    roles = set(specials.values())
+    added = [
+        token
+        | {
+            "special": token["special"] or token["id"] in roles,
+            "lstrip": token["lstrip"] or token["id"] == specials["mask"],
+        }
+        for token in description["added_tokens"]
+    ]
+    return description | {"added_tokens": added} | _UNCUT
+
+
+def _knows_every_text(description: dict[str, Any]) -> bool:
+    """Tell if no text gives the unknown token: what has no piece is written in bytes."""
+    return is_byte_level(description) or bool(description["model"].get("byte_fallback"))

@@ -91,6 +91,8 @@ def write_folder(exported: Tokenizer, names: dict[str, str], ids: dict[str, int]
     with atomic_file(folder / EXPORTED_FILE) as staging:
         exported.save(str(staging))
     tokens = {f"{role}_token": name for role, name in names.items()} | {"cls_token": bos, "sep_token": eos}
+    if ids["unk"] == ids["pad"]:  # a byte-level vocabulary needs none
+        del tokens["unk_token"]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": MODEL_MAX_LENGTH,

@@ -84,7 +84,7 @@ class Tokenizer:
         The sum over a document's ids is the document's length in bytes (one more with a prefix space): what bits per
         byte divides by.
         """
-        counts = [self._engine.bytes_of(piece) for piece in self._engine.pieces]
+        counts = [self._engine.bytes_of(i) for i in range(self.vocab_size)]
         counts_v = np.array(counts, dtype=np.int32)
         counts_v[list(self.special_ids)] = 0
         return counts_v
@@ -92,6 +92,10 @@ class Tokenizer:
     def piece(self, token_id: int) -> str:
         """Return the piece of an id as the vocabulary writes it: ``▁the``, ``<0x0A>``, ``<mask>``."""
         return self._engine.pieces[token_id]
+
+    def spelled(self, token_id: int) -> str:
+        """Return the piece of an id as SentencePiece would write it, whatever the kind of vocabulary: ``▁the``."""
+        return self._engine.spelled(token_id)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the ``.model`` file, or of the rules in ``tokenizer.json``: an identity."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from megatron_mmbert.data.sampling.settings import Bools, WordMarks
 from megatron_mmbert.utils.counter_rng import U64, keyed_order
+from megatron_mmbert.utils.errors import UserError
 
 Int64s = npt.NDArray[np.int64]
 
@@ -23,16 +24,32 @@ _SPACELESS = (
 
 
 def word_marks(pieces: Sequence[str]) -> WordMarks:
-    """Return the marks of a SentencePiece vocabulary.
+    """Return the marks of a vocabulary whose pieces are spelled as SentencePiece does.
 
     A word begins at a vocabulary piece with the space sign; the pieces up to the next one belong to it, punctuation
     included. Where a script has no spaces that would make one word of a whole sentence: pieces with a letter of such a
     script stand alone, as do line breaks. Of a character in single bytes the first byte begins a word (most such
     characters are rare Han ones) and the others follow it.
+
+    Raises:
+        UserError: no piece says where a word begins, or spaces are at their ends.
     """
+    first, last = (sum(map(at_space, pieces)) for at_space in (_begins_with_space, _ends_with_space))
+    if first <= last:
+        raise UserError(
+            "data.masking_unit: word: the tokenizer's pieces do not say where words begin; set it to token or span"
+        )
     alone = np.array([_stands_alone(piece) for piece in pieces], dtype=np.bool_)
     begins = np.array([piece.startswith(_SPACE) or _is_first_byte(piece) for piece in pieces], dtype=np.bool_)
     return WordMarks(begins | alone, alone)
+
+
+def _begins_with_space(piece: str) -> bool:
+    return piece.startswith(_SPACE) and piece.strip(_SPACE) != ""
+
+
+def _ends_with_space(piece: str) -> bool:
+    return piece.endswith(_SPACE) and piece.strip(_SPACE) != ""
 
 
 def _stands_alone(piece: str) -> bool:
