@@ -70,7 +70,7 @@ class SequenceLayout:
 
 
 def with_empty_sequences(cu_seqlens: Tensor, tokens: int, multiple: int = 64) -> Tensor:
-    """Return the bounds of the same sequences and of empty ones after them, up to a multiple of ``multiple`` in all.
+    """Return the bounds of the same sequences and of empty ones after them, their total a multiple of ``multiple``.
 
     Transformer Engine and cuDNN plan their kernels anew for each number of sequences, in the middle of training.
 

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from megatron_mmbert.model.config import EncoderConfig
 from megatron_mmbert.model.embedding_and_head import Decoder, HeadTransform, TokenEmbedding
-from megatron_mmbert.model.layers import block_spec, settle_engines
+from megatron_mmbert.model.layers import block_spec, resolve_engines
 from megatron_mmbert.model.memory_saving.in_place_sum import in_place_sum
 from megatron_mmbert.model.memory_saving.masked_rows import MaskedRows, may_leave_rows_out
 from megatron_mmbert.model.memory_saving.recompute import checkpointed
@@ -78,7 +78,7 @@ class Encoder(LanguageModule):
         post_process: bool = True,
         vp_stage: int | None = None,
     ) -> None:
-        settle_engines(config)
+        resolve_engines(config)
         super().__init__(config)
         self.vp_stage = vp_stage  # which of the pipeline rank's chunks this is, under interleaving
         self.model_type = ModelType.encoder_or_decoder  # asked for by the pipeline schedules

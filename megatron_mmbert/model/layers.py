@@ -49,7 +49,7 @@ class PackedAttention(torch.nn.Module):
         self.rope_theta = config.theta_of(layer)
         self.layer_number = layer_number
         self.head_width = config.kv_channels or config.hidden_size // config.num_attention_heads
-        self.engine = ENGINES[config.engine_of(layer)]  # settle_engines has left no ``auto``
+        self.engine = ENGINES[config.engine_of(layer)]  # resolve_engines has left no ``auto``
 
     def forward(
         self,
@@ -89,7 +89,7 @@ class PackedAttention(torch.nn.Module):
         return out_THD.flatten(1).unsqueeze(1)
 
 
-def settle_engines(config: EncoderConfig) -> None:
+def resolve_engines(config: EncoderConfig) -> None:
     """Choose the attention engine of each kind of layer that the model has, and write its name into ``config``.
 
     All ranks call it before they make a layer: where ``auto`` has to try engines it is a collective, and the layers of

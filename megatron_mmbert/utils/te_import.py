@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.abc import MetaPathFinder
-from importlib.util import find_spec
 from typing import Any
 
 _NAME = "transformer_engine"
@@ -46,11 +45,11 @@ def te_problem() -> str | None:
 
 
 def _import_or_hide() -> str | None:
-    if sys.modules.get(f"{_NAME}.pytorch") is None and find_spec(_NAME) is None:
-        return "Transformer Engine is not installed"
     try:
         import_module(f"{_NAME}.pytorch")
     except Exception as error:  # whatever its libraries raise
+        if isinstance(error, ModuleNotFoundError) and error.name == _NAME:
+            return "Transformer Engine is not installed"
         for name in [each for each in sys.modules if each.split(".")[0] == _NAME]:
             del sys.modules[name]
         sys.modules[_NAME] = None  # type: ignore[assignment]  # Python's own way to have an import fail

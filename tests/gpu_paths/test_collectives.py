@@ -184,5 +184,5 @@ def test_choosing_for_a_stages_own_layers_would_be_seen(
             attention.choose(attention.AUTO, layers._request(config, window), 2 + layer % 3)
         config.attention_local = config.attention_global = "torch"
 
-    monkeypatch.setattr(encoder, "settle_engines", settle)
+    monkeypatch.setattr(encoder, "resolve_engines", settle)
     assert "all_gather_object" in (where_they_hang(Layout(pp=2, split=split), sum(split)) or "")
