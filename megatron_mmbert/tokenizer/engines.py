@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,18 +160,13 @@ class JsonEngine(Engine):
             UserError: it is no ``tokenizer.json``, or one without the five special tokens.
         """
         declared = declared_roles(path.parent) if path.name == EXPORTED_FILE else {}
-        try:
+        with _damaged(path):
             description = json.loads(content)
             self._identity = without_parsing(description)
             ids = _ids(description)
-            self.specials = find_specials(ids, path, declared, _knows_every_text(description))
+        self.specials = find_specials(ids, path, declared, _knows_every_text(description))
+        with _damaged(path):
             self._backend = tokenizers.Tokenizer.from_str(to_json(_with_roles(description, self.specials)))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(
-                f"{path}: no tokenizer.json of the tokenizers library or a damaged one ({error}); copy it again"
-            ) from None
         check_expansion(description.get("normalizer"), path)
         self._backend.encode_special_tokens = True
         self.pieces = [""] * (max(ids.values()) + 1)
@@ -210,6 +207,17 @@ class JsonEngine(Engine):
 
     def save(self, folder: Path) -> None:
         export.write_folder(self._backend, self.names(), self.specials, folder)
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes a reader raise into one sentence."""
+    try:
+        yield
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"{path}: no tokenizer.json of the tokenizers library or a damaged one ({error}); copy it again"
+        ) from None
 
 
 def rules_fingerprint(description: dict[str, Any]) -> str:
