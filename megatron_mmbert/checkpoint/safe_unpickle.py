@@ -9,6 +9,7 @@ others; a table that would make PyTorch unpickle further objects, or read files 
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,9 +55,13 @@ class _TableOnly(pickle.Unpickler):
 def readable(path: Path) -> Iterator[None]:
     """Turn exceptions of the libraries, as of corrupt files, into one sentence while checkpoint ``path`` is read.
 
+    PyTorch also logs the traceback of a table that it cannot open, before it raises; that is left out.
+
     Raises:
         UserError: any of it.
     """
+    root = logging.getLogger()  # which PyTorch's reader logs to
+    root.addFilter(_not_of_the_reader)
     try:
         yield
     except (CheckpointException, CheckpointingException, pickle.UnpicklingError) as error:
@@ -65,6 +70,12 @@ def readable(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path}: cannot be read ({type(error).__name__}: {_innermost(error)}); take another checkpoint"
         ) from None
+    finally:
+        root.removeFilter(_not_of_the_reader)
+
+
+def _not_of_the_reader(record: logging.LogRecord) -> bool:
+    return record.module != "state_dict_loader"
 
 
 def _innermost(error: BaseException) -> str:

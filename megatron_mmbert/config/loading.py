@@ -25,6 +25,7 @@ MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Values of a recipe, anchors followed."""
 _SHOWN = 80
+_PATHS = (("tokenizer", "path"), ("data", "stores"), ("evaluation", "stores"), ("phases", "languages", "table"))
 _WEIGHT_TABLES = ("sources", "boost")
 
 
@@ -47,6 +48,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     written, renamed = _renamed(written, path)
     chosen = written.pop("preset", None)
     values = _merge(_preset(str(chosen), path, lines), written) if chosen is not None else written
+    _place_paths(values, path.parent)
     places = {current_path(location): f"{path}:{line}" for location, line in lines.items()}
     changes = [(override, part) for override in overrides for part in _override_parts(override)]
     _check_given_once([part for _, part in changes])
@@ -88,6 +90,16 @@ def _preset(name: str, path: Path, lines: dict[Location, int]) -> dict[str, Any]
         where = f"{path}:{lines.get(('preset',), 1)}"
         raise UserError(f"{where}: no preset {name!r}{nearest(name, presets())}; choose from {', '.join(presets())}")
     return dict(yaml.safe_load(source.read_text(encoding="utf-8")))
+
+
+def _place_paths(values: Any, folder: Path, location: tuple[str, ...] = ()) -> None:
+    """Take paths of a recipe from its own ``folder`` where they lead nowhere from the working directory."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        place = (*location, key) if isinstance(key, str) else location
+        if isinstance(value, dict | list):
+            _place_paths(value, folder, place)
+        elif place in _PATHS and isinstance(value, str) and not Path(value).exists() and (folder / value).exists():
+            values[key] = str(folder / value)
 
 
 class _Loader(yaml.SafeLoader):

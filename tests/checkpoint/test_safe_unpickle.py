@@ -110,3 +110,16 @@ def test_a_damaged_table_is_one_sentence(content: bytes, checkpoint: Path) -> No
     (checkpoint / METADATA_FILE).write_bytes(content)
     with pytest.raises(UserError, match="take another checkpoint"):
         check_contents(checkpoint)
+
+
+def test_no_traceback_is_logged_of_a_table_that_cannot_be_opened(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", ".metadata")
+
+    tensors = CheckpointTensors(saved)
+    monkeypatch.setattr("torch.distributed.checkpoint.FileSystemReader.read_metadata", fails)
+    with pytest.raises(UserError, match=f"{saved}: cannot be read .*ermission denied"):
+        tensors.load(tensors.names()[0])
+    assert "Traceback" not in caplog.text and "metadata is not found" not in caplog.text

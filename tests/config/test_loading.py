@@ -273,3 +273,19 @@ def test_a_saved_recipe_reads_back_equal(preset: str, load: Load, tmp_path: Path
     written = {phase["name"]: phase for phase in recipe.to_dict()["phases"]}["midtrain"]
     assert written["temperature"] == {"from": 0.7, "to": 0.5}
     assert written["from"] == recipe.origin(recipe.phase("midtrain"))
+
+
+def test_paths_are_also_taken_from_the_recipes_place(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they lead nowhere from the working directory, which decides else, and over overrides alone."""
+    (tmp_path / "elsewhere" / "b").mkdir(parents=True)
+    for name in ("a", "b", "tok", "table.tsv"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = OVER_TINY.replace("[a]", "[a, b, not_yet]") + "phases:\n  - name: pretrain\n"
+    recipe = load(text + "    languages: {table: table.tsv, column: c}\n", "evaluation.stores=[a]")
+    assert recipe.data.stores == [tmp_path / "a", Path("b"), Path("not_yet")]
+    assert recipe.tokenizer.path == tmp_path / "tok" and recipe.evaluation.stores == [Path("a")]
+    languages = recipe.phase("pretrain").languages
+    assert not isinstance(languages, list | str) and languages.table == tmp_path / "table.tsv"
