@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or Path("runs") / recipe.name
     # First of all: a signal that comes while Megatron-Core is imported is heard too.
     stop = StopRequest(recipe.logging.stop_signals, end_time_of(os.environ))
+    from megatron_mmbert.plan.micro_batch import packs_that_fit
     from megatron_mmbert.train.phase_run import run_phase
 
-    finished = run_phase(recipe, phase, PhaseFolder(output, phase.name), stop, arguments.start_from)
+    folder = PhaseFolder(output, phase.name)
+    finished = run_phase(recipe, phase, folder, stop, arguments.start_from, packs_that_fit)
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else EXIT_STOPPED
