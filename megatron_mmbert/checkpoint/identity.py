@@ -28,20 +28,25 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Identity:
-    """The values by name, and ``place``, what messages call the model; a value that is None or absent is not known."""
+    """The values by name, and ``place``, what messages call the model; a value that is None or absent is not known.
+
+    The value of the tokenizer is a tuple of the fingerprints of its files, the first that of the one that was used.
+    """
 
     place: str
     values: Mapping[str, Any]
 
 
-def model_values(model: ModelConfig, rope_theta: float, rope_theta_local: float, fingerprint: str) -> dict[str, Any]:
+def model_values(
+    model: ModelConfig, rope_theta: float, rope_theta_local: float, fingerprints: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return the values of an encoder of this project.
 
     Args:
-        fingerprint: of its tokenizer; empty if that is not known.
+        fingerprints: of its tokenizer's files; none if they are not known.
     """
     return {
-        TOKENIZER: fingerprint or None,
+        TOKENIZER: fingerprints or None,
         **{name: getattr(model, name) for name in _SHAPE},
         "global_layers": [layer for layer in range(model.num_layers) if model.is_global(layer)],
         "window_each_side": model.window_each_side,
@@ -53,14 +58,25 @@ def model_values(model: ModelConfig, rope_theta: float, rope_theta_local: float,
     }
 
 
-NAMES = tuple(model_values(ModelConfig(), 1.0, 1.0, ""))
+NAMES = tuple(model_values(ModelConfig(), 1.0, 1.0))
 """The names of an encoder's values, which ``--allow-different`` and the recipe's ``allow_different`` take."""
 
 
 def of_checkpoint(path: Path, meta: CheckpointMeta) -> Identity:
     """Return the identity of the checkpoint that ``meta`` describes."""
-    values = model_values(meta.model, meta.rope_theta, meta.rope_theta_local, meta.tokenizer_fingerprint)
-    return Identity(str(path), values)
+    return Identity(str(path), model_values(meta.model, meta.rope_theta, meta.rope_theta_local, fingerprints_of(meta)))
+
+
+def fingerprints_of(meta: CheckpointMeta) -> tuple[str, ...]:
+    """Return the fingerprints of all files of a checkpoint's tokenizer; none if they are not known."""
+    return (meta.tokenizer_fingerprint, *meta.tokenizer_aliases) if meta.tokenizer_fingerprint else ()
+
+
+def tokenizer_values(meta: CheckpointMeta, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the description's values of ``tokenizer``; it keeps the names that an equal one has in ``meta``."""
+    own, known = tokenizer.fingerprint(), fingerprints_of(meta)
+    same = known if any(map(tokenizer.has_fingerprint, known)) else ()
+    return {"tokenizer_fingerprint": own, "tokenizer_aliases": [each for each in dict.fromkeys(same) if each != own]}
 
 
 def intended_changes(phase: Phase, before: CheckpointMeta) -> set[str]:
@@ -77,7 +93,7 @@ def intended_changes(phase: Phase, before: CheckpointMeta) -> set[str]:
 def differing(one: Identity, other: Identity) -> list[str]:
     """Return the names of the values that both sides know and that are not equal."""
     known = [name for name, value in one.values.items() if value is not None and other.values.get(name) is not None]
-    return [name for name in known if one.values[name] != other.values[name]]
+    return [name for name in known if not _equal(name, one.values[name], other.values[name])]
 
 
 def check_same(one: Identity, other: Identity, remedy: str, allowed: Collection[str] = ()) -> None:
@@ -105,14 +121,14 @@ def check_tokenizer(path: Path, meta: CheckpointMeta, tokenizer: Tokenizer, allo
     Raises:
         UserError: it was trained with another one, and that is not allowed.
     """
-    recorded = meta.tokenizer_fingerprint
-    if not recorded or TOKENIZER in allowed:
+    if TOKENIZER in allowed or any(map(tokenizer.has_fingerprint, fingerprints_of(meta))):
         return
-    fingerprint = recorded if tokenizer.has_fingerprint(recorded) else tokenizer.fingerprint()
     trained = meta.recipe.get("tokenizer", {}).get("path")
     hint = f" ({trained} in its recipe)" if trained else ""
     remedy = f"it was trained with another tokenizer: give that one{hint}"
-    check_same(of_checkpoint(path, meta), Identity(str(tokenizer.path), {TOKENIZER: fingerprint}), remedy)
+    check_same(
+        of_checkpoint(path, meta), Identity(str(tokenizer.path), {TOKENIZER: (tokenizer.fingerprint(),)}), remedy
+    )
 
 
 def check_thetas(path: Path, meta: CheckpointMeta, phase: Phase, allowed: Collection[str] = ()) -> None:
@@ -138,8 +154,12 @@ def check_names(allowed: Iterable[str], known: Collection[str] = NAMES) -> None:
             raise UserError(f"{FLAG} {name}: no such value{nearest(name, known)}; choose from {', '.join(known)}")
 
 
+def _equal(name: str, one: Any, other: Any) -> bool:
+    return bool(set(one) & set(other)) if name == TOKENIZER else bool(one == other)
+
+
 def _shown(identity: Identity, name: str) -> str:
     value = identity.values[name]
     if name == TOKENIZER:
-        return f"{str(value)[:_SHOWN]}…"
+        return f"{value[0][:_SHOWN]}…"
     return f"{value:.17g}" if isinstance(value, float) else str(value)

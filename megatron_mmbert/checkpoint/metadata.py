@@ -84,6 +84,8 @@ class CheckpointMeta(BaseModel):
         recent_losses: losses of the last steps, against which the anomaly guard recognizes a spike.
         replay: a batch and the loss on it, to compare on resume; None for weights that were not trained here.
         recipe: the resolved recipe; empty for weights from elsewhere.
+        tokenizer_fingerprint: of the tokenizer that the weights were trained with; empty if that is not known.
+        tokenizer_aliases: those of other files of it, as of a ``tokenizer.json`` beside its ``.model``.
         origin: where the weights came from (a path or a sentence).
     """
 
@@ -108,6 +110,7 @@ class CheckpointMeta(BaseModel):
     replay: RecordedBatch | None = None
     recipe: dict[str, Any] = {}
     tokenizer_fingerprint: str = ""
+    tokenizer_aliases: list[str] = []
     origin: str = ""
     code_version: str = __version__
     written_at: str = ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_mmbert.checkpoint.identity import TOKENIZER, Identity, check_same
 from megatron_mmbert.convert.hf_config import CONFIG_FILE, GLOBAL, LOCAL, global_layers, read_config_values, theta_of
-from megatron_mmbert.tokenizer.load import folder_fingerprints
+from megatron_mmbert.tokenizer.load import folder_fingerprints, load_tokenizer
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json, write_json
 
@@ -52,8 +52,8 @@ _NOT_THE_FUNCTION_PARTS = ("dropout", "_token_id", "classifier_", "_attn_impleme
 
 def identity_of(folder: Path) -> Identity:
     """Return the identity of a model folder, of whatever model: its ``config.json``, and its ``tokenizer.json``."""
-    tokenizer = next(reversed(folder_fingerprints(folder)), None)
-    return Identity(str(folder), {TOKENIZER: tokenizer, **config_identity(folder, read_config_values(folder))})
+    tokenizer = folder_fingerprints(folder)[-1:]
+    return Identity(str(folder), {TOKENIZER: tokenizer or None, **config_identity(folder, read_config_values(folder))})
 
 
 def config_identity(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -77,33 +77,43 @@ def write_identity(folder: Path, fingerprint: str) -> None:
         fingerprint: of the tokenizer that the model was trained with; empty if that is not known.
     """
     values = identity_of(folder).values
-    recorded = {**values, TOKENIZER: fingerprint or values[TOKENIZER], EXPORTED: values[TOKENIZER]}
-    write_json(folder / IDENTITY_FILE, recorded)
+    exported = next(iter(values[TOKENIZER] or ()), None)
+    write_json(folder / IDENTITY_FILE, {**values, TOKENIZER: fingerprint or exported, EXPORTED: exported})
 
 
-def check_folder(folder: Path, allowed: Collection[str] = ()) -> str:
+def check_folder(folder: Path, allowed: Collection[str] = ()) -> tuple[str, ...]:
     """Compare a folder with what it was when it was exported, as its ``identity.json`` says, if it has one.
 
     Returns:
-        The fingerprint of the tokenizer that the model was trained with, as far as known: that of the export if the
-        folder's tokenizer is still the same; empty if it has none.
+        The fingerprints of the tokenizer that the model was trained with, as far as known: those of the export if the
+        folder's tokenizer is still the same, else those of its own files; none if it has none.
 
     Raises:
         UserError: the configuration or the tokenizer is another one, and that is not allowed.
     """
     found = folder_fingerprints(folder)
-    own = found[0] if found else ""
     if not (folder / IDENTITY_FILE).is_file():
-        return own
+        return _in_use(folder, found)
     written = read_json(folder / IDENTITY_FILE, "identity of the model", _REMEDY)
     if not isinstance(written, dict):
         raise UserError(f"{folder / IDENTITY_FILE}: damaged identity of the model; {_REMEDY}")
-    recorded = written.get(TOKENIZER)
-    changed = next((each for each in found if each not in (recorded, written.get(EXPORTED))), None)
-    now = Identity(str(folder), {**identity_of(folder).values, TOKENIZER: changed or recorded})
-    then = Identity(f"what was exported ({IDENTITY_FILE})", written)
+    recorded = tuple(dict.fromkeys(str(written[key]) for key in (TOKENIZER, EXPORTED) if written.get(key)))
+    changed = tuple(each for each in found if each not in recorded)
+    now = Identity(str(folder), {**identity_of(folder).values, TOKENIZER: changed or recorded or None})
+    then = Identity(f"what was exported ({IDENTITY_FILE})", {**written, TOKENIZER: recorded or None})
     check_same(now, then, _REMEDY, allowed)
-    return own if changed else str(recorded or own)
+    return _in_use(folder, found) if changed else recorded
+
+
+def _in_use(folder: Path, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fingerprints of the files that give the ids of the tokenizer which is loaded from ``folder``."""
+    if len(found) < 2:
+        return found
+    try:
+        used = load_tokenizer(folder).fingerprint()
+    except UserError:  # one that training could not use
+        return found[-1:]
+    return found[-1:] if used == found[-1] else (used, found[-1])
 
 
 def _window(values: dict[str, Any]) -> Any:

@@ -63,14 +63,15 @@ def import_folder(
     return lines
 
 
-def meta_of(config: HFConfig, source: Path, tokenizer_fingerprint: str = "") -> CheckpointMeta:
+def meta_of(config: HFConfig, source: Path, fingerprints: tuple[str, ...] = ()) -> CheckpointMeta:
     """Return a checkpoint's description for weights from elsewhere: no phase, counters at 0, no optimizer state."""
     return CheckpointMeta(
         model=config.model,
         rope_theta=config.rope_theta,
         rope_theta_local=config.rope_theta_local,
         max_length=config.model.max_length,
-        tokenizer_fingerprint=tokenizer_fingerprint,
+        tokenizer_fingerprint=next(iter(fingerprints), ""),
+        tokenizer_aliases=list(fingerprints[1:]),
         origin=str(source),
     )
 

@@ -103,7 +103,7 @@ class HFFolder:
         return self._tensors.load_as_stored(name)
 
     def verify(self, allowed: Collection[str]) -> None:
-        self._fingerprint = check_folder(self.path, allowed)
+        self._fingerprint = next(iter(check_folder(self.path, allowed)), "")
         self._tensors.verify()
 
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from megatron_mmbert.builders.loader import build_loader
 from megatron_mmbert.builders.run_folder import PhaseFolder
 from megatron_mmbert.builders.schedules import PhaseSchedules, empty_packs_text, phase_schedules
 from megatron_mmbert.checkpoint import training_state
-from megatron_mmbert.checkpoint.identity import check_tokenizer
+from megatron_mmbert.checkpoint.identity import check_tokenizer, tokenizer_values
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.loader import PackLoader
@@ -140,7 +140,7 @@ def build_trainer(
     described = fresh_meta(recipe, phase).model_copy(
         update={
             "history": start.meta.history,
-            "tokenizer_fingerprint": tokenizer.fingerprint(),
+            **tokenizer_values(start.meta, tokenizer),
             "origin": start.origin,
         }
     )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import VOCAB, RunTool, error_line, make_tokenizer, random_weights, tiny_model
 
 from megatron_mmbert.checkpoint.commit import checksum_problems
+from megatron_mmbert.checkpoint.identity import check_tokenizer, fingerprints_of, tokenizer_values
 from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.checkpoint.tensor_reader import CheckpointTensors
 from megatron_mmbert.convert import parity
@@ -83,6 +84,21 @@ def test_the_tokenizer_of_the_folder_is_kept(
         "convert_to_hf", *arguments, tmp_path / "other", "--overwrite", "--allow-different=tokenizer"
     )
     assert status == 0
+
+
+def test_either_file_of_the_tokenizer_is_the_models(source: Path, tmp_path: Path) -> None:
+    """docs/continue_a_model.md makes the store with HF_DIR/tokenizer.json, and the folder may have a .model too."""
+    import_folder(source, tmp_path / "exported")
+    (source / "identity.json").unlink()
+    import_folder(source, tmp_path / "foreign")
+    for name in ("exported", "foreign"):
+        meta = read_meta(tmp_path / name)
+        for file in ("", "tokenizer.json", "tokenizer.model"):
+            tokenizer = load_tokenizer(source / file)
+            check_tokenizer(tmp_path / name, meta, tokenizer)
+            after = meta.model_copy(update=tokenizer_values(meta, tokenizer))
+            assert after.tokenizer_fingerprint == tokenizer.fingerprint()
+            assert set(fingerprints_of(after)) == set(fingerprints_of(meta)), "it is known by both names on"
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer.model", "config.json"])

@@ -38,7 +38,13 @@ def run(arguments: argparse.Namespace) -> None:
     path = resolve(arguments.checkpoint)
     # Megatron-Core takes seconds to import: not before the input is known to be good.
     from megatron_mmbert import parallel
-    from megatron_mmbert.checkpoint.identity import check_names, check_thetas, check_tokenizer, intended_changes
+    from megatron_mmbert.checkpoint.identity import (
+        check_names,
+        check_thetas,
+        check_tokenizer,
+        intended_changes,
+        tokenizer_values,
+    )
     from megatron_mmbert.checkpoint.phase_transition import explain, transition, write_transition
     from megatron_mmbert.checkpoint.training_state import check_shape
     from megatron_mmbert.tokenizer.load import load_tokenizer
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     if recipe.tokenizer.path.exists():  # this command is for runs that move, too: the tokenizer may come later
         tokenizer = load_tokenizer(recipe.tokenizer.path)
         check_tokenizer(path, before, tokenizer, allowed)
-        after = after.model_copy(update={"tokenizer_fingerprint": tokenizer.fingerprint()})
+        after = after.model_copy(update=tokenizer_values(before, tokenizer))
     print("\n".join((f"from {path}", *explain(before, after))))
     parallel.enable_cpu_mode()
     parallel.start()
