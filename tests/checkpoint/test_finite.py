@@ -33,7 +33,7 @@ def spoilt_run(where: str) -> Run:
 def poisoned(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     """A committed checkpoint with one bad value, as versions before the check could write."""
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "finite_problem", lambda *_: None)
+        patch.setattr(shard_writer, "is_finite", lambda *_: True)
         return spoilt_run(request.param).save(tmp_path / "step-00000001"), request.param
 
 
