@@ -81,7 +81,7 @@ def data_phase(
         name=phase.name,
         tokens=phase.tokens,
         max_length=phase.max_length,
-        pack_tokens=phase.batch.pack_tokens,
+        pack_tokens=phase.batch.tokens_per_micro_batch,
         languages=languages_of(recipe, phase, stores, warn),
         temperature=phase.temperature,
         boost=phase_boost(phase, stores),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE, checksum_problems
 from megatron_mmbert.checkpoint.metadata import META_FILE, NAME_ANOTHER, read_meta
 from megatron_mmbert.utils.errors import UserError
 
+_OF_THE_DISK = (errno.EIO, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.EUCLEAN)
+"""Errors that say that a file is not what it was; others, as of too few file numbers, say nothing of it."""
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -68,6 +71,8 @@ def _first_problem(path: Path) -> str | None:
     except UserError as error:
         return str(error)
     except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise  # nothing is known of the checkpoint: an older one must not take its place
         return f"{error.filename or path}: {error.strerror or error}"
 
 

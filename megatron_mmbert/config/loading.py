@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.config.renamed_keys import Part, current_path, parts_of, rename_keys
 from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.files import atomic_file
 
 Location = tuple[str | int, ...]
 MAX_DEPTH = 50
@@ -63,7 +64,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe; :func:`load_recipe` reads it back to an equal one."""
-    path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic_file(path) as staging:
+        staging.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def lookup(values: Any, path: str) -> Any:

@@ -9,6 +9,7 @@ over with a sentence. Times are compared by the file system's own clock, so that
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
@@ -55,6 +56,7 @@ class RunLease:
         self._stale_seconds, self._renew_seconds = stale_seconds, renew_seconds
         while not self._create():
             self._wait_or_raise()
+        self._remove_leftovers()
         self._ended = threading.Event()
         self._lost_to: str | None = None
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -85,11 +87,20 @@ class RunLease:
         staging.write_text(to_json(holder) + "\n", encoding="utf-8")
         try:
             os.link(staging, self._path)  # fails where there is one, and is never seen half-written
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # the latter: who has the lease by now took ours for a leftover
             return False
         finally:
-            staging.unlink()
+            staging.unlink(missing_ok=True)
         return True
+
+    def _remove_leftovers(self) -> None:
+        """Remove what trainers left that were killed while they wrote a file of the folder, or asked for the lease."""
+        for left in self._path.parent.glob(".*.tmp"):
+            if left.is_file():
+                left.unlink(missing_ok=True)
+        for left in self._path.parent.glob(f".{LEASE_FILE}.*"):  # for a moment, the lease of one who lives
+            if self._age(_changed(left)) > self._stale_seconds:
+                left.unlink(missing_ok=True)
 
     def _wait_or_raise(self) -> None:
         """Return when the lease that is there has been removed or found stale and removed.
@@ -175,6 +186,13 @@ def _modified(path: Path) -> float | None:
         return path.stat().st_mtime
     except FileNotFoundError:
         return None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_ctime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _name(holder: dict[str, Any]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import read_json, write_json
+from megatron_mmbert.utils.files import read_json, sync, write_json
 
 CHECKSUM_FILE = "checksums.json"
 Checksums = dict[str, dict[str, Any]]
@@ -22,7 +21,11 @@ def write_checksums(folder: Path, known: Mapping[str, dict[str, Any]] = MappingP
     Args:
         known: checksums, by file name, of files that have been synced already.
     """
-    write_json(folder / CHECKSUM_FILE, {name: known.get(name) or checksum(folder / name) for name in files_of(folder)})
+    names = files_of(folder)
+    for name in names:
+        if name not in known:
+            sync(folder / name)
+    write_json(folder / CHECKSUM_FILE, {name: known.get(name) or checksum(folder / name) for name in names})
 
 
 def read_checksums(folder: Path, remedy: str) -> Checksums:
@@ -78,8 +81,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def checksum(file: Path) -> dict[str, Any]:
-    """Return size and digest as ``checksums.json`` has them, having synced the file."""
+    """Return size and digest as ``checksums.json`` has them."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        os.fsync(stream.fileno())
     return {"bytes": file.stat().st_size, "sha256": digest}

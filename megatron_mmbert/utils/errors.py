@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -30,6 +32,7 @@ NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk sp
 """What these errors of the system mean, in words."""
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR_NUMBER = re.compile(r"\[Errno (\d+)\]")
 _NATIVE_ERROR = re.compile(r"os error (\d+)")
 _NATIVE_MODULES = ("safetensors_rust", "safetensors", "tokenizers", "builtins")
 _NATIVE_NUMBERS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
@@ -71,6 +74,9 @@ def run_command(main: Callable[[], int | None]) -> None:
     # Megatron-Core warns, file by file, of each optional package that is absent and of its own deprecated torch calls.
     warnings.filterwarnings("ignore", module=r"megatron\.core")
     _open_closed_streams()
+
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_without_traceback)
     with _signals_raise():
         _run(main)
 
@@ -85,6 +91,12 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Drop the traceback that a library logs of an error which it then raises: our sentence says it."""
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def _run(main: Callable[[], int | None]) -> None:
@@ -112,6 +124,10 @@ def sentence_of(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and "usable temporary directory" in (error.strerror or ""):
         return "no folder for temporary files can be written to; set TMPDIR to one"
+    if isinstance(error, shutil.Error):  # of a copied folder: (source, target, the error in words) of each file
+        source, target, reason = error.args[0][0]
+        number = _ERROR_NUMBER.search(str(reason))
+        return f"{source} -> {target}: {reason_of(int(number[1]) if number else 0, str(reason))}"
     if isinstance(error, OSError) and (error.errno is not None or error.filename is not None):
         paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
         place = " -> ".join(dict.fromkeys(paths)) + ": " if paths else ""
@@ -146,6 +162,8 @@ def _native_sentence(error: BaseException) -> str | None:
         before, found, _ = text.partition(os.strerror(number))
         if found:
             return f"{re.split(r'[].] ', before)[-1].rstrip(' :(') or 'error'}: {reason_of(number)}"
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop from "):  # of pathlib, before Python 3.13
+        return f"{text.removeprefix('Symlink loop from ').strip(chr(39))}: a loop of symbolic links; name another path"
     if isinstance(error, RuntimeError) and any(name in text for name in _NATIVE_WRITERS):
         return f"a checkpoint's file could not be written or read ({text[:200]}); look at the disk and run it again"
     return None

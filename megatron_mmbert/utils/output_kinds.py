@@ -99,6 +99,11 @@ HELD_OUT_SPLIT = OutputKind(
 EMBEDDINGS = OutputKind(
     "a folder of embeddings or scores", ("index.json",), ("index.json", "rows.jsonl", "checksums.json", "part-*")
 )
+REPORT = OutputKind(
+    "a report of a run",
+    ("summary.json", "report.md"),
+    ("summary.json", "report.md", "run.png", "bits_per_byte.png"),
+)
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
 PLAN = OutputKind("a plan", recognizes=_has_keys("machine", "phases", "total"))
 NODE_RECORD = OutputKind("a record of a node", recognizes=_has_keys("package numpy"))

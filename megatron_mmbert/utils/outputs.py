@@ -33,6 +33,8 @@ from megatron_mmbert.utils.files import make_folders, sync, sync_name
 _AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
 _SHOWN = 3
+_STAGED: set[Path] = set()
+"""Staging files and folders that this process is making."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ def check_output(path: Path, kind: OutputKind, inputs: Sequence[Path] = (), over
     _check_surroundings(path, target)
     _check_free(path, target, kind, overwrite)
     return target
+
+
+def check_run_folder(folder: Path) -> None:
+    """Check that a folder into which training writes is no checkpoint, store or model, and lies in none.
+
+    Raises:
+        UserError: it is, or does.
+    """
+    target = _resolved(folder)
+    _check_surroundings(folder, target)
+    if _is_whole(target):
+        raise UserError(f"{folder}: is an output that must hold nothing else; choose another --output")
 
 
 def output_folder(
@@ -187,19 +201,17 @@ def _staging(target: Path, folder: bool) -> Iterator[Path]:
     made = make_folders(target.parent)
     try:
         staging = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        parent = os.open(target.parent, os.O_RDONLY)
-        try:
+        with _locked(target.parent):
             # Under the parent's lock, so that no other command sees a staging name whose lock is not yet held.
-            _lock(parent, wait=True)
             remove_leftovers(target)
             staging.mkdir() if folder else staging.touch(exist_ok=False)
             lock = os.open(staging, os.O_RDONLY)
             _lock(lock)
-        finally:
-            os.close(parent)
+        _STAGED.add(staging)
         try:
             yield staging
         finally:
+            _STAGED.discard(staging)
             os.close(lock)
             shutil.rmtree(staging, ignore_errors=True) if folder else staging.unlink(missing_ok=True)
     except BaseException:
@@ -223,9 +235,7 @@ def _finish(staging: Path) -> None:
 
 def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrite: bool) -> None:
     """Rename ``staging`` to ``target`` if it is still free, under a lock on the folder of both."""
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        _lock(folder, wait=True)
+    with _locked(target.parent):
         _check_free(path, target, kind, overwrite)
         if not target.exists():
             os.rename(staging, target)
@@ -238,8 +248,6 @@ def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrit
             os.rename(staging, target)
             shutil.rmtree(old, ignore_errors=True)
         sync_name(target)
-    finally:
-        os.close(folder)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -254,6 +262,20 @@ def _exchange(one: Path, other: Path) -> bool:
     if problem in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         return False
     raise OSError(problem, os.strerror(problem), str(other))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on ``folder``; a staging folder of this process, in which an output is made, is locked already."""
+    if folder in _STAGED:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, wait: bool = False) -> bool:

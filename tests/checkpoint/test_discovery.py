@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from support.step_folders import write
 
+from megatron_mmbert.checkpoint import discovery
 from megatron_mmbert.checkpoint.commit import CHECKSUM_FILE
 from megatron_mmbert.checkpoint.discovery import newest_step, newest_valid, resolve, step_folder
 from megatron_mmbert.checkpoint.metadata import META_FILE
@@ -45,6 +48,22 @@ def test_resolve(tmp_path: Path) -> None:
     for given in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(UserError, match="no checkpoint here"):
             resolve(given)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+def test_an_error_that_says_nothing_of_a_checkpoint_is_raised(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one must not take its place only because no more files could be opened."""
+    for step in (9, 10):
+        write(step_folder(tmp_path, step))
+
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(discovery, "read_meta", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        newest_valid(tmp_path)
 
 
 def test_the_newest_valid_checkpoint_counts(tmp_path: Path) -> None:

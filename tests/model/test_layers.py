@@ -96,22 +96,6 @@ def test_engines_agree_within_the_model(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_the_gpus_path_computes_what_megatrons_split_does(
-    build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
-) -> None:
-    """Without Megatron-Core's split of the projection, which joins three gradients by a copy."""
-    packed = pack(LENGTHS)
-    x = torch.randn(sum(LENGTHS), 1, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    for layer in build(hidden_size=64, num_attention_heads=2).encoder.layers[:2]:
-        attention = layer.self_attention
-        attention.core_attention.engine = ENGINES["torch"]
-        split = attention(x, packed)
-        whole, _ = attention.linear_proj(attention.core_attention.fused(attention.linear_qkv(x)[0], packed))
-        torch.testing.assert_close(whole, split, rtol=1e-6, atol=1e-7)
-        ours, theirs = (torch.autograd.grad(out.square().sum(), x)[0] for out in (whole, split))
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
-
-
 def test_there_is_no_bias_but_the_decoders(build: Callable[..., Encoder]) -> None:
     assert [name for name, _ in build().named_parameters() if "bias" in name] == ["output_layer.bias"]
 
@@ -136,7 +120,7 @@ def test_dropout_is_on_the_attentions_output_only(
 
     monkeypatch.setattr(dropout, "keyed_dropout", recorded)
     encoder = build().train()
-    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_keys=(1,))
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "the same pack, the same masks"
     assert not torch.equal(encoder(tokens(), packed), encoder(tokens(), other)), "another pack, other masks"
     assert calls == [0.1] * 4 * 6, "once a layer"
@@ -148,7 +132,7 @@ def test_dropout_is_on_the_attentions_output_only(
 
 def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedSequences]) -> None:
     encoder = build(attention_output_dropout=0.0).train()
-    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_keys=(1,))
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other))
 
 

@@ -28,6 +28,19 @@ def test_the_second_is_told_who_trains(tmp_path: Path) -> None:
     RunLease(tmp_path).release()
 
 
+def test_what_the_dead_left_while_they_asked_is_removed(tmp_path: Path) -> None:
+    left = [tmp_path / f".{LEASE_FILE}.0123.{ending}" for ending in ("tmp", "now")]
+    left.append(tmp_path / ".heartbeat.json.17.tmp")
+    for path in left:
+        path.touch()
+    lease = RunLease(tmp_path, stale_seconds=0.05)
+    assert not left[0].exists() and not left[2].exists()
+    lease.release()
+    time.sleep(0.1)
+    RunLease(tmp_path, stale_seconds=0.05).release()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lease_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     script = (
         f"from pathlib import Path\nfrom megatron_mmbert.resilience.run_lease import RunLease\nimport os\n"

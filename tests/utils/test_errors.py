@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +99,29 @@ def test_a_path_that_is_not_utf8_is_said(capsys: pytest.CaptureFixture[str]) -> 
         run_command(raising(FileNotFoundError(errno.ENOENT, "", b"bad\xff")))
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: bad\\udcff: no such file or directory\n"
+
+
+def test_a_traceback_that_a_library_logs_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        try:
+            raise OSError(errno.EIO, "bad disk", "a file")
+        except OSError as error:
+            record = logging.makeLogRecord({"msg": "falling back", "exc_info": (OSError, error, error.__traceback__)})
+            assert logging.lastResort is not None
+            logging.lastResort.handle(record)
+            raise
+
+    with pytest.raises(SystemExit):
+        run_command(main)
+    assert capsys.readouterr().err == "falling back\nerror: a file: input/output error\n"
+
+
+def test_a_folder_that_cannot_be_copied_is_one_sentence() -> None:
+    error = shutil.Error([("a/x", "b/x", "[Errno 24] Too many open files: 'a/x'"), ("a/y", "b/y", "other")])
+    assert sentence_of(error) == "a/x -> b/x: too many open files; raise the limit (ulimit -n) and run it again"
+    assert sentence_of(shutil.Error([("a", "b", "odd")])) == "a -> b: odd"
+    loop = RuntimeError("Symlink loop from '/some/where'")
+    assert sentence_of(loop) == "/some/where: a loop of symbolic links; name another path"
 
 
 def test_native_errors_are_one_sentence() -> None:

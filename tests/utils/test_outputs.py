@@ -12,7 +12,7 @@ import pytest
 
 from megatron_mmbert.utils import outputs
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.outputs import OutputKind, check_output, output_file, output_folder
+from megatron_mmbert.utils.outputs import OutputKind, check_output, check_run_folder, output_file, output_folder
 
 FOLDER = OutputKind("a thing", ("thing.json",), ("thing.json", "part-*", "deep/*"))
 FILE = OutputKind("a list", recognizes=lambda path: path.read_bytes().startswith(b"list"))
@@ -131,6 +131,23 @@ def test_nothing_is_written_inside_another_output(tmp_path: Path, name: str, con
         write(tmp_path / "whole" / "deeper" / "out")
     (tmp_path / "whole" / name).write_text("{}") if name == "manifest.json" else (tmp_path / "whole" / name).unlink()
     write(tmp_path / "whole" / "deeper" / "out")
+
+
+def test_an_output_is_made_within_another(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "out", FOLDER) as staging:
+        (staging / "thing.json").write_text("{}")
+        with output_file(staging / "part-1", FILE) as part:
+            part.write_text("list")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part-1", "thing.json"]
+
+
+def test_a_run_is_not_begun_in_another_output(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "phase"):
+        with pytest.raises(UserError, match="hold nothing else"):
+            check_run_folder(folder)
+    (tmp_path / "checkpoint.json").unlink()
+    check_run_folder(tmp_path)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,15 +110,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Make a store or a partition of one, or merge partitions into a store."""
     from megatron_mmbert.data.preprocess.run import merge, preprocess, preprocess_partition
 
-    # A cluster's scheduler ends a job with SIGTERM: clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments.merge and (arguments.input or arguments.tokenizer or arguments.partition):
         raise UserError("--merge takes finished partitions and only --output and --overwrite beside them")
-    try:
-        if arguments.merge:
-            merge(arguments.merge, arguments.output, arguments.overwrite)
-        else:
-            job = job_of(arguments)
-            preprocess_partition(job) if job.partition else preprocess(job)
-    except OSError as error:
-        raise UserError(f"{error.filename or arguments.output}: {error.strerror or error}; check the disk") from error
+    if arguments.merge:
+        merge(arguments.merge, arguments.output, arguments.overwrite)
+    else:
+        job = job_of(arguments)
+        preprocess_partition(job) if job.partition else preprocess(job)

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from megatron_mmbert.config.loading import load_recipe
     from megatron_mmbert.train.callbacks.stop_request import StopRequest, end_time_of
     from megatron_mmbert.utils.errors import EXIT_STOPPED
+    from megatron_mmbert.utils.outputs import check_run_folder
 
     overrides = list(arguments.overrides)
     if arguments.allow_different:  # a key of the phase, so that the run's recipe tells of it
@@ -45,11 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, overrides)
     phase = recipe.phase(arguments.phase)
     output = arguments.output or Path("runs") / recipe.name
+    folder = PhaseFolder(output, phase.name)
+    check_run_folder(folder.path)
     # First of all: a signal that comes while Megatron-Core is imported is heard too.
     stop = StopRequest(recipe.logging.stop_signals, end_time_of(os.environ))
-    from megatron_mmbert.plan.micro_batch import packs_that_fit
     from megatron_mmbert.train.phase_run import run_phase
 
-    folder = PhaseFolder(output, phase.name)
-    finished = run_phase(recipe, phase, folder, stop, arguments.start_from, packs_that_fit)
+    finished = run_phase(recipe, phase, folder, stop, arguments.start_from)
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else EXIT_STOPPED

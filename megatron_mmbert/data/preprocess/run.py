@@ -61,12 +61,12 @@ def preprocess(job: PreprocessJob) -> Store:
     Raises:
         UserError: bad arguments or input, or the output exists and is something else.
     """
+    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     files = input_files(job)
     settings = store_settings(job, load_tokenizer(job.tokenizer))
     inputs = input_identities(files)
     if not job.overwrite and is_made(job.output, settings | {"inputs": inputs}):
         return _made_before(job.output)
-    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     start = time.monotonic()
     tokenizing = PartitionTokenizer()
     with staging_folder(target, tokenizing.is_worth_keeping) as folder:
@@ -88,6 +88,7 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
         UserError: as :func:`preprocess`; fewer input files than partitions.
     """
     assert job.partition is not None
+    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     every_file = input_files(job)
     files = partition_files(every_file, job.partition)
     # "shard": the earlier name of --partition, which partitions on disks have.
@@ -100,7 +101,6 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
     if not job.overwrite and is_made(job.output, made_from):
         print(f"{name}, already made from these inputs, nothing to do")
         return Partition(job.output)
-    target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     tokenizing = PartitionTokenizer()
     with staging_folder(target, tokenizing.is_worth_keeping) as folder:
         tokenizing.tokenize(folder / _PARTITION_FOLDER, job, files, every_file, settings)
@@ -121,10 +121,10 @@ def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> Store
     Raises:
         UserError: a partition is missing, given twice, damaged or of another store.
     """
+    target = check_replaceable(output, paths)
     partitions = open_partitions(paths)
     if not overwrite and is_made(output, partitions.settings | {"inputs": partitions.inputs}):
         return _made_before(output)
-    target = check_replaceable(output, paths)
     with staging_folder(target, lambda error: False) as folder:
         manifest = _publish(partitions, folder / "store", target)
     print_skipped(output, manifest.skipped_lines)

@@ -167,7 +167,7 @@ class Bench:
         if cell.kind == "damage":
             is_text = any(cell.target == text or cell.target.startswith(f"{text}/") for text in case.texts)
             undo = harm.damage(self.inputs / cell.target, cell.detail)
-            allowed = replace(allowed, other_content=is_text, must_fail=case.verifies)
+            allowed = replace(allowed, other_content=is_text, must_fail=case.verifies and not is_text)
             return _Setting(case.argv, allowed, undo, judge.identities(self.inputs))
         if cell.kind == "existing":
             return self._existing(cell.detail, case, allowed)
@@ -183,7 +183,8 @@ class Bench:
         harm.put_at_output(output, what)
         whole = dict(allowed.whole)
         if what == "dangling link":
-            whole = {name.replace(case.output, "elsewhere", 1): value for name, value in whole.items()}
+            elsewhere = Path(case.output).with_name("elsewhere").as_posix()
+            whole = {name.replace(case.output, elsewhere, 1): value for name, value in whole.items()}
         if what != "empty folder":
             whole |= judge.tree(self.out)  # whatever lies there is there still
         return _Setting((*case.argv, *flag), replace(allowed, whole=whole))

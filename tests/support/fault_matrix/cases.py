@@ -90,7 +90,14 @@ CASES = (
         ("part1/skipped.jsonl",),
         may_stay=(".store.partial",),
     ),
-    Case("verify-store", ("verify", "store"), inputs=("store",), verifies=True, many_sentences=True),
+    Case(
+        "verify-store",
+        ("verify", "store"),
+        inputs=("store",),
+        texts=("store/made_from.json",),
+        verifies=True,
+        many_sentences=True,
+    ),
     Case("verify-checkpoint", ("verify", "ck2", "--deep"), inputs=("ck2",), verifies=True, many_sentences=True),
     Case(
         "inspect",

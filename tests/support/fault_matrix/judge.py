@@ -8,15 +8,17 @@ import pickle
 import re
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from megatron_mmbert.utils.errors import EXIT_BAD_INPUT, EXIT_FAILED_RANK, EXIT_STOPPED
 
 _STAMP = re.compile(rb"20\d\d-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?")
-_MEASURED = re.compile(
-    rb'"(seconds|data_seconds|tokens_per_second|mfu|time|pid|wrote|stalled|computed)": ?[-0-9.eE"a-z_A-Z, ]+'
+_MEASURED = frozenset(
+    ("seconds", "data_seconds", "tokens_per_second", "mfu", "time", "pid", "wrote", "stalled", "computed")
 )
+_CHECKPOINT = re.compile(r"(.*/checkpoints)/(step-\d+)")
 _NUMBER = re.compile(r"[0-9.,]+")
 _TIMED = ("heartbeat.json", "events.out.*", "made_from.json")
 """Files that are of the moment; they must be there."""
@@ -63,15 +65,31 @@ def _digest(path: Path) -> str:
         content = json.dumps(sorted(json.loads(content))).encode()  # sums of files that hold the time
     elif path.name == ".metadata":
         content = _contents(content)
-    elif path.suffix in (".json", ".jsonl", ".md", ".yaml", ""):
-        content = _MEASURED.sub(b"", _STAMP.sub(b"", content))
+    elif path.suffix in (".json", ".jsonl", ".md", ".yaml"):
+        content = _STAMP.sub(b"", content)
+    if path.suffix in (".json", ".jsonl"):
+        content = b"\n".join(map(_not_measured, content.splitlines() if path.suffix == ".jsonl" else [content]))
     return hashlib.sha256(content).hexdigest()
+
+
+def _not_measured(text: bytes) -> bytes:
+    """Return JSON without what a clock measured; what is no JSON stays as it is."""
+
+    def without(values: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key not in _MEASURED}
+
+    try:
+        return json.dumps(json.loads(text, object_hook=without)).encode()
+    except ValueError:
+        return text
 
 
 def _contents(metadata: bytes) -> bytes:
     """Return the table of contents of a checkpoint, without the random name that PyTorch gives each save."""
     table = pickle.loads(metadata)  # of our own making
-    return repr((table.state_dict_metadata, table.planner_data, table.storage_data)).encode()
+    # In the order in which threads wrote them, which is another each time.
+    stored = sorted(map(repr, (table.storage_data or {}).items()))
+    return repr((table.state_dict_metadata, table.planner_data, stored)).encode()
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,8 @@ def wrong(ended: Ended, allowed: Allowed) -> str | None:
         return None if allowed.other_content else _partial(ended.after, log, allowed)
     changed = _changes(ended.before, ended.after, allowed)
     if allowed.killed and status in (-allowed.killed, 128 + allowed.killed):
-        whole_already = allowed.killed == signal.SIGKILL and not incomplete(ended.after, allowed.whole, True)
+        done = {name: value for name, value in ended.after.items() if not may_stay(name, allowed)}
+        whole_already = allowed.killed == signal.SIGKILL and not incomplete(done, allowed.whole, True)
         return None if whole_already else changed
     if allowed.trains and allowed.killed and status == EXIT_STOPPED:
         return changed
@@ -156,8 +175,8 @@ def wrong_ranks(ended: Ended, allowed: Allowed) -> str | None:
     if (problem := _always_wrong(ended)) is not None:
         return problem
     if not any(ended.statuses):
-        return incomplete(ended.after, allowed.whole, allowed.leftovers)
-    ends = {0, EXIT_BAD_INPUT, EXIT_FAILED_RANK, EXIT_STOPPED}
+        return _partial(ended.after, "".join(ended.logs), replace(allowed, printed=None))
+    ends = {0, EXIT_BAD_INPUT, EXIT_FAILED_RANK, EXIT_STOPPED, -signal.SIGTERM, 128 + signal.SIGTERM}  # by the agent
     if allowed.killed:
         ends |= {-allowed.killed, 128 + allowed.killed}
     if not ends.issuperset(ended.statuses):
@@ -181,7 +200,23 @@ def _always_wrong(ended: Ended) -> str | None:
 def _partial(after: Tree, log: str, allowed: Allowed) -> str | None:
     if allowed.printed is not None and spoken(log) != spoken(allowed.printed):
         return f"status 0, and prints other things: {_tail(log)}"
-    return incomplete(after, allowed.whole, allowed.leftovers)
+    whole = allowed.whole
+    if allowed.trains and "save failed: " in log:  # which of the older ones are there depends on the one that is not
+        after, whole = _without_older(after), _without_older(whole)
+    return incomplete(after, whole, allowed.leftovers)
+
+
+def _without_older(found: Tree) -> Tree:
+    """Return a run without its checkpoints but the newest of each phase."""
+    newest: dict[str, str] = {}
+    for name in found:
+        if (match := _CHECKPOINT.match(name)) is not None:
+            newest[match[1]] = max(match[2], newest.get(match[1], ""))
+    return {
+        name: value
+        for name, value in found.items()
+        if (match := _CHECKPOINT.match(name)) is None or match[2] == newest[match[1]]
+    }
 
 
 def _bad_sentence(status: int, log: str, allowed: Allowed) -> str | None:

@@ -59,7 +59,12 @@ def lose_power(folder: Path, record: Path, durable: Durable, draw: random.Random
 
 def _read(path: Path) -> list[Event]:
     fields = [line.split("|") for line in path.read_text().splitlines()]
-    return [Event(kind, int(kept), Path(name), other) for kind, kept, name, other in fields]
+    return [
+        Event(
+            kind, int(kept), Path(os.path.normpath(name)), os.path.normpath(other) if other.startswith("/") else other
+        )
+        for kind, kept, name, other in fields
+    ]
 
 
 def _lose_content(folder: Path, durable: Durable, draw: random.Random) -> Iterator[str]:

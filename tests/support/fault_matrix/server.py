@@ -22,6 +22,9 @@ from typing import Any
 from support import ROOT
 from support.fault_matrix import shim
 
+AGENT_SECONDS = 8.0
+"""After so many seconds ranks are told to end when one has failed."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,7 +158,8 @@ def _wait(children: Sequence[int], order: dict[str, Any]) -> tuple[list[int], bo
     """Wait for all; returns their statuses and whether they had to be ended. Nothing of them is left running."""
     started = time.monotonic()
     statuses: dict[int, int] = {}
-    hangs = killed = False
+    hangs = killed = told = False
+    failed_at = 0.0
     while len(statuses) < len(children):
         for child in set(children) - statuses.keys():
             found, status = os.waitpid(child, os.WNOHANG)
@@ -164,6 +168,12 @@ def _wait(children: Sequence[int], order: dict[str, Any]) -> tuple[list[int], bo
                 _end_groups([child])
         passed = time.monotonic() - started
         hangs = hangs or passed > order["limit"]
+        if order["ranks"] and any(statuses.values()):
+            # As torchrun's agent does when a rank has failed; not at once, for ranks are to see it themselves.
+            failed_at = failed_at or passed
+            if passed > failed_at + AGENT_SECONDS and not told:
+                told = True
+                _send(set(children) - statuses.keys(), signal.SIGTERM)
         if hangs or (order["kill_after"] is not None and passed > order["kill_after"] and not killed):
             killed = True
             _end_groups(set(children) - statuses.keys())
@@ -172,9 +182,13 @@ def _wait(children: Sequence[int], order: dict[str, Any]) -> tuple[list[int], bo
 
 
 def _end_groups(leaders: Sequence[int] | set[int]) -> None:
+    _send(leaders, signal.SIGKILL)
+
+
+def _send(leaders: Sequence[int] | set[int], number: signal.Signals) -> None:
     for leader in leaders:
         try:
-            os.killpg(leader, signal.SIGKILL)
+            os.killpg(leader, number)
         except (ProcessLookupError, PermissionError):
             pass
 
