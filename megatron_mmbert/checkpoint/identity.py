@@ -124,7 +124,8 @@ def check_tokenizer(path: Path, meta: CheckpointMeta, tokenizer: Tokenizer, allo
     if TOKENIZER in allowed or any(map(tokenizer.has_fingerprint, fingerprints_of(meta))):
         return
     trained = meta.recipe.get("tokenizer", {}).get("path")
-    hint = f" ({trained} in its recipe)" if trained else ""
+    # The recipe of a phase that starts from it already names the new one.
+    hint = f" ({trained} in its recipe)" if trained and Path(trained) != tokenizer.path else ""
     remedy = f"it was trained with another tokenizer: give that one{hint}"
     check_same(
         of_checkpoint(path, meta), Identity(str(tokenizer.path), {TOKENIZER: (tokenizer.fingerprint(),)}), remedy
