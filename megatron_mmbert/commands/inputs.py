@@ -30,7 +30,11 @@ def add_languages(parser: argparse.ArgumentParser, by_line: bool = True) -> None
     add = parser.add_argument
     add("--language", metavar="CODE", help="language of all documents (default: the code in a file's or folder's name)")
     if by_line:
-        add("--language-field", metavar="FIELD", help="field of each line that names its language")
+        add(
+            "--language-field",
+            metavar="FIELD",
+            help="field of each line that names its language; A+B joins two (fao_Latn)",
+        )
     else:
         parser.set_defaults(language_field=None)
     help_from = "take the names of files or of their folders as languages, also those that are no codes"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_mmbert.data.text.documents import read_file
+from megatron_mmbert.data.text.inputs.codes import check_spellings
 from megatron_mmbert.data.text.inputs.discover import InputOptions, discover
 from megatron_mmbert.data.text.records import Document, InputFile, SkippedLines
 from megatron_mmbert.tokenizer.whitespace import ESCAPE, SPACE
@@ -64,6 +65,7 @@ def measure_corpus(inputs: list[Path], options: InputOptions, skipped: SkippedLi
                 progress.add(min(size, unreported))
                 unreported -= min(size, unreported)
             progress.add(unreported)
+    check_spellings(languages)
     if not any(language.bytes for language in languages.values()):
         raise UserError(f"{', '.join(map(str, inputs))}: no text in the input; check --input and --text-field")
     return {name: languages[name] for name in sorted(languages) if languages[name].bytes}

@@ -20,6 +20,7 @@ import numpy as np
 
 from megatron_mmbert.data.store.manifest import PARTITION_NAME
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
+from megatron_mmbert.data.text.inputs.codes import check_spellings
 from megatron_mmbert.data.text.records import SkippedLines
 from megatron_mmbert.utils.files import to_json, write_json
 
@@ -55,8 +56,10 @@ class PartitionWriter:
         self._named = 0  # languages that are in the journal
         self._buffer: dict[str, list[TokenizedDocuments]] = {}
         self._buffered = 0
+        self._spellings: dict[str, str] = {}
         self.done = self.left_out = 0
         journal_bytes, sizes, skipped = self._restore()
+        check_spellings(self._languages, self._spellings)
         self._files = {name: _open_cut(folder / name, size) for name, size in sizes.items()}
         self._journal = _open_cut(folder / JOURNAL_NAME, journal_bytes)
         self._record = (folder / SKIPPED_NAME).open("a", encoding="utf-8")
@@ -66,7 +69,12 @@ class PartitionWriter:
             self._write_line(self._header)
 
     def add(self, documents: TokenizedDocuments) -> None:
-        """Append documents of the input file in work."""
+        """Append documents of the input file in work.
+
+        Raises:
+            UserError: their language is known by another spelling.
+        """
+        check_spellings([documents.language], self._spellings)
         self._buffer.setdefault(documents.language, []).append(documents)
         self._buffered += documents.ids.nbytes + documents.rows.nbytes
         if self._buffered >= _BUFFER_BYTES:

@@ -44,6 +44,8 @@ from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME
 from megatron_mmbert.data.preprocess.tokenize_partition import PartitionTokenizer
 from megatron_mmbert.data.store.manifest import Manifest, TokenizerEntry, describe, save_manifest
 from megatron_mmbert.data.store.reader import Store
+from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
+from megatron_mmbert.data.text.inputs.discover import print_warnings
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, save_splitters
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
@@ -77,6 +79,8 @@ def preprocess(job: PreprocessJob) -> Store:
     rate = manifest.totals()["bytes"] / seconds / 1e6
     print_skipped(job.output, manifest.skipped_lines)
     print_left_out(partitions.left_out)
+    if job.fields.language is not None:  # otherwise said at the start
+        print_warnings(aliases({entry.language for entry in manifest.datasets}))
     print(f"{job.output}: made in {seconds:.1f} s, {rate:.2f} MB of text a second\n{describe(manifest)}")
     return Store.open(job.output)
 
@@ -142,6 +146,7 @@ def _made_before(output: Path) -> Store:
 def _publish(made: PartitionSet, folder: Path, output: Path) -> Manifest:
     """Cut the store from the partitions in ``folder`` and rename that to ``output``."""
     partitions, settings, inputs = made
+    check_spellings(language for partition in partitions for language in partition.languages)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     skipped = sum(partition.about["skipped_lines"] for partition in partitions)

@@ -71,12 +71,12 @@ class RowReader:
     def _columns(self, schema: Any) -> list[str]:
         """Return the columns to read, each once."""
         others = [_column(name, schema) for name in self._fields.others]
-        wanted = [self._fields.text, self._fields.language or "id", "id", *others]
+        wanted = [self._fields.text, *self._fields.languages, "id", *others]
         return list(dict.fromkeys(name for name in wanted if name in schema.names))
 
     def _schema_problem(self, schema: Any) -> str | None:
         """Return the reason why the file as a whole is unusable, or None."""
-        for name in filter(None, (self._fields.text, self._fields.language)):
+        for name in (self._fields.text, *self._fields.languages):
             if schema.names.count(name) != 1:
                 has = ", ".join(map(repr, schema.names))[:60]
                 return f"no column {name!r}{nearest(name, schema.names)}, the file has {has}; check --text-field"

@@ -50,7 +50,8 @@ class Fields(NamedTuple):
 
     Attributes:
         text: the field with its text.
-        language: the field with its language; None: its file has one.
+        language: the field with its language, or several joined by ``+`` whose values ``_`` joins; None: its file has
+            one.
         where: conditions on other fields; a record that does not meet all of them is left out.
         rehydrate: take a document as often as FineWeb2 does by the size of its MinHash cluster.
     """
@@ -59,6 +60,11 @@ class Fields(NamedTuple):
     language: str | None = None
     where: tuple[Condition, ...] = ()
     rehydrate: bool = False
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The fields that make the language."""
+        return tuple(self.language.split("+")) if self.language else ()
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -135,9 +141,10 @@ def document_of(record: Any, fields: Fields, file_name: str, line: int) -> Docum
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         return f"field {fields.text!r} holds {text[error.start]!a}, half of a surrogate pair, which is no character"
-    language = record.get(fields.language) if fields.language else None
-    if fields.language and not is_name(language):
-        return f"language field {fields.language!r} is {short(language)}, which names no language"
+    for named_in in fields.languages:
+        if not is_name(record.get(named_in)):
+            return f"language field {named_in!r} is {short(record.get(named_in))}, which names no language"
+    language = "_".join(record[named_in] for named_in in fields.languages) or None
     copies = _copies(record, fields)
     if isinstance(copies, str):
         return copies

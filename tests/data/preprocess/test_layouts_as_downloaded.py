@@ -116,6 +116,25 @@ def test_finepdfs_and_fineweb2_hq_without_their_embeddings(run: Run, tmp_path: P
     assert counts(store) == dict.fromkeys(("fra_Latn", "deu_Latn"), (3, 12))
 
 
+def test_languages_of_two_columns_and_in_two_spellings(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(fineweb2("nor_Latn", ["a", "b"]), tmp_path / "mixed/1.parquet")
+    write(fineweb2("srp_Cyrl", ["c"]), tmp_path / "more/2.parquet")
+    where = ("--input", tmp_path / "mixed", tmp_path / "more")
+    assert counts(run(*where, "--language-field", "language+language_script")) == {
+        "nor_Latn": (2, 2),
+        "srp_Cyrl": (1, 1),
+    }
+    assert "nor_Latn (nob)" in capsys.readouterr().err
+    (tmp_path / "more/3.jsonl").write_text('{"text": "d", "language": "NOR", "language_script": "Latn"}\n')
+    with pytest.raises(UserError, match="'nor_Latn' and 'NOR_Latn' are one language in two spellings"):
+        run(*where, "--language-field", "language+language_script", "--overwrite")
+    (tmp_path / "more/3.jsonl").write_text('{"text": "d", "language": "nor", "language_script": ""}\n')
+    with pytest.raises(UserError, match=r"3\.jsonl:1: language field 'language_script' is '', which names no language"):
+        run(*where, "--language-field", "language+language_script", "--overwrite")
+
+
 def lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as stream:

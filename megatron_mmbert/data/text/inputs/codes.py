@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from megatron_mmbert.config.data import LANGUAGE_SETS
+from megatron_mmbert.utils.errors import UserError
 
 SOURCE_CODE = "code"
 """The language of text that is no natural language, as mmBERT has it."""
@@ -131,14 +132,19 @@ def same_language(one: str, other: str) -> bool:
     return _long(one) == _long(other)
 
 
-def two_spellings(languages: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that differ only in case or hyphens, or None."""
-    seen: dict[str, str] = {}
+def check_spellings(languages: Iterable[str], seen: dict[str, str] | None = None) -> None:
+    """Refuse one language in two spellings, which would be sampled as two.
+
+    ``seen``: those of earlier calls, to which these are added.
+
+    Raises:
+        UserError: two names differ only in case or hyphens.
+    """
+    seen = {} if seen is None else seen
     for language in languages:
         other = seen.setdefault(language.casefold().replace("-", "_"), language)
         if other != language:
-            return other, language
-    return None
+            raise UserError(f"{other!r} and {language!r} are one language in two spellings; write it in one")
 
 
 def aliases(languages: Collection[str]) -> list[str]:

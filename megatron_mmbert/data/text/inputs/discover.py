@@ -17,9 +17,9 @@ from typing import NamedTuple
 from megatron_mmbert.data.text.formats import format_of
 from megatron_mmbert.data.text.inputs.codes import (
     aliases,
+    check_spellings,
     code_of_folder,
     has_script,
-    two_spellings,
 )
 from megatron_mmbert.data.text.inputs.folder_walk import FoundFile, FoundFiles, shown, walk
 from megatron_mmbert.data.text.inputs.languages import FOLDER, LanguageFrom, Named, name_languages
@@ -77,8 +77,7 @@ class Inputs(NamedTuple):
     def announce(self) -> None:
         """Print the notes, and the warnings on stderr: a command's start says what it reads."""
         print_notes(self.notes)
-        for warning in self.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+        print_warnings(self.warnings)
 
 
 class SplitFiles(NamedTuple):
@@ -153,6 +152,12 @@ def print_notes(notes: Iterable[str]) -> None:
         print(note, flush=True)
 
 
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print warnings on stderr."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 def _check_forms(files: Iterable[FoundFile]) -> None:
     """Refuse a text that lies there packed and unpacked."""
     seen: dict[tuple[Path, str, int], Path] = {}
@@ -178,9 +183,7 @@ def _notes_on_rest(left: Counter[str], not_read: Counter[str]) -> list[str]:
 
 def _check_languages(languages: list[str], files: SplitFiles, language_from: str | None) -> None:
     """Refuse one language in two spellings, and a language whose folder is empty."""
-    pair = two_spellings(languages)
-    if pair is not None:
-        raise UserError(f"{pair[0]!r} and {pair[1]!r} are one language in two spellings; rename one's files or folder")
+    check_spellings(languages)
     if language_from is not None:
         return
     for folder in sorted(files.found.empty):

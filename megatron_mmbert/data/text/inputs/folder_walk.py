@@ -50,6 +50,10 @@ class FoundFiles:
             raise UserError(f"{shown(path)}: {_missing(path)}; check --input")
         else:
             format_of(path)
+            if not path.is_file():
+                raise UserError(
+                    f"{shown(path)}: neither a file nor a folder (a pipe, a device?); write it to a file first"
+                )
             self._add_file(path, (), os.path.realpath(path))
 
     def knows(self, path: Path) -> bool:
@@ -79,6 +83,8 @@ class FoundFiles:
                     waiting.append((child, (*names, entry.name)))
                 elif entry.is_file(follow_symlinks=False):
                     self._add_file(child, names, os.path.join(real, entry.name))
+                else:
+                    self.not_read["pipe or device"] += 1
 
     def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
@@ -97,8 +103,10 @@ class FoundFiles:
     def _add_link(self, path: Path, names: tuple[str, ...], linked: list[tuple[Path, tuple[str, ...]]]) -> None:
         if path.is_dir():
             linked.append((path, (*names, path.name)))
-        elif path.exists():
+        elif path.is_file():
             self._add_file(path, names, os.path.realpath(path))
+        elif path.exists():
+            self.not_read["pipe or device"] += 1
         elif is_readable(path.name):
             raise UserError(f"{shown(path)}: {_missing(path)}; make the link again or remove it")
         else:

@@ -10,7 +10,9 @@ from megatron_mmbert.data.text.inputs.folder_walk import FoundFile
 SPLITS = ("train", "test", "validation", "removed")
 """``removed``: what the filters of FineWeb2 threw away."""
 
-_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev", "heldout", "held_out"), "validation"
+)
 _IN_FILE_NAME = re.compile(rf"(?:^|[-_.])({'|'.join(_WORDS)})(?=[-_.]|$)")
 
 

@@ -7,12 +7,13 @@ import pytest
 from megatron_mmbert.config.data import LANGUAGE_SETS
 from megatron_mmbert.data.text.inputs.codes import (
     aliases,
+    check_spellings,
     code_of_file,
     code_of_folder,
     is_code,
     same_language,
-    two_spellings,
 )
+from megatron_mmbert.utils.errors import UserError
 
 FOLDERS = {
     "fao_Latn": "fao_Latn",
@@ -65,8 +66,10 @@ def test_every_code_of_the_phases_is_one() -> None:
 
 
 def test_spellings() -> None:
-    assert two_spellings(["eng_Latn", "fra-Latn", "eng_Latn", "fra_Latn"]) == ("fra-Latn", "fra_Latn")
-    assert two_spellings(["eng", "eng_Latn"]) is None
+    seen: dict[str, str] = {}
+    check_spellings(["eng_Latn", "fra-Latn", "eng_Latn", "eng"], seen)
+    with pytest.raises(UserError, match="'fra-Latn' and 'fra_Latn' are one language in two spellings"):
+        check_spellings(["fra_Latn"], seen)
     assert same_language("en", "eng_Latn") and not same_language("nob", "nno")
 
 

@@ -140,6 +140,12 @@ def test_one_text_in_two_forms(other: str, make: Make) -> None:
         find_files([make("fao_Latn.jsonl", other)])
 
 
+def test_held_out_text_is_left_out_too(make: Make) -> None:
+    corpus = make("train/fao_Latn.jsonl", "heldout/fao_Latn.jsonl")
+    assert languages(corpus) == {"train/fao_Latn.jsonl": "fao_Latn"}
+    assert len(discover([corpus / "heldout"], AS_FOUND).files) == 1
+
+
 def test_two_spellings_and_an_empty_language(make: Make) -> None:
     corpus = make("fra_Latn/1.txt", "fra-Latn/1.txt")
     with pytest.raises(UserError, match="one language in two spellings"):

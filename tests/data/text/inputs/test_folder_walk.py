@@ -31,6 +31,9 @@ def test_what_is_not_read_is_counted(tmp_path: Path) -> None:
         write(tmp_path / name)
     found = walk([tmp_path])
     assert len(found.files) == 8
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    found = walk([tmp_path])
+    assert found.not_read.pop("pipe or device") == 1
     assert +found.not_read == {".json": 2, ".md": 1, ".warc.gz": 1, "without ending": 1, "hidden": 1}
 
 
@@ -54,7 +57,7 @@ def test_without_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", ["nothing", "empty folder", "unknown kind", "dangling", "self", "newline", "surrogate", "loop"]
+    "make", ["nothing", "pipe", "empty folder", "unknown kind", "dangling", "self", "newline", "surrogate", "loop"]
 )
 def test_refused_in_one_line(make: str, tmp_path: Path) -> None:
     path = tmp_path / "in"
@@ -65,6 +68,9 @@ def test_refused_in_one_line(make: str, tmp_path: Path) -> None:
     elif make in ("dangling", "self"):
         path.mkdir()
         (path / "a.jsonl").symlink_to(path / ("b.jsonl" if make == "dangling" else "a.jsonl"))
+    elif make == "pipe":
+        path = tmp_path / "in.jsonl"
+        os.mkfifo(path)
     elif make == "loop":
         path.symlink_to(path)
     elif make != "nothing":
