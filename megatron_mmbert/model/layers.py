@@ -35,7 +35,7 @@ from megatron_mmbert.model.memory_saving.recompute import (
 )
 from megatron_mmbert.model.norm import WeightOnlyLayerNorm
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.rope import rotate
+from megatron_mmbert.model.rope import rotate, rotate_packed
 from megatron_mmbert.model.te_layers import linear_spec
 
 
@@ -71,21 +71,16 @@ class PackedAttention(torch.nn.Module):
         return (out_THD if rows is None else rows.of(out_THD)).flatten(1)
 
     def fused(self, qkv_T1P: Tensor, packed: PackedSequences) -> Tensor:
-        """Return [T, 1, H * D] of the projection's output [T, 1, H * 3 * D] as it is; or of the wanted rows alone.
-
-        Raises:
-            NotImplementedError: the engine has no ``fused``.
-        """
-        if self.engine.fused is None:
-            raise NotImplementedError(f"attention engine {self.engine.name!r} takes queries, keys and values apart")
+        """Return [T, 1, H * D] of the projection's output [T, 1, H * 3 * D] as it is; or of the wanted rows alone."""
         rows = packed.rows_of(self.layer_number)
-        out_THD = self.engine.fused(
-            qkv_T1P.view(len(qkv_T1P), -1, 3, self.head_width),
-            packed.cos_sin(self.rope_theta, self.head_width),
-            packed.layout,
-            self.window_each_side,
-            None if rows is None else rows.index_K,
-        )
+        qkv_TH3D = qkv_T1P.view(len(qkv_T1P), -1, 3, self.head_width)
+        cos_sin = packed.cos_sin(self.rope_theta, self.head_width)
+        if self.engine.fused is None:
+            out_THD = self.engine(*rotate_packed(qkv_TH3D, *cos_sin), packed.layout, self.window_each_side)
+            out_THD = out_THD if rows is None else rows.of(out_THD)
+        else:
+            index_K = None if rows is None else rows.index_K
+            out_THD = self.engine.fused(qkv_TH3D, cos_sin, packed.layout, self.window_each_side, index_K)
         return out_THD.flatten(1).unsqueeze(1)
 
 
@@ -129,7 +124,8 @@ class PackedSelfAttention(SelfAttention):
     def forward(self, hidden_states: Tensor, packed: PackedSequences) -> Tensor:  # type: ignore[override]
         """Return dropout(attention(y)), [T, 1, D], of y [T, 1, D]; or that of the wanted rows alone."""
         recompute = self.checkpoint_core_attention and self.training
-        if self.core_attention.engine.fused is None or recompute:
+        fused = self.core_attention.engine.fused is not None or hidden_states.is_cuda
+        if not fused or recompute:
             output, _ = super().forward(hidden_states, None, packed_seq_params=packed)
         else:
             qkv, _ = self.linear_qkv(hidden_states)

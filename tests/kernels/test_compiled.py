@@ -15,11 +15,12 @@ from torch._dynamo.testing import CompileCounter
 from megatron_mmbert.kernels import compiled
 from megatron_mmbert.kernels.geglu import _composed, geglu
 from megatron_mmbert.model.memory_saving.chunked_cross_entropy import _exponentiate_block, _peaks_of_block
-from megatron_mmbert.model.rope import cos_sin, rotate
+from megatron_mmbert.model.rope import cos_sin, rotate, rotate_packed
 
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
     "geglu": (_composed, lambda: [torch.randn(6, 1, 16)]),
     "rotate": (rotate, lambda: [torch.randn(7, 2, 8), *cos_sin(torch.arange(7), 1e4, 8)]),
+    "rotate_packed": (rotate_packed, lambda: [torch.randn(7, 2, 3, 8), *cos_sin(torch.arange(7), 1e4, 8)]),
     "peaks": (_peaks_of_block, lambda: [torch.randn(5, 40), torch.randn(40)]),
     "peaks, bf16": (_peaks_of_block, lambda: [torch.randn(5, 40).bfloat16(), torch.randn(40).bfloat16()]),
     "exponentiate": (_exponentiate_block, lambda: [torch.randn(5, 40), torch.randn(40), torch.full((5,), 3.0)]),

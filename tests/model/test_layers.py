@@ -96,6 +96,22 @@ def test_engines_agree_within_the_model(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
+def test_the_gpus_path_computes_what_megatrons_split_does(
+    build: Callable[..., Encoder], pack: Callable[..., PackedSequences]
+) -> None:
+    """Without Megatron-Core's split of the projection, which joins three gradients by a copy."""
+    packed = pack(LENGTHS)
+    x = torch.randn(sum(LENGTHS), 1, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    for layer in build(hidden_size=64, num_attention_heads=2).encoder.layers[:2]:
+        attention = layer.self_attention
+        attention.core_attention.engine = ENGINES["torch"]
+        split = attention(x, packed)
+        whole, _ = attention.linear_proj(attention.core_attention.fused(attention.linear_qkv(x)[0], packed))
+        torch.testing.assert_close(whole, split, rtol=1e-6, atol=1e-7)
+        ours, theirs = (torch.autograd.grad(out.square().sum(), x)[0] for out in (whole, split))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_there_is_no_bias_but_the_decoders(build: Callable[..., Encoder]) -> None:
     assert [name for name, _ in build().named_parameters() if "bias" in name] == ["output_layer.bias"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_mmbert.model.packed_sequences import PackedSequences
-from megatron_mmbert.model.rope import cos_sin, rotate
+from megatron_mmbert.model.rope import cos_sin, rotate, rotate_packed
 
 
 def by_complex_numbers(x_THD: Tensor, positions: Tensor, theta: float) -> Tensor:
@@ -76,3 +76,16 @@ def test_given_positions_are_used() -> None:
     assert torch.equal(packed.cos_sin(10_000.0, 8)[0], cos_sin(torch.tensor([5, 6]), 10_000.0, 8)[0])
     assert packed.qkv_format == "thd"
     assert packed.cu_seqlens_q is bounds and packed.max_seqlen_kv == 2
+
+
+def test_a_packed_projection_is_rotated_as_its_parts_are() -> None:
+    """What GPUs do in one pass: the same bits, and one gradient of the projection."""
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(9, 2, 3, 8, generator=generator).bfloat16().requires_grad_()
+    tables = cos_sin(torch.arange(9), 1e4, 8)
+    packed = rotate_packed(qkv, *tables)
+    parts = [rotate(qkv[:, :, 0], *tables), rotate(qkv[:, :, 1], *tables), qkv[:, :, 2]]
+    assert all(map(torch.equal, packed, parts)) and all(each.is_contiguous() for each in packed)
+    directions = list(torch.randn(3, 9, 2, 8, generator=generator).bfloat16())
+    (ours,), (theirs,) = (torch.autograd.grad(outputs, qkv, directions) for outputs in (packed, parts))
+    assert torch.equal(ours, theirs)

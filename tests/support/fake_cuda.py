@@ -36,7 +36,7 @@ _SCATTER = {"index_put_", "_index_put_impl_", "scatter_", "index_add_"}  # read 
 _PRODUCTS = {"mm", "addmm", "addmm_", "mv", "bmm"}
 
 # What a function's backward kernel reads beside the gradient, by its arguments' numbers.
-_KEPT_FOR_BACKWARD = {"rotate": (1, 2), "_composed": (0,), "_without": (1,)}
+_KEPT_FOR_BACKWARD = {"rotate": (1, 2), "rotate_packed": (1, 2), "_composed": (0,), "_without": (1,)}
 
 
 @dataclass
@@ -189,11 +189,11 @@ class _OneKernelEachWay(torch.autograd.Function):
         return recorder.as_one_kernel(name, function, arguments)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        def gradient(grad: Tensor, *kept: Tensor) -> Tensor:
-            return grad.new_empty(ctx.shape)
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        def gradient(*read: Tensor) -> Tensor:
+            return read[0].new_empty(ctx.shape)
 
-        dx = ctx.recorder.as_one_kernel(f"{ctx.name} backward", gradient, (grad, *ctx.saved_tensors))
+        dx = ctx.recorder.as_one_kernel(f"{ctx.name} backward", gradient, (*grads, *ctx.saved_tensors))
         return (None, None, dx, *[None] * ctx.others)
 
 

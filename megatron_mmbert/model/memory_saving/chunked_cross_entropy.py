@@ -32,6 +32,7 @@ BYTES_OF_LOGITS = {"cpu": 3 * 2**26, "cuda": 2**31}
 # and on a busy machine, where threads wait for each other at every operation, operations are still few. A GPU needs
 # rows enough for all of its multiprocessors.
 SCRATCH_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
+_BIAS_COLUMNS = 8  # one for the bias, and zeros: tensor cores take widths of whole 16 bytes
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -69,12 +70,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dx_KD, dembedding_VD, dbias_V = ctx.saved_tensors
         dx_KD.mul_(grad_sum)
         dbias_V.mul_(grad_sum)
-        if not grad_sum.is_cpu or grad_sum != 1:  # as in training; to ask a GPU would be to wait for it
-            dembedding_VD.mul_(grad_sum)
-        if ctx.tied_grad is None:
-            return dx_KD, dembedding_VD, dbias_V, None, None, None
-        ctx.tied_grad.leave(dembedding_VD)
-        return dx_KD, None, dbias_V, None, None, None
+        # 1 in training; to ask a GPU would be to wait for it.
+        scale = None if grad_sum.is_cpu and grad_sum == 1 else grad_sum
+        if ctx.tied_grad is not None:
+            ctx.tied_grad.leave(dembedding_VD, scale)
+            return dx_KD, None, dbias_V, None, None, None
+        return dx_KD, dembedding_VD if scale is None else dembedding_VD.mul_(scale), dbias_V, None, None, None
 
 
 def _buffer(like: Tensor, *shape: int) -> Tensor:
@@ -91,39 +92,60 @@ class _Gradients:
     """The accumulators of the three gradients.
 
     Those of embedding and bias are fp32 whatever the weights' dtype: over many chunks, sums in bf16 would lose one to
-    two percent of them.
+    two percent of them. In half precision on a GPU the bias' gradient is a column beside the embedding's, of the same
+    product: by itself it would read all of the logits once more.
     """
 
     def __init__(self, x_KD: Tensor, embedding_VD: Tensor, bias_V: Tensor) -> None:
         self.x_KD = torch.empty_like(x_KD)
-        self.embedding_VD = _kept(embedding_VD, _accumulation_dtype(embedding_VD))
+        self._has_bias_column = _takes_bias_column(embedding_VD)
+        dtype, width = _accumulation_dtype(embedding_VD), embedding_VD.shape[1]
+        if self._has_bias_column:
+            self._sum_VE = embedding_VD.new_empty(len(embedding_VD), width + _BIAS_COLUMNS, dtype=dtype)
+            self.embedding_VD, self.bias_V = self._sum_VE[:, :width], self._sum_VE[:, width]
+        else:
+            self._sum_VE = self.embedding_VD = _kept(embedding_VD, dtype)
+            self.bias_V = torch.zeros_like(bias_V, dtype=_accumulation_dtype(bias_V))
         if not len(x_KD):  # else the first chunk overwrites
-            self.embedding_VD.zero_()
-        self.bias_V = torch.zeros_like(bias_V, dtype=_accumulation_dtype(bias_V))
+            self._sum_VE.zero_()
 
     def add(self, chunk: slice, x_CD: Tensor, embedding_VD: Tensor, dlogits_CV: Tensor, scale_C: Tensor) -> None:
         """Add a chunk's part; the gradient of its logits is ``scale_C[:, None] * dlogits_CV``."""
         dx_CD = torch.mm(dlogits_CV, embedding_VD, out=self.x_KD[chunk])
         dx_CD.mul_(scale_C[:, None])
-        scaled_CD = (scale_C[:, None] * x_CD).to(x_CD.dtype)
-        self._add_to_embedding(dlogits_CV, scaled_CD, first=chunk.start == 0)
-        self.bias_V += torch.mv(dlogits_CV.t(), scale_C.to(dlogits_CV.dtype))
+        if self._has_bias_column:
+            scaled_CE = _scaled_with_bias_column(x_CD, scale_C)
+        else:
+            scaled_CE = (scale_C[:, None] * x_CD).to(x_CD.dtype)
+            self.bias_V += torch.mv(dlogits_CV.t(), scale_C.to(dlogits_CV.dtype))
+        self._add_to_embedding(dlogits_CV, scaled_CE, first=chunk.start == 0)
 
-    def _add_to_embedding(self, dlogits_CV: Tensor, scaled_CD: Tensor, first: bool) -> None:
+    def _add_to_embedding(self, dlogits_CV: Tensor, scaled_CE: Tensor, first: bool) -> None:
         """Sum half-precision products up in fp32 part by part, on a CPU while a cache holds them."""
-        if not _is_half(scaled_CD):
-            self.embedding_VD.addmm_(dlogits_CV.t(), scaled_CD, beta=0 if first else 1)
+        if not _is_half(scaled_CE):
+            self._sum_VE.addmm_(dlogits_CV.t(), scaled_CE, beta=0 if first else 1)
             return
-        rows = _rows_at_a_time(self.embedding_VD)
-        for sum_RD, dlogits_CR in zip(self.embedding_VD.split(rows), dlogits_CV.split(rows, dim=1), strict=True):
-            product_RD = torch.mm(dlogits_CR.t(), scaled_CD)
-            sum_RD.copy_(product_RD) if first else sum_RD.add_(product_RD)
+        rows = _rows_at_a_time(self._sum_VE)
+        for sum_RE, dlogits_CR in zip(self._sum_VE.split(rows), dlogits_CV.split(rows, dim=1), strict=True):
+            product_RE = torch.mm(dlogits_CR.t(), scaled_CE)
+            sum_RE.copy_(product_RE) if first else sum_RE.add_(product_RE)
 
     def reduced(self, group: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three gradients, the rows' summed over the slices of the vocabulary."""
         if _size(group) > 1:
             dist.all_reduce(self.x_KD, group=group)
         return self.x_KD, self.embedding_VD, self.bias_V
+
+
+def _takes_bias_column(embedding_VD: Tensor) -> bool:
+    return _is_half(embedding_VD) and not embedding_VD.is_cpu
+
+
+@compiled_on_gpu
+def _scaled_with_bias_column(x_CD: Tensor, scale_C: Tensor) -> Tensor:
+    """Return ``scale * x``, then a column of ``scale`` itself, then zeros: [C, D + 8] in x's dtype."""
+    rest = scale_C.new_zeros(len(scale_C), _BIAS_COLUMNS - 1)
+    return torch.cat((scale_C[:, None] * x_CD, scale_C[:, None], rest), dim=1).to(x_CD.dtype)
 
 
 def rows_per_chunk(rows: int, bytes_per_row: int, device: str) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.model.memory_saving import chunked_cross_entropy as loss_module
 from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
+from megatron_mmbert.model.memory_saving.tied_embedding_grad import TiedEmbeddingGrad
 
 ROWS, WIDTH, VOCAB = 23, 16, 101
 
@@ -137,6 +138,24 @@ def test_many_chunks_in_bf16_lose_no_more_than_one(monkeypatch: pytest.MonkeyPat
 
     for one, many in zip(errors(rows), errors(8), strict=True):
         assert many <= 1.6 * one
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_bias_gradient_as_a_column_of_the_embeddings_product(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in half precision on a GPU, where it saves a pass over all logits."""
+    monkeypatch.setitem(loss_module.BYTES_OF_LOGITS, "cpu", 7 * VOCAB * 2)
+    monkeypatch.setattr(loss_module, "_takes_bias_column", lambda embedding: True)
+    x, table, bias, label = problem()
+    wide = [each.detach().bfloat16().requires_grad_() for each in (x, table, bias)]
+    expected = torch.autograd.grad(dense(*wide, label).sum(), wide)
+    grad = TiedEmbeddingGrad() if tied else None
+    total, _ = chunked_cross_entropy(*wide, label, None, grad)
+    found = list(torch.autograd.grad(total, wide, allow_unused=tied))
+    if grad is not None:
+        found[1] = grad.take()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.double() - theirs.double()).norm() < 0.01 * theirs.double().norm()
+        assert ours.shape == theirs.shape
 
 
 def test_in_fp64_it_is_the_dense_loss_to_the_last_digits(chunks: list[int]) -> None:

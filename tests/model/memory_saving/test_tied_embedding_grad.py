@@ -7,8 +7,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from megatron_mmbert.builders.model import wrap_for_data_parallel
+from megatron_mmbert.config.model import ModelConfig
+from megatron_mmbert.config.parallel import ParallelConfig
+from megatron_mmbert.config.precision import Dtype, PrecisionConfig
+from megatron_mmbert.model.config import encoder_config
+from megatron_mmbert.model.encoder import Encoder
+from megatron_mmbert.model.init import initialize
+from megatron_mmbert.model.memory_saving import tied_embedding_grad
 from megatron_mmbert.model.memory_saving.chunked_cross_entropy import chunked_cross_entropy
 from megatron_mmbert.model.memory_saving.tied_embedding_grad import TiedEmbeddingGrad, look_up
+from megatron_mmbert.model.packed_sequences import PackedSequences
+from megatron_mmbert.parallel import Runtime
 
 VOCAB, WIDTH, TOKENS, ROWS = 97, 8, 40, 12
 
@@ -74,3 +84,34 @@ def test_there_is_one_tensor_of_the_tables_size_beside_it() -> None:
             backward(weights, carried)
         others = large.addresses - {weights.data_ptr()}
         assert (len(others) <= most) if carried else (len(others) > 1), others
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_straight_into_the_buffer_of_the_steps_gradients(
+    runtime: Runtime, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, inside Megatron-Core's wrapper, over two packs."""
+    model = ModelConfig(num_layers=1, hidden_size=16, ffn_hidden_size=16, num_attention_heads=1, vocab_size=VOCAB)
+    precision = PrecisionConfig(dtype=dtype)
+
+    def gradient() -> Tensor:
+        encoder = Encoder(encoder_config(model, 1e4, 1e4, precision=precision), VOCAB).eval()
+        initialize(encoder, 1)
+        (wrapped,) = wrap_for_data_parallel([encoder], ParallelConfig())
+        wrapped.zero_grad_buffer()
+        tokens_T, places = torch.arange(TOKENS) % 31, torch.arange(0, TOKENS, 3)
+        for _ in range(2):
+            packed = PackedSequences.of(torch.tensor([0, TOKENS], dtype=torch.int32), TOKENS)
+            (0.5 * wrapped(tokens_T, packed, places, tokens_T[places])).backward()
+        weight = encoder.embedding.word_embeddings.weight
+        assert weight.grad is None, "nothing is left beside the buffer"
+        return weight.main_grad.clone()  # type: ignore[attr-defined]
+
+    by_way_of_grad = gradient()
+    monkeypatch.setattr(tied_embedding_grad, "_buffer_of", lambda embedding: embedding.main_grad)
+    # A gradient that the wrapper must not read.
+    monkeypatch.setattr(torch, "empty_like", lambda like, **_: torch.full(like.shape, torch.nan, dtype=like.dtype))
+    straight = gradient()
+    assert straight.dtype == torch.float32 and bool(straight.isfinite().all())
+    tolerance = 1e-6 if dtype == "fp32" else 2**-8
+    torch.testing.assert_close(straight, by_way_of_grad, rtol=tolerance, atol=tolerance * float(straight.abs().max()))
