@@ -22,6 +22,7 @@ from megatron_mmbert.tokenizer.whitespace import ESCAPE, SPACE
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.progress import ByteProgress
 
+_CHARACTERS_AT_ONCE = 1 << 20
 MAX_LINE_CHARACTERS = 4096
 """The longest line drawn. SentencePiece drops or truncates long lines without a word, so none is given to it."""
 
@@ -61,7 +62,9 @@ def measure_corpus(inputs: list[Path], options: InputOptions, skipped: SkippedLi
                     language.files.append(file)
                 language.documents += 1
                 language.bytes += size
-                language.characters.update(document.text)
+                for first in range(0, len(document.text), _CHARACTERS_AT_ONCE):  # a document may take minutes
+                    language.characters.update(document.text[first : first + _CHARACTERS_AT_ONCE])
+                    progress.add(0)
                 progress.add(min(size, unreported))
                 unreported -= min(size, unreported)
             progress.add(unreported)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -21,14 +21,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PARENT_POLL_SECONDS = 1.0
+_SECONDS_PER_WAIT = 5.0
 
 
 def ordered_map(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, prepare: Callable[[], None]
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    prepare: Callable[[], None],
+    waiting: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
     """Yield ``work(item)`` for every item, in the order of ``items``, by ``workers`` processes; with 1, in this one.
 
     ``prepare()`` runs once in every process before its first item. At most ``2 * workers + 2`` items are on their way.
+    ``waiting()`` is called every few seconds in which no result arrives: one item may take minutes.
 
     Raises:
         UserError: a worker process was killed, or cannot be started; and what ``prepare`` raises.
@@ -48,9 +54,9 @@ def ordered_map(
         for item in items:
             pending.append(_submit(pool, partial(_work_in_worker, work), item, workers))
             if len(pending) > 2 * workers + 1:
-                yield pending.popleft().result()
+                yield _result(pending.popleft(), waiting)
         while pending:
-            yield pending.popleft().result()
+            yield _result(pending.popleft(), waiting)
     except BrokenProcessPool:
         raise UserError(
             f"a worker process was killed, most likely for want of memory; use fewer than --workers {workers}"
@@ -72,6 +78,16 @@ def _submit(pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Ite
             process.kill()
             process.join()
         raise cannot_start(f"--workers {workers}", error) from None
+
+
+def _result(future: Future[Result], waiting: Callable[[], None]) -> Result:
+    while True:
+        try:
+            return future.result(_SECONDS_PER_WAIT)
+        except TimeoutError:
+            if future.done():
+                return future.result()  # also an error of this kind of the worker's own
+            waiting()
 
 
 def cannot_start(flag: str, error: Exception) -> UserError:

@@ -11,6 +11,7 @@ import pytest
 from megatron_mmbert.data.text.conditions import parse_conditions
 from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions
 from megatron_mmbert.data.text.records import Fields
+from megatron_mmbert.tokenizer import training_text
 from megatron_mmbert.tokenizer.training_text import (
     MAX_LINE_CHARACTERS,
     Sampler,
@@ -18,6 +19,7 @@ from megatron_mmbert.tokenizer.training_text import (
     cut_lines,
     measure_corpus,
 )
+from megatron_mmbert.utils import progress
 from megatron_mmbert.utils.errors import UserError
 
 SIZES = {"large": 1_000_000, "small": 10_000}
@@ -93,3 +95,14 @@ def test_languages_by_line_and_conditions(tmp_path: Path) -> None:
     assert {name: text.documents for name, text in languages.items()} == {"deu": 2, "fra": 2}
     sampler = Sampler(languages, {"deu": 1.0, "fra": 2.0}, 0, False)
     assert sorted(sampler) == ["deu 2", "deu 3", "fra 2", "fra 2", "fra 3", "fra 3"]
+
+
+def test_progress_within_one_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training_text, "_CHARACTERS_AT_ONCE", 1000)
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 1e-6)
+    (tmp_path / "eng_Latn.txt").write_text("abc " * 5000 + "\n")
+    measured = measure_corpus([tmp_path / "eng_Latn.txt"], AS_FOUND, None)
+    assert measured["eng_Latn"].characters["a"] == 5000
+    assert capsys.readouterr().err.count("reading: 0.0%") >= 10

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from megatron_mmbert.data.loading.prefetch import ProcessMap
+from megatron_mmbert.utils import process_pool
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.process_pool import ordered_map
 
 
 def double(item: int) -> int:
     return 2 * item
+
+
+def wait(item: int) -> int:
+    time.sleep(item)
+    return item
 
 
 def do_nothing() -> None:
@@ -56,3 +63,10 @@ def test_a_worker_that_cannot_be_prepared_says_why(capfd: pytest.CaptureFixture[
         list(ordered_map(double, range(5), 2, fail))
     assert capfd.readouterr().err == ""
     assert list(ordered_map(double, range(5), 2, do_nothing)) == [0, 2, 4, 6, 8]
+
+
+def test_a_long_item_is_waited_for_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_pool, "_SECONDS_PER_WAIT", 0.2)
+    calls: list[int] = []
+    assert list(ordered_map(wait, [1, 0], 2, do_nothing, lambda: calls.append(1))) == [1, 0]
+    assert len(calls) >= 2

@@ -75,7 +75,9 @@ class PartitionTokenizer:
             # Closed here and now: after an error the workers must be gone before the folder is removed.
             with (
                 ByteProgress("preprocess", total) as progress,
-                closing(ordered_map(_tokenize, read_batches(left), job.workers, prepare)) as batches,
+                closing(
+                    ordered_map(_tokenize, read_batches(left), job.workers, prepare, partial(progress.add, 0))
+                ) as batches,
             ):
                 for batch in _checked(batches, writer.skipped if job.skip_bad else None):
                     for documents in batch.documents:
