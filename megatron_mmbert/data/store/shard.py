@@ -1,7 +1,8 @@
 """One shard of a store, open for reading: its index checked when it is opened, each document when it is first read.
 
-Files are read by position and never mapped into memory: a mapped file that somebody cuts short ends the process with
-SIGBUS and no word, a read of one returns too few bytes.
+The ids are mapped into memory. A mapped file that somebody cuts short ends the process with SIGBUS and no word, so its
+size is looked at before it is touched, every fifth of a millisecond; to read each document by a system call instead
+takes a quarter of the loader's speed. The numbers of the index are read once, and not mapped.
 
 A document is compared with its checksum in ``NAME.crc32`` when it is first read, and again when the ``.bin`` has been
 written to since. A ``check_share`` below 1 compares that share of the documents, spread over the shard.
@@ -16,6 +17,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +42,7 @@ MAX_IN_MEMORY = 1 << 22
 _AGAIN = f"copy it again or {REMEDY}, then start again"
 _BLOCK_BYTES = 1 << 20
 _DOCUMENTS_AT_ONCE = 1 << 20
-_READS_PER_LOOK = 64
+SECONDS_PER_LOOK = 0.0002
 Code = Literal["i", "q", "I"]
 """The types of a shard's numbers, as :mod:`struct` writes them."""
 _CHECKS = 17  # key of the choice of documents
@@ -64,7 +66,7 @@ class Shard:
         """
         self.entry = manifest.shards[index]
         self.prefix = path / self.entry.name
-        self._manifest, self._number, self._reads = manifest, index, 0
+        self._manifest, self._number = manifest, index
         self._item_bytes, self._dtype = ITEM_BYTES[manifest.dtype], np.dtype(manifest.dtype)
         for problem in small_file_problems(self.prefix, self.entry, manifest.dtype):
             raise UserError(f"{problem}; copy it again or {REMEDY}")
@@ -76,8 +78,11 @@ class Shard:
         pointers_at = HEADER_BYTES + LENGTH_BYTES * documents
         self._pointers = _numbers(index_file, "q", pointers_at, documents, self.entry.bin_bytes)
         self._checksums = _numbers(checksums, "I", 0, documents)
-        self._to_check, self._written = _chosen(documents, check_share), self._ids.written()
+        # A plain view: slices of np.memmap objects are slow to make.
+        self._mapped = np.memmap(f"{self.prefix}{BIN_ENDING}", self._dtype, "r").view(np.ndarray)
+        self._to_check, self._written = _chosen(documents, check_share), 0
         self._unchecked = bytearray(self._to_check)
+        self._next_look = 0.0
 
     def lengths(self, first: int, documents: int) -> npt.NDArray[np.int32]:
         """Return the tokens of ``documents`` documents from ``first``, int32 [documents].
@@ -110,13 +115,12 @@ class Shard:
         if not begin <= first <= last <= end:
             begin, end = self.bounds(document)
             raise IndexError(f"tokens {start}:{stop} of a document of {(end - begin) // self._item_bytes} tokens")
-        self._reads += 1
-        if not self._reads % _READS_PER_LOOK:
-            self._look_for_writes()
+        if monotonic() >= self._next_look:
+            self._look()
         if self._unchecked[document >> 3] >> (document & 7) & 1:
             self._unchecked[document >> 3] &= ~(1 << (document & 7))
             self._check(document)
-        return np.frombuffer(self._ids.read(last - first, first), self._dtype)
+        return self._mapped[first // self._item_bytes : last // self._item_bytes]
 
     def find(self, token: int) -> tuple[int, int]:
         """Return (document, index in it) of the id ``token`` of the shard."""
@@ -127,10 +131,10 @@ class Shard:
     def is_intact(self, document: int) -> bool:
         """Tell if the ids of ``document`` have the checksum that is recorded for them."""
         begin, end = self.bounds(document)
-        checksum = 0
-        for at in range(begin, end, _BLOCK_BYTES):
-            checksum = zlib.crc32(self._ids.read(min(end - at, _BLOCK_BYTES), at), checksum)
-        return checksum == self._checksums[document]
+        if monotonic() >= self._next_look:
+            self._look()
+        ids = self._mapped[begin // self._item_bytes : end // self._item_bytes]
+        return zlib.crc32(ids.data) == self._checksums[document]
 
     def name_of(self, document: int) -> str:
         """Return ``document`` for a message: its number in the shard, and its dataset and number there."""
@@ -143,8 +147,12 @@ class Shard:
                 f"again or {REMEDY}; `mmbert verify {self.prefix.parent}` names all that is damaged"
             )
 
-    def _look_for_writes(self) -> None:
-        written = self._ids.written()
+    def _look(self) -> None:
+        """Look whether the ids are still there, and check them again if somebody has written to them."""
+        self._next_look = monotonic() + SECONDS_PER_LOOK
+        size, written = self._ids.state()
+        if size < self.entry.bin_bytes:
+            raise self._ids.cut()
         if written != self._written:
             self._written = written
             self._unchecked[:] = self._to_check
@@ -180,13 +188,17 @@ class _File:
         except OSError as error:
             raise UserError(f"{self._file.name}: {reason_of(error.errno or 0, error.strerror)}") from None
         if len(content) < count:
-            size = os.fstat(self._descriptor).st_size
-            raise UserError(f"{self._file.name}: cut to {size} bytes since it was opened; {_AGAIN}")
+            raise self.cut()
         return content
 
-    def written(self) -> int:
-        """Return the time of the last write, in nanoseconds."""
-        return os.fstat(self._descriptor).st_mtime_ns
+    def state(self) -> tuple[int, int]:
+        """Return the size, and the time of the last write in nanoseconds."""
+        found = os.fstat(self._descriptor)
+        return found.st_size, found.st_mtime_ns
+
+    def cut(self) -> UserError:
+        """Return the error for a file that is shorter than it was."""
+        return UserError(f"{self._file.name}: cut to {self.state()[0]} bytes since it was opened; {_AGAIN}")
 
 
 class _NumbersOnDisk:
