@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,9 @@ class MemoryStore:
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> np.ndarray:
         return self.documents[Name(source, language)][document][start:stop]
+
+    def reader(self, source: str, language: str) -> Any:
+        return partial(self.tokens, source, language)
 
 
 def store() -> Any:
