@@ -35,7 +35,6 @@ def test_every_number_has_a_range() -> None:
         f"{name} {action.option_strings}"
         for name, parser in parsers()
         for action in parser._actions
-        if name not in ("preprocess", "split-heldout", "train-tokenizer")
         if action.type in (int, float, complex) or (action.type is None and isinstance(action.default, float))
     ]
     assert not unbounded
