@@ -22,7 +22,8 @@ import tokenizers
 
 from megatron_mmbert.tokenizer import export
 from megatron_mmbert.tokenizer.compiled_bpe import CompiledBPE, compiled_bpe
-from megatron_mmbert.tokenizer.expansion import check_expansion
+from megatron_mmbert.tokenizer.json_rules.expansion import check_expansion
+from megatron_mmbert.tokenizer.json_rules.spelling import is_byte_level, literal, spelling_of
 from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import (
     EXPORTED_FILE,
@@ -32,7 +33,6 @@ from megatron_mmbert.tokenizer.special_tokens import (
     declared_roles,
     find_specials,
 )
-from megatron_mmbert.tokenizer.spelling import is_byte_level, literal, spelling_of
 from megatron_mmbert.tokenizer.word_cache import WordCache, has_separate_words
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import atomic_file, to_json

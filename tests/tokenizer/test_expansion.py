@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from megatron_mmbert.tokenizer.expansion import check_expansion
+from megatron_mmbert.tokenizer.json_rules.expansion import check_expansion
 from megatron_mmbert.utils.errors import UserError
 
 
