@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from megatron_mmbert.checkpoint.metadata import TrainedSection
@@ -75,6 +75,7 @@ def data_phase(
     Raises:
         UserError: a language or source that the stores lack.
     """
+    languages = languages_of(recipe, phase, stores, warn)
     sources = {group.source for group in stores.datasets}
     tempered = frozenset(s for s in sources if s not in recipe.data.sources or recipe.data.sources[s].tempered)
     return DataPhase(
@@ -82,11 +83,11 @@ def data_phase(
         tokens=phase.tokens,
         max_length=phase.max_length,
         pack_tokens=phase.batch.tokens_per_micro_batch,
-        languages=languages_of(recipe, phase, stores, warn),
+        languages=languages,
         temperature=phase.temperature,
-        boost=phase_boost(phase, stores),
+        boost=phase_boost(recipe, phase, stores),
         tempered=tempered,
-        sources=phase.sources or None,
+        sources=sources_of(recipe, phase, stores, languages, warn),
         mask_ratio=phase.mask_ratio,
         mask_policy=recipe.data.masking,
         mask_unit=recipe.data.masking_unit,
@@ -134,14 +135,68 @@ def planned_places(recipe: Recipe, phase: Phase, stores: TokenSource) -> ResumeP
 
 
 def _data_phase_of_what_there_is(recipe: Recipe, phase: Phase, stores: TokenSource) -> DataPhase:
-    data = recipe.data.model_copy(update={"allow_missing_languages": True})
+    data = recipe.data.model_copy(update={"allow_missing_languages": True, "allow_missing_sources": True})
     return data_phase(recipe.model_copy(update={"data": data}), phase, stores, lambda _: None)
 
 
-def phase_boost(phase: Phase, stores: TokenSource) -> dict[str, float]:
-    """Return the phase's factors by the stores' own language names."""
+def phase_boost(recipe: Recipe, phase: Phase, stores: TokenSource) -> dict[str, float]:
+    """Return the phase's factors by the stores' own language names.
+
+    Raises:
+        UserError: a code that neither the stores nor the phase's languages know.
+    """
     known = _known_languages(stores)
+    wanted = set(found_languages(phase, stores) or ()) if recipe.data.allow_missing_languages else set()
+    for code in phase.boost:
+        if not _matches(code, known) and code not in wanted:
+            raise UserError(
+                f"phase {phase.name!r}: boost names {code!r}, which the stores lack{nearest(code, known)}; "
+                "correct it or take it out"
+            )
     return {name: factor for code, factor in phase.boost.items() for name in _matches(code, known)}
+
+
+def sources_of(
+    recipe: Recipe,
+    phase: Phase,
+    stores: TokenSource,
+    languages: Sequence[str] | None,
+    warn: Callable[[str], None] = print,
+) -> dict[str, float] | None:
+    """Return the weights of the phase's sources; None for all by their tokens.
+
+    Args:
+        languages: the stores' names of those that the phase takes, None for all.
+
+    Raises:
+        UserError: the stores lack some and the recipe does not allow it, or all of them.
+    """
+    there = {group.source for group in stores.datasets if languages is None or group.language in languages}
+    missing = [name for name in phase.sources if name not in there]
+    found = {name: weight for name, weight in phase.sources.items() if name in there}
+    if not missing:
+        return found or None
+    listed = ", ".join(repr(name) for name in missing)
+    if found and recipe.data.allow_missing_sources:
+        warn(f"phase {phase.name!r}: the stores have no text of its sources {listed}; the others share their part")
+        return found
+    hint = nearest(missing[0], there) if not missing[1:] else ""
+    leave_out = ", set data.allow_missing_sources" if found else ""
+    raise UserError(
+        f"phase {phase.name!r}: the stores have no text of its sources {listed}{hint}, but of {sorted(there)}; "
+        f"preprocess it with --source{leave_out}, or mix what there is by its tokens: phases.{phase.name}.sources={{}}"
+    )
+
+
+def check_source_names(recipe: Recipe, stores: TokenSource) -> None:
+    """Raise UserError where ``data.sources`` names a source that neither the stores nor a phase know."""
+    known = {group.source for group in stores.datasets} | {name for phase in recipe.phases for name in phase.sources}
+    for name in recipe.data.sources:
+        if name not in known:
+            raise UserError(
+                f"data.sources names {name!r}, which neither the stores nor a phase have{nearest(name, known)}; "
+                "correct it or take it out"
+            )
 
 
 def languages_of(

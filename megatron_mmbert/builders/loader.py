@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from megatron_mmbert.builders.data import data_phase, stores_of, token_ids, trained_resume_points
+from megatron_mmbert.builders.data import check_source_names, data_phase, stores_of, token_ids, trained_resume_points
 from megatron_mmbert.checkpoint.metadata import TrainedSection
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
@@ -26,6 +26,7 @@ def build_loader(
     """
     ids = token_ids(tokenizer, with_words=recipe.data.masking_unit == "word")
     stores = stores_of(recipe.data.stores, tokenizer, recipe.data.check_share)
+    check_source_names(recipe, stores)
     places = trained_resume_points(recipe, history, stores, print_once)
     return PackLoader(
         stores,

@@ -49,6 +49,8 @@ class DataConfig(Section):
     spaces), or spans of geometric length with mean 3. Exactly mask_ratio of the positions are scored with each."""
     allow_missing_languages: bool = False
     """Train although the stores lack some of a phase's languages (named in the log)."""
+    allow_missing_sources: bool = False
+    """Train although the stores lack some of a phase's sources (named in the log); the others share their part."""
     workers: Annotated[int, within(0, 128)] | Literal["auto"] = "auto"
     """Processes per rank that plan packs ahead; 0 does all work between the steps. ``auto``: 2 where a GPU would wait
     for it, 0 on CPUs, which it would take from the training."""

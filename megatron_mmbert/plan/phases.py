@@ -178,7 +178,8 @@ def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Mix
     refuse, the reason is a warning."""
     kind = MixtureTotals if isinstance(text, TokenCounts) else Mixture
     allowed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"allow_missing_languages": True})})
-    settings = _with_sources_there_are(data_phase(allowed, phase, text, lambda _: None), text, warn)
+    tempered = data_phase(allowed, phase.model_copy(update={"sources": {}}), text, lambda _: None)
+    settings = _with_sources_there_are(replace(tempered, sources=phase.sources or None), text, warn)
     try:
         return kind(text, settings)
     except UserError as error:

@@ -8,6 +8,7 @@ import pytest
 from support.tiny_run import write_corpus
 
 from megatron_mmbert.builders.data import (
+    check_source_names,
     data_phase,
     languages_of,
     phase_boost,
@@ -20,6 +21,7 @@ from megatron_mmbert.checkpoint.metadata import TrainedSection
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.data.sampling.mixture import Mixture
 from megatron_mmbert.data.sampling.resume import nominal_blocks
+from megatron_mmbert.data.sampling.settings import DataPhase
 from megatron_mmbert.data.store.multi_store import open_stores
 from megatron_mmbert.tokenizer.settings import Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
@@ -65,8 +67,45 @@ def test_languages_from_a_table(recipe_path: Path, tmp_path: Path) -> None:
 def test_boost_by_code(recipe_path: Path) -> None:
     recipe = load_recipe(recipe_path, ["phases.first.boost={aaa: 3.0}"])
     stores = open_stores(recipe.data.stores)
-    assert phase_boost(recipe.phase("first"), stores) == {"aaa_Latn": 3.0}
+    assert phase_boost(recipe, recipe.phase("first"), stores) == {"aaa_Latn": 3.0}
     assert data_phase(recipe, recipe.phase("first"), stores).boost == {"aaa_Latn": 3.0}
+
+
+def test_names_that_nothing_knows_are_refused_with_the_nearest(recipe_path: Path) -> None:
+    def settings(*overrides: str) -> DataPhase:
+        recipe = load_recipe(recipe_path, overrides)
+        stores = open_stores(recipe.data.stores)
+        check_source_names(recipe, stores)
+        return data_phase(recipe, recipe.phase("first"), stores, said.append)
+
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"boost names 'aaa_Lat', which the stores lack \(did you mean 'aaa_Latn'\?\)"):
+        settings("phases.first.boost={aaa_Lat: 3.0}")
+    with pytest.raises(UserError, match=r"boost names 'zzz'"):
+        settings("phases.first.boost={zzz: 3.0}", "data.allow_missing_languages=true")
+    wanted = ["phases.first.languages=[aaa, zzz]", "data.allow_missing_languages=true"]
+    assert settings("phases.first.boost={zzz: 3.0}", *wanted).boost == {}
+    with pytest.raises(UserError, match=r"data.sources names 'corpu', .* \(did you mean 'corpus'\?\)"):
+        settings("data.sources={corpu: {tempered: false}}")
+    assert settings("data.sources={web: {tempered: false}}", "phases.second.sources={web: 1}").sources is None
+
+
+def test_sources_that_the_stores_lack(recipe_path: Path) -> None:
+    def settings(*overrides: str) -> DataPhase:
+        recipe = load_recipe(recipe_path, overrides)
+        return data_phase(recipe, recipe.phase("first"), open_stores(recipe.data.stores), said.append)
+
+    said: list[str] = []
+    both = "phases.first.sources={corpus: 3, web: 1}"
+    with pytest.raises(UserError, match=r"of its sources 'web'.*data.allow_missing_sources.*phases.first.sources="):
+        settings(both)
+    assert settings(both, "data.allow_missing_sources=true").sources == {"corpus": 3.0} and len(said) == 1
+    assert "the stores have no text of its sources 'web'; the others share their part" in said[0]
+    with pytest.raises(
+        UserError, match=r"of its sources 'web', 'books', but of \['corpus'\]; .* phases.first.sources=\{\}"
+    ):
+        settings("phases.first.sources={web: 1, books: 1}", "data.allow_missing_sources=true")
+    assert settings("phases.first.sources={}", "data.allow_missing_sources=true").sources is None
 
 
 def test_tokenizer_of_another_size(recipe_path: Path) -> None:
