@@ -85,5 +85,5 @@ def packed(samples: list[Sample], number: int, scored: int) -> PackedBatch:
         label_K=torch.from_numpy(label_K),
         dataset_S=torch.zeros(len(samples), dtype=torch.int32),
         real_tokens=int(bounds[-1]),
-        pack_index=number,
+        pack_indices=(number,),
     )

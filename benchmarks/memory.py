@@ -64,7 +64,7 @@ def pack(vocabulary: int, tokens: int) -> PackedBatch:
     position_T = torch.arange(tokens) % min(SAMPLE, tokens)
     dataset_S = torch.zeros(len(boundaries) - 1, dtype=torch.int32)
     label_K = tokens_T[scored]
-    return PackedBatch(tokens_T, position_T, boundaries, min(SAMPLE, tokens), scored, label_K, dataset_S, tokens, 0)
+    return PackedBatch(tokens_T, position_T, boundaries, min(SAMPLE, tokens), scored, label_K, dataset_S, tokens, (0,))
 
 
 def train(recipe: Recipe, tokens: int, steps: int) -> None:

@@ -82,7 +82,7 @@ def data_phase(
         name=phase.name,
         tokens=phase.tokens,
         max_length=phase.max_length,
-        pack_tokens=phase.batch.tokens_per_micro_batch,
+        pack_tokens=phase.batch.pack_tokens,
         languages=languages,
         temperature=phase.temperature,
         boost=phase_boost(recipe, phase, stores),

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from megatron_mmbert.builders.data import check_source_names, data_phase, stores_of, token_ids, trained_resume_points
 from megatron_mmbert.checkpoint.metadata import TrainedSection
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.loader import PackLoader
+from megatron_mmbert.data.loading.step_split import StepPacks
 from megatron_mmbert.parallel.runtime import Runtime, print_once
 from megatron_mmbert.tokenizer.load import Tokenizer
 
 
 def build_loader(
-    recipe: Recipe, phase: Phase, tokenizer: Tokenizer, history: Iterable[TrainedSection], runtime: Runtime
+    recipe: Recipe,
+    phase: Phase,
+    tokenizer: Tokenizer,
+    history: Iterable[TrainedSection],
+    runtime: Runtime,
+    step_packs: Callable[[int], StepPacks] | None = None,
 ) -> PackLoader:
     """Return the loader of this rank's packs of a phase.
 
     Args:
         history: the phases before it, whose text does not come again before its dataset's epoch is over.
+        step_packs: see :class:`PackLoader`.
 
     Raises:
         UserError: a store that cannot be read, was made with another tokenizer, or lacks a language of the phase.
@@ -36,4 +43,5 @@ def build_loader(
         runtime.dp_size,
         num_workers=recipe.data.workers_on(runtime.device.type),
         pin_memory=runtime.device.type == "cuda",
+        step_packs=step_packs,
     )

@@ -20,7 +20,10 @@ from megatron_mmbert.parallel.runtime import current
 
 
 def build_encoders(
-    recipe: Recipe, phase: Phase, set_weights: Callable[[Encoder, int], None] = initialize
+    recipe: Recipe,
+    phase: Phase,
+    set_weights: Callable[[Encoder, int], None] = initialize,
+    micro_batch_tokens: int | None = None,
 ) -> tuple[list[Encoder], str]:
     """Return this rank's chunks of the encoder with fresh weights (one, or several under interleaving).
 
@@ -28,11 +31,12 @@ def build_encoders(
 
     Args:
         set_weights: sets a chunk's weights from the seed.
+        micro_batch_tokens: the size at which faster layers are tried; by default that of a pack.
     """
     runtime, layout = current(), recipe.parallel
     if recipe.precision.compile == "none":
         switch_off()
-    tokens = phase.batch.tokens_per_micro_batch
+    tokens = micro_batch_tokens or phase.batch.pack_tokens
     precision, linear_layers = resolve_precision(recipe.precision, recipe.model, tokens, layout.tensor)
     config = phase_encoder_config(recipe, phase, precision)
     encoders = []

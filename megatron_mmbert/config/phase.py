@@ -15,6 +15,7 @@ from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PACK_TOKENS
 Decay = Literal["one_minus_sqrt", "linear"]
 MAX_STEP_TOKENS = 10**9
 StepTokens = Annotated[int, BeforeValidator(parse_count), within(1, MAX_STEP_TOKENS)]
+RampTokens = Annotated[int, BeforeValidator(parse_count), within(0, MAX_STEP_TOKENS)]
 PackTokens = Annotated[int, BeforeValidator(parse_count), within(1, MAX_PACK_TOKENS)]
 WeightDecay = Annotated[float, within(0, 1, below=True)]
 Beta = Annotated[float, within(0, 1, below=True)]
@@ -34,29 +35,52 @@ class LRConfig(Section):
 
 
 class BatchConfig(Section):
-    """Tokens per optimizer step, and how many of them one micro batch (pack) holds."""
+    """Tokens per optimizer step, per pack (the unit of the data's order) and per micro batch (the unit of work).
+
+    The packs of a step do not depend on the number of ranks; how many of them a rank takes at once does not change the
+    step. So a recipe trains the same steps on one GPU and on hundreds.
+    """
 
     tokens_per_step: StepTokens
-    """Tokens of one optimizer step over all ranks, a multiple of tokens_per_micro_batch."""
-    tokens_per_micro_batch: PackTokens
-    """Tokens of one pack, which one data-parallel rank takes in one forward pass; a multiple of 128."""
+    """Tokens of one optimizer step over all ranks, a multiple of tokens_per_pack."""
+    tokens_per_pack: PackTokens | None = None
+    """Tokens of one pack, the unit of the data's order, a multiple of 128; by default tokens_per_micro_batch."""
+    tokens_per_micro_batch: PackTokens | Literal["auto"] = "auto"
+    """Tokens of the packs that a rank takes in one forward pass, a multiple of tokens_per_pack. ``auto``: as many as a
+    GPU's memory holds by the estimate of ``plan_run``; one pack on a CPU."""
     ramp_tokens: Count = 0
     """Tokens of the phase over which a step grows to tokens_per_step; 0 for none."""
-    ramp_start_tokens: Annotated[int, BeforeValidator(parse_count), within(0, MAX_STEP_TOKENS)] = 0
-    """Tokens per step at the start of the ramp; 0 means one micro batch per data-parallel rank."""
+    ramp_start_tokens: RampTokens = 0
+    """Tokens per step at the start of the ramp; 0 means one pack per data-parallel rank."""
+    ramp_increment_tokens: RampTokens = 0
+    """Tokens that each stage of the ramp adds to a step; 0 means one pack per data-parallel rank."""
+
+    @property
+    def pack_tokens(self) -> int:
+        """Tokens of one pack."""
+        given = self.tokens_per_pack or self.tokens_per_micro_batch
+        return int(given)
+
+    @property
+    def packs_per_micro_batch(self) -> int | None:
+        """The most packs of one micro batch; None for ``auto``."""
+        return None if self.tokens_per_micro_batch == "auto" else self.tokens_per_micro_batch // self.pack_tokens
 
     @model_validator(mode="after")
-    def _micro_batches_fit(self) -> BatchConfig:
-        if self.tokens_per_micro_batch % PACK_MULTIPLE:
+    def _packs_fit(self) -> BatchConfig:
+        if self.tokens_per_pack is None and self.tokens_per_micro_batch == "auto":
+            raise ValueError("give tokens_per_pack, for example 8192, or a number for tokens_per_micro_batch")
+        unit = "tokens_per_micro_batch" if self.tokens_per_pack is None else "tokens_per_pack"
+        if self.pack_tokens % PACK_MULTIPLE:
+            raise ValueError(f"{unit} {self.pack_tokens} must be a multiple of {PACK_MULTIPLE}")
+        for name in ("tokens_per_step", "tokens_per_micro_batch", "ramp_start_tokens", "ramp_increment_tokens"):
+            value = getattr(self, name)
+            if value != "auto" and value % self.pack_tokens:
+                raise ValueError(f"{name} {value} must be a multiple of {unit} {self.pack_tokens}")
+        if self.ramp_start_tokens > self.tokens_per_step:
             raise ValueError(
-                f"tokens_per_micro_batch {self.tokens_per_micro_batch} must be a multiple of {PACK_MULTIPLE}"
+                f"ramp_start_tokens {self.ramp_start_tokens} must not exceed tokens_per_step {self.tokens_per_step}"
             )
-        for name in ("tokens_per_step", "ramp_start_tokens"):
-            if getattr(self, name) % self.tokens_per_micro_batch:
-                raise ValueError(
-                    f"{name} {getattr(self, name)} must be a multiple of tokens_per_micro_batch "
-                    f"{self.tokens_per_micro_batch}"
-                )
         return self
 
 
@@ -120,11 +144,9 @@ class Phase(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Phase:
-        if self.max_length > self.batch.tokens_per_micro_batch:
-            raise ValueError(
-                f"max_length {self.max_length} must not exceed batch.tokens_per_micro_batch "
-                f"{self.batch.tokens_per_micro_batch}"
-            )
+        if self.max_length > self.batch.pack_tokens:
+            unit = "tokens_per_micro_batch" if self.batch.tokens_per_pack is None else "tokens_per_pack"
+            raise ValueError(f"max_length {self.max_length} must not exceed batch.{unit} {self.batch.pack_tokens}")
         if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
             raise ValueError("schedule.warmup_tokens + schedule.decay_tokens must not exceed tokens")
         return self

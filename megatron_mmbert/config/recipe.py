@@ -87,10 +87,10 @@ class Recipe(Section):
 
     def _check_phase(self, phase: Phase, earlier: list[str]) -> None:
         """Raise PlacedError where ``phase`` does not fit the other sections, or the names of ``earlier`` phases."""
-        tokens = phase.batch.tokens_per_micro_batch
+        tokens = phase.batch.pack_tokens
         if self.parallel.sequence and tokens % self.parallel.tensor:
             raise PlacedError(
-                f"phase {phase.name!r}: batch.tokens_per_micro_batch {tokens} does not divide by parallel.tensor "
+                f"phase {phase.name!r}: a pack of {tokens} tokens does not divide by parallel.tensor "
                 f"{self.parallel.tensor}, as sequence parallelism needs; choose a multiple",
                 *("phases", phase.name, "batch"),
             )

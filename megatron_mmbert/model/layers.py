@@ -132,7 +132,7 @@ class PackedSelfAttention(SelfAttention):
             output, _ = self.linear_proj(self.core_attention.fused(qkv, packed))
         if self.training:
             rows = packed.rows_of(self.layer_number)
-            output = output_dropout(output, self.config, packed.dropout_key, self.layer_number, rows)
+            output = output_dropout(output, self.config, packed.dropout_keys, self.layer_number, rows)
         return output
 
 

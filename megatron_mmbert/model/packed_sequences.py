@@ -21,18 +21,18 @@ class PackedSequences(PackedSeqParams):
     Attributes:
         layout: the sequences' bounds.
         position_T: int [T], each token's position in its own sequence.
-        dropout_key: 64 bits that fix the pack's dropout masks.
+        dropout_keys: for each of the packs, which are of one length, 64 bits that fix its dropout masks.
         masked_rows: all that is wanted of the last layer; None for every row.
     """
 
     layout: Any = None
     position_T: Any = None
-    dropout_key: int = 0
+    dropout_keys: tuple[int, ...] = (0,)
     masked_rows: MaskedRows | None = None
 
     @classmethod
     def of(
-        cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None, dropout_key: int = 0
+        cls, cu_seqlens: Tensor, max_seqlen: int, position_T: Tensor | None = None, dropout_keys: tuple[int, ...] = (0,)
     ) -> PackedSequences:
         """Return the pack of sequences with these bounds.
 
@@ -40,7 +40,7 @@ class PackedSequences(PackedSeqParams):
             cu_seqlens: int32 [S+1], the samples' boundaries.
             max_seqlen: the longest sample.
             position_T: int [T], by default restarting at 0 in every sample.
-            dropout_key: 64 bits that fix the pack's dropout masks.
+            dropout_keys: for each of the packs, which are of one length, 64 bits that fix its dropout masks.
         """
         layout = SequenceLayout(cu_seqlens, max_seqlen)
         if position_T is not None:
@@ -56,7 +56,7 @@ class PackedSequences(PackedSeqParams):
             max_seqlen_kv=max_seqlen,
             layout=layout,
             position_T=position_T,
-            dropout_key=dropout_key,
+            dropout_keys=dropout_keys,
         )
 
     def rows_of(self, layer_number: int) -> MaskedRows | None:

@@ -84,42 +84,41 @@ def lr_at(tokens: float, schedule: LRSchedule) -> float:
 
 @dataclass(frozen=True)
 class BatchRamp:
-    """Batch-size warmup in micro batches per step: start, start + increment, …, full.
+    """Batch-size warmup in packs per step: start, start + increment, …, full.
 
     The sizes below full share ``ramp_tokens`` in proportion to their size, which gives each the same number of
     optimizer steps (to within one), and full size is reached when ``ramp_tokens`` tokens are seen. mmBERT on 8 devices
     walked 8, 16, … 96 packs: start 8, full 96, increment 8.
 
     Attributes:
-        start_micro_batches: micro batches per step, over all ranks, at the start.
-        full_micro_batches: the same from ``ramp_tokens`` on.
+        start_packs: packs per step, over all ranks, at the start.
+        full_packs: the same from ``ramp_tokens`` on.
         ramp_tokens: tokens seen when the full size begins; 0 for none.
-        tokens_per_micro_batch: real tokens in one micro batch, for counting steps ahead.
-        increment_micro_batches: what one stage adds; a multiple of the data-parallel size keeps ranks equally busy.
+        tokens_per_pack: real tokens in one pack, for counting steps ahead.
+        increment_packs: what one stage adds (the last one less, if need be); a multiple of the data-parallel size keeps
+            ranks equally busy.
 
     Raises:
         ValueError: a value out of range; the sentence names field, value and remedy.
     """
 
-    start_micro_batches: int
-    full_micro_batches: int
+    start_packs: int
+    full_packs: int
     ramp_tokens: int
-    tokens_per_micro_batch: int
-    increment_micro_batches: int = 1
+    tokens_per_pack: int
+    increment_packs: int = 1
 
     def __post_init__(self) -> None:
-        start, full = self.start_micro_batches, self.full_micro_batches
-        _require(start >= 1, self, "start_micro_batches", "give 1 or more")
-        _require(full >= start, self, "full_micro_batches", f"give start_micro_batches={start} or more")
+        start, full = self.start_packs, self.full_packs
+        _require(start >= 1, self, "start_packs", "give 1 or more")
+        _require(full >= start, self, "full_packs", f"give start_packs={start} or more")
         _require(self.ramp_tokens >= 0, self, "ramp_tokens", "give 0 for no ramp, or more")
-        _require(self.tokens_per_micro_batch >= 1, self, "tokens_per_micro_batch", "give 1 or more")
-        _require(self.increment_micro_batches >= 1, self, "increment_micro_batches", "give 1 or more")
-        remedy = f"must divide full_micro_batches − start_micro_batches = {full - start}"
-        _require((full - start) % self.increment_micro_batches == 0, self, "increment_micro_batches", remedy)
+        _require(self.tokens_per_pack >= 1, self, "tokens_per_pack", "give 1 or more")
+        _require(self.increment_packs >= 1, self, "increment_packs", "give 1 or more")
 
     def stages(self) -> list[tuple[int, int]]:
-        """Return (micro batches per step, tokens seen at which that size ends) for each size below full."""
-        sizes = range(self.start_micro_batches, self.full_micro_batches, self.increment_micro_batches)
+        """Return (packs per step, tokens seen at which that size ends) for each size below full."""
+        sizes = range(self.start_packs, self.full_packs, self.increment_packs)
         total, seen, stages = sum(sizes), 0, []
         for size in sizes:
             seen += size
@@ -128,18 +127,18 @@ class BatchRamp:
 
 
 def batch_at(tokens: int, ramp: BatchRamp) -> int:
-    """Return the micro batches of the step that begins after ``tokens`` tokens of the phase."""
+    """Return the packs of the step that begins after ``tokens`` tokens of the phase."""
     for size, end_tokens in ramp.stages() if tokens < ramp.ramp_tokens else ():
         if tokens < end_tokens:
             return size
-    return ramp.full_micro_batches
+    return ramp.full_packs
 
 
 def steps_for(phase_tokens: int, ramp: BatchRamp) -> int:
-    """Return the optimizer steps until ``phase_tokens`` tokens are seen, when every micro batch is full."""
+    """Return the optimizer steps until ``phase_tokens`` tokens are seen, when every pack is full."""
     tokens, steps = 0, 0
-    for size, end_tokens in [*ramp.stages(), (ramp.full_micro_batches, phase_tokens)]:
-        step_tokens = size * ramp.tokens_per_micro_batch
+    for size, end_tokens in [*ramp.stages(), (ramp.full_packs, phase_tokens)]:
+        step_tokens = size * ramp.tokens_per_pack
         count = max(0, -(-(min(end_tokens, phase_tokens) - tokens) // step_tokens))
         tokens, steps = tokens + count * step_tokens, steps + count
     return steps

@@ -84,6 +84,6 @@ def choose_layout(recipe: Recipe, speeds: Sequence[float], gpus: int, gpu: Gpu) 
     if not points:
         raise UserError(
             f"--gpus {gpus}: no layout of {gpu.name} is legal for every phase and fits {gpu.memory / 1e9:g} GB; change "
-            "--gpus, or in the recipe batch (its micro batches have to divide by the data-parallel ranks)"
+            "--gpus, or in the recipe batch (a step needs a pack for each data-parallel rank)"
         )
     return points

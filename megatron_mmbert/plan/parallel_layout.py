@@ -20,8 +20,9 @@ class ParallelLayout:
         virtual: parts of the model on each pipeline rank.
         sequence: whether tokens are shared out over the tensor-parallel ranks between their matrix products.
         distributed_optimizer: whether optimizer state is shared out over the data-parallel ranks.
-        micro_tokens: tokens of one micro batch; ``scored`` is the share of them that reaches the head.
+        micro_tokens: tokens of one micro batch (the largest); ``scored`` is the share of them that reaches the head.
         micro_batches: of one rank in one step.
+        rank_tokens: of one rank in one step; None for as many as those micro batches can hold.
         on_cpu: whether the CPU's attention engine and head run.
     """
 
@@ -38,12 +39,18 @@ class ParallelLayout:
     micro_tokens: int = 8192
     scored: float = 0.3
     micro_batches: int = 1
+    rank_tokens: int | None = None
     layers_per_stage: tuple[int, ...] | None = None
     on_cpu: bool = False
 
     @property
     def ranks(self) -> int:
         return self.tensor * self.pipeline * self.data
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one rank in one step, padding included."""
+        return self.micro_batches * self.micro_tokens if self.rank_tokens is None else self.rank_tokens
 
     @property
     def weight_bytes(self) -> int:
@@ -62,7 +69,9 @@ class ParallelLayout:
         return ", ".join(parts)
 
 
-def parallel_layout(recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro_batches: int) -> ParallelLayout:
+def parallel_layout(
+    recipe: Recipe, gpus: int, micro_tokens: int, scored: float, micro_batches: int, rank_tokens: int | None = None
+) -> ParallelLayout:
     """Return the recipe's layout over ``gpus``."""
     given = recipe.parallel
     return ParallelLayout(
@@ -76,6 +85,7 @@ def parallel_layout(recipe: Recipe, gpus: int, micro_tokens: int, scored: float,
         micro_tokens=micro_tokens,
         scored=scored,
         micro_batches=micro_batches,
+        rank_tokens=rank_tokens,
         layers_per_stage=None if given.layers_per_stage is None else tuple(given.layers_per_stage),
     ).with_ranks(gpus)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from megatron_mmbert.builders.data import data_phase, found_languages
-from megatron_mmbert.builders.schedules import batch_ramp
+from megatron_mmbert.builders.schedules import batch_ramp, empty_packs_text, step_split
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
@@ -67,11 +67,12 @@ class LanguageUse:
 @dataclass(frozen=True)
 class PhasePlan:
     """A phase before it is trained. ``groups`` is empty where there is no text to plan with; ``fill`` is the share of
-    packs that is text."""
+    packs that is text, ``idle`` a sentence on empty packs, "" where there are none."""
 
     phase: Phase
     origin: str | None
     ramp: BatchRamp
+    idle: str
     fill: float
     steps: int
     flops_per_token: float
@@ -115,12 +116,13 @@ def plan_phases(recipe: Recipe, text: TokenSource | None, gpus: int, warn: Warn)
         mixture = _mixture(recipe, phase, text, warn) if text is not None else None
         ramp = batch_ramp(phase, gpus // ranks, recipe.parallel)
         lengths = middle_lengths(phase, mixture)
-        fill = pack_fill(lengths, phase.batch.tokens_per_micro_batch) if mixture else 1.0
-        filled = replace(ramp, tokens_per_micro_batch=round(fill * ramp.tokens_per_micro_batch))
+        fill = pack_fill(lengths, phase.batch.pack_tokens) if mixture else 1.0
+        filled = replace(ramp, tokens_per_pack=round(fill * ramp.tokens_per_pack))
         plans[phase.name] = PhasePlan(
             phase=phase,
             origin=origin,
             ramp=ramp,
+            idle=empty_packs_text(phase, ramp, step_split(phase, gpus // ranks, recipe.parallel)),
             fill=fill,
             steps=steps_for(phase.tokens, filled),
             flops_per_token=flops_per_token(recipe.model, phase, lengths),
@@ -135,7 +137,7 @@ def middle_lengths(phase: Phase, mixture: MixtureTotals | None) -> Int64s:
 
     A pack of full samples where there are no documents, or no sample.
     """
-    full = np.full(phase.batch.tokens_per_micro_batch // phase.max_length, phase.max_length, dtype=np.int64)
+    full = np.full(phase.batch.pack_tokens // phase.max_length, phase.max_length, dtype=np.int64)
     if not isinstance(mixture, Mixture):
         return full
     blocks = -(-phase.tokens // mixture.block_tokens)
@@ -151,7 +153,7 @@ def pack_fill(lengths: Int64s, pack_tokens: int) -> float:
 
 def flops_per_token(model: ModelConfig, phase: Phase, lengths: Int64s) -> float:
     """Return the mean FLOPs that training a token of samples of these lengths takes."""
-    pack_tokens = phase.batch.tokens_per_micro_batch
+    pack_tokens = phase.batch.pack_tokens
     scored = scored_positions(phase.mask_ratio.at(0.5), pack_tokens) / pack_tokens
     tokens = int(lengths.sum())
     return training_flops(model, lengths.tolist(), round(scored * tokens)) / tokens

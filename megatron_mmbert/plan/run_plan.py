@@ -46,6 +46,7 @@ def make_plan(
             "sampled by temperature"
         )
     phases = plan_phases(recipe, text, machine.gpus, warnings.append)
+    warnings += [plan.idle for plan in phases if plan.idle]
     warnings += [sentence for plan in phases if (sentence := _repeats(plan, max_epochs))]
     return Plan(recipe.name, tuple(phases), machine, max_epochs, tuple(warnings))
 
@@ -82,16 +83,17 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _phase_json(plan: PhasePlan, expected: Forecast | None) -> dict[str, Any]:
-    phase, micro = plan.phase, plan.ramp.tokens_per_micro_batch
+    phase, pack = plan.phase, plan.ramp.tokens_per_pack
     return {
         "name": phase.name,
         "from": plan.origin,
         "tokens": phase.tokens,
         "steps": plan.steps,
         "pack_fill": plan.fill,
-        "tokens_per_step": {"start": plan.ramp.start_micro_batches * micro, "full": phase.batch.tokens_per_step},
+        "tokens_per_step": {"start": plan.ramp.start_packs * pack, "full": phase.batch.tokens_per_step},
         "ramp_tokens": plan.ramp.ramp_tokens,
-        "tokens_per_micro_batch": micro,
+        "tokens_per_pack": pack,
+        "tokens_per_micro_batch": phase.batch.tokens_per_micro_batch,
         "warmup_tokens": phase.schedule.warmup_tokens,
         "decay_tokens": phase.schedule.decay_tokens,
         "max_length": phase.max_length,

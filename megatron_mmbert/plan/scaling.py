@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_mmbert.builders.schedules import batch_ramp
 from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.config.parallel import ParallelConfig, layout_problem
 from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers, scored_for_balance
+from megatron_mmbert.model.pipeline_split import EMBEDDING_IN_LAYERS, head_in_layers
 from megatron_mmbert.plan.communication import leaving, rank_traffic
 from megatron_mmbert.plan.gpus import Gpu
 from megatron_mmbert.plan.memory import max_memory
+from megatron_mmbert.plan.micro_batch import planned_layout
 from megatron_mmbert.plan.parallel_layout import (
     ParallelLayout,
-    parallel_layout,
     rank_parameters,
     stage_parts,
     table_parameters,
@@ -66,9 +65,11 @@ def step_time(model: ModelConfig, layout: ParallelLayout, gpu: Gpu, speed: float
     head = head_in_layers(model, layout.scored)
     costs = [len(part.layers) + part.first * EMBEDDING_IN_LAYERS + part.last * head for part in held]
     fullest = max(costs) / sum(costs)
-    one = layout.micro_tokens / (speed * layout.tensor) * fullest
+    one, all_of_them = (
+        tokens / (speed * layout.tensor) * fullest for tokens in (layout.micro_tokens, layout.step_tokens)
+    )
     sent = max(_exposed(model, layout, rank, gpu, one if overlap else 0.0) for rank in range(layout.pipeline))
-    return StepTime(layout.micro_batches * one, (layout.pipeline - 1) / layout.virtual * one, sent)
+    return StepTime(all_of_them, (layout.pipeline - 1) / layout.virtual * one, sent)
 
 
 def _exposed(model: ModelConfig, layout: ParallelLayout, rank: int, gpu: Gpu, hidden_seconds: float) -> float:
@@ -93,18 +94,15 @@ def _seconds(sent: float, leaving_share: float, gpu: Gpu) -> float:
     return max(sent * (1 - leaving_share) / gpu.node_link, sent * leaving_share / gpu.network)
 
 
-def phase_layout(recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int) -> ParallelLayout | None:
-    """Return the layout of ``phase``; None where training would refuse it."""
-    ranks, micro = parallel.tensor * parallel.pipeline, phase.batch.tokens_per_micro_batch
-    if gpus % ranks or layout_problem(parallel, recipe.model) or (parallel.sequence and micro % parallel.tensor):
+def phase_layout(
+    recipe: Recipe, phase: Phase, parallel: ParallelConfig, gpus: int, memory: float | None = None
+) -> ParallelLayout | None:
+    """Return the layout of ``phase`` on GPUs of ``memory`` bytes; None where training would refuse it."""
+    ranks, pack = parallel.tensor * parallel.pipeline, phase.batch.pack_tokens
+    if gpus % ranks or layout_problem(parallel, recipe.model) or (parallel.sequence and pack % parallel.tensor):
         return None
-    replicas = gpus // ranks
-    changed = recipe.model_copy(update={"parallel": parallel})
-    layout = parallel_layout(
-        changed, gpus, micro, scored_for_balance(phase), max(1, phase.batch.tokens_per_step // micro // replicas)
-    )
     try:
-        batch_ramp(phase, replicas, parallel)
+        layout = planned_layout(recipe.model_copy(update={"parallel": parallel}), phase, gpus, memory)
         stage_parts(recipe.model, layout)
     except (UserError, ValueError):
         return None
@@ -137,7 +135,7 @@ def best(recipe: Recipe, phases: Sequence[Phase], speeds: Sequence[float], gpus:
     """
     chosen: list[Point] = []
     for parallel in candidates(recipe, gpus, gpu):
-        layouts = [phase_layout(recipe, phase, parallel, gpus) for phase in phases]
+        layouts = [phase_layout(recipe, phase, parallel, gpus, gpu.memory) for phase in phases]
         points = [
             _point(recipe, phase, parallel, layout, speed, gpu)
             for phase, layout, speed in zip(phases, layouts, speeds, strict=True)
@@ -156,7 +154,7 @@ def _point(
     recipe: Recipe, phase: Phase, parallel: ParallelConfig, layout: ParallelLayout, speed: float, gpu: Gpu
 ) -> Point:
     steps = [step_time(recipe.model, layout, gpu, speed, overlap) for overlap in (False, True)]
-    alone = layout.micro_batches * layout.data * layout.micro_tokens / speed
+    alone = phase.batch.tokens_per_step / speed
     efficiencies = [alone / (layout.ranks * step.total) for step in steps]
     efficiency = efficiencies[parallel.overlap]
     rate = efficiency * layout.ranks * speed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.model.flops import training_flops
-from megatron_mmbert.optim.schedule import batch_at, lr_at
+from megatron_mmbert.optim.schedule import lr_at
 from megatron_mmbert.parallel.runtime import current
 from megatron_mmbert.resilience import progress_marker
 from megatron_mmbert.resilience.progress_marker import Stage
@@ -83,13 +83,14 @@ def take_step(trainer: Trainer) -> StepMetrics:
     progress_marker.mark(Stage.DATA, counters.step + 1)
     fault_point(Moment.LOADING, counters.step + 1)
     lr = lr_at(counters.phase_tokens, schedules.lr)
-    packs = loader.next_packs(batch_at(counters.phase_tokens, schedules.batch) // current().dp_size)
+    micro_batches = loader.next_step()
     waited = time.perf_counter() - started
-    fault_point(Moment.LOADED, packs)
+    fault_point(Moment.LOADED, micro_batches)
     accept = partial(trainer.guard.accept, step=counters.step + 1, training=trainer.training)
-    loss = training_step(trainer.training, packs, lr, phase, schedules.weight_decay, trainer.recipe.seed, accept)
+    weight_decay, seed = schedules.weight_decay, trainer.recipe.seed
+    loss = training_step(trainer.training, micro_batches, lr, phase, weight_decay, seed, accept)
     fault_point(Moment.STEP_END)
-    trainer.checkpoints.pack_to_record = packs[0]
+    trainer.checkpoints.pack_to_record = micro_batches[0]
     return StepMetrics(
         phase=phase.name,
         step=counters.step + 1,
@@ -103,7 +104,7 @@ def take_step(trainer: Trainer) -> StepMetrics:
         step_tokens=loader.state.tokens - counters.phase_tokens,
         seconds=time.perf_counter() - started,
         data_seconds=waited,
-        mfu=_flops(trainer, packs) / (time.perf_counter() - started) / trainer.peak_flops,
+        mfu=_flops(trainer, micro_batches) / (time.perf_counter() - started) / trainer.peak_flops,
         skipped=trainer.guard.decision.action != "step",
     )
 
@@ -124,8 +125,8 @@ def handle_anomalies(trainer: Trainer, callbacks: Callback) -> None:
         trainer.rewind(callbacks)
 
 
-def _flops(trainer: Trainer, packs: Sequence[PackedBatch]) -> float:
-    """Return the FLOPs of this rank's device in the step; the model-parallel ranks share the work on a pack."""
+def _flops(trainer: Trainer, micro_batches: Sequence[PackedBatch]) -> float:
+    """Return the FLOPs of this rank's device in the step; the model-parallel ranks share the work on a micro batch."""
     model = trainer.recipe.model
-    total = sum(training_flops(model, pack.cu_seqlens.diff().tolist(), len(pack.label_K)) for pack in packs)
+    total = sum(training_flops(model, each.cu_seqlens.diff().tolist(), len(each.label_K)) for each in micro_batches)
     return total / (current().tp_size * current().pp_size)

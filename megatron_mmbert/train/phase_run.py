@@ -6,7 +6,7 @@ Everything that takes seconds to import is imported inside the functions: a sign
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +24,27 @@ if TYPE_CHECKING:
     from megatron_mmbert.eval.bits_per_byte import HeldOut
     from megatron_mmbert.train.trainer import Trainer
 
+PacksThatFit = Callable[[Recipe, Phase, int, float], int]
+"""(recipe, phase, GPUs, bytes of one) -> packs of a micro batch."""
+
 
 def run_phase(
-    recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None = None
+    recipe: Recipe,
+    phase: Phase,
+    folder: PhaseFolder,
+    stop: StopRequest,
+    start_from: Path | None = None,
+    packs_that_fit: PacksThatFit | None = None,
 ) -> bool:
     """Train ``phase`` as this process's rank of the process group; returns whether the phase is complete.
+
+    ``packs_that_fit`` chooses the packs of a micro batch on GPUs where the recipe leaves them open; by default one.
 
     Ranks that disagree end here, with one sentence; when a rank fails or hangs, all end with
     :data:`~megatron_mmbert.utils.errors.EXIT_FAILED_RANK` and a sentence that names it.
     """
     try:
-        return _join_and_train(recipe, phase, folder, stop, start_from)
+        return _join_and_train(recipe, phase, folder, stop, start_from, packs_that_fit)
     except LeaseHeldError:
         raise  # the folder is another's: nothing is written into it
     except UserError as error:
@@ -45,7 +55,12 @@ def run_phase(
 
 
 def _join_and_train(
-    recipe: Recipe, phase: Phase, folder: PhaseFolder, stop: StopRequest, start_from: Path | None
+    recipe: Recipe,
+    phase: Phase,
+    folder: PhaseFolder,
+    stop: StopRequest,
+    start_from: Path | None,
+    packs_that_fit: PacksThatFit | None,
 ) -> bool:
     # Megatron-Core takes seconds to import: not before the recipe is known to be good.
     from megatron_mmbert import parallel
@@ -69,7 +84,23 @@ def _join_and_train(
             timeout_minutes=layout.timeout_minutes,
         )
         with phase_lease(folder) as lease:
-            return _train(recipe, phase, folder, [*lease, stop], stop, start_from)
+            max_packs = _max_packs(recipe, phase, packs_that_fit)
+            return _train(recipe, phase, folder, [*lease, stop], stop, start_from, max_packs)
+
+
+def _max_packs(recipe: Recipe, phase: Phase, packs_that_fit: PacksThatFit | None) -> int | None:
+    """Return the most packs of one micro batch that a GPU holds; None on a CPU, or where the recipe says it."""
+    from megatron_mmbert.parallel.runtime import broadcast_object, current, print_once
+
+    here = current()
+    if packs_that_fit is None or here.device.type != "cuda" or phase.batch.packs_per_micro_batch is not None:
+        return None
+    import torch
+
+    memory = torch.cuda.get_device_properties(here.device).total_memory
+    packs = broadcast_object(packs_that_fit(recipe, phase, here.world_size, memory))
+    print_once(f"phase {phase.name}: micro batches of up to {packs} packs of {phase.batch.pack_tokens:,} tokens")
+    return int(packs)
 
 
 def _train(
@@ -79,6 +110,7 @@ def _train(
     first: Sequence[Callback],
     stop: StopRequest,
     start_from: Path | None,
+    max_packs: int | None,
 ) -> bool:
     from megatron_mmbert import parallel
     from megatron_mmbert.checkpoint.discovery import resolve
@@ -94,7 +126,7 @@ def _train(
         print_once(f"phase {phase.name} is complete: {resolve(folder.checkpoints)}")
         return True
     held_out_text = load_held_out_text(recipe)
-    trainer = build_trainer(recipe, phase, folder.output, start)
+    trainer = build_trainer(recipe, phase, folder.output, start, max_packs)
     if is_main:
         save_recipe(recipe, folder.recipe)
         _describe(trainer)

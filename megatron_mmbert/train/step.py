@@ -1,4 +1,4 @@
-"""One optimizer step: several packs forward and backward, gradients summed over ranks, one update."""
+"""One optimizer step: several micro batches forward and backward, gradients summed over ranks, one update."""
 
 from __future__ import annotations
 
@@ -57,13 +57,19 @@ class Training:
                 chunk.start_param_sync(force_sync=True)
 
 
-def build_training(recipe: Recipe, phase: Phase, set_weights: Callable[[Encoder, int], None] = initialize) -> Training:
+def build_training(
+    recipe: Recipe,
+    phase: Phase,
+    set_weights: Callable[[Encoder, int], None] = initialize,
+    micro_batch_tokens: int | None = None,
+) -> Training:
     """Build the encoder with fresh weights and its optimizer, laid over ranks as the recipe says; a collective.
 
     Args:
         set_weights: sets a chunk's weights from the seed.
+        micro_batch_tokens: the size at which faster layers are tried; by default that of a pack.
     """
-    encoders, linear_layers = build_encoders(recipe, phase, set_weights)
+    encoders, linear_layers = build_encoders(recipe, phase, set_weights, micro_batch_tokens)
     wrapped = wrap_for_data_parallel(encoders, recipe.parallel)
     optimizer = build_phase_optimizer(recipe, phase, encoders, wrapped)
     config: EncoderConfig = encoders[0].config
@@ -79,32 +85,32 @@ def _finalize(gradients: GradientMonitor, chunks: Any, *arguments: Any, **option
     finalize_model_grads(chunks, *arguments, **options)
 
 
-def packed_params(batch: PackedBatch, dropout_key: int = 0, max_length: int = 0) -> PackedSequences:
-    """Return the layers' view of a pack.
+def packed_params(batch: PackedBatch, dropout_keys: tuple[int, ...] = (0,), max_length: int = 0) -> PackedSequences:
+    """Return the layers' view of a micro batch.
 
     On a GPU packs have bounds of few shapes, and all of them ``max_length`` as their longest sequence's length: kernels
     are planned by both, and the plans of a pack then do for the next.
 
     Args:
-        dropout_key: 64 bits that fix the pack's dropout masks.
+        dropout_keys: for each of its packs, 64 bits that fix its dropout masks.
         max_length: the phase's.
     """
     bounds, longest = batch.cu_seqlens, batch.max_seqlen
     if bounds.is_cuda:
         bounds, longest = with_empty_sequences(bounds, len(batch.tokens_T)), max(longest, max_length)
-    return PackedSequences.of(bounds, longest, batch.position_T, dropout_key)
+    return PackedSequences.of(bounds, longest, batch.position_T, dropout_keys)
 
 
 def training_step(
     training: Training,
-    packs: Sequence[PackedBatch],
+    micro_batches: Sequence[PackedBatch],
     lr: float,
     phase: Phase,
     weight_decay: float,
     seed: int,
     accept: Callable[[float], bool] = lambda loss: True,
 ) -> float:
-    """Update the weights once from this rank's packs of the step; returns the mean loss per scored token, in nats.
+    """Update the weights once from this rank's micro batches; returns the mean loss per scored token, in nats.
 
     ``accept`` is asked with that loss when the gradients are there: if it says no, nothing is updated.
 
@@ -117,13 +123,13 @@ def training_step(
         chunk.train()
         chunk.zero_grad_buffer()
     training.optimizer.zero_grad()
-    iterators = [iter(packs) for _ in training.wrapped]
+    iterators = [iter(micro_batches) for _ in training.wrapped]
     reports = get_forward_backward_func()(
         forward_step_func=partial(_forward, key64(seed, string_key(phase.name))),
         data_iterator=iterators if len(iterators) > 1 else iterators[0],
         model=training.wrapped,
-        num_microbatches=len(packs),
-        seq_length=len(packs[0].tokens_T),
+        num_microbatches=len(micro_batches),
+        seq_length=len(micro_batches[0].tokens_T),
         micro_batch_size=1,
     )
     loss = _mean_loss(reports)
@@ -134,10 +140,11 @@ def training_step(
     return loss
 
 
-def _forward(key: int, packs: Iterator[PackedBatch], model: DistributedDataParallel) -> tuple[Tensor, Any]:
+def _forward(key: int, micro_batches: Iterator[PackedBatch], model: DistributedDataParallel) -> tuple[Tensor, Any]:
     fault_point(Moment.FORWARD)
-    batch = next(packs).to(current().device)
-    packed = packed_params(batch, key64(key, batch.pack_index), model.config.sample_tokens)
+    batch = next(micro_batches).to(current().device)
+    keys = tuple(key64(key, index) for index in batch.pack_indices)
+    packed = packed_params(batch, keys, model.config.sample_tokens)
     output = model(batch.tokens_T, packed, batch.masked_index_K, batch.label_K)
     return output, partial(_loss, scored=(batch.label_K != IGNORED_LABEL).sum())
 

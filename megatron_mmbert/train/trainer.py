@@ -8,7 +8,7 @@ from typing import Any
 from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.builders.loader import build_loader
 from megatron_mmbert.builders.run_folder import PhaseFolder
-from megatron_mmbert.builders.schedules import PhaseSchedules, phase_schedules
+from megatron_mmbert.builders.schedules import PhaseSchedules, empty_packs_text, phase_schedules
 from megatron_mmbert.checkpoint import training_state
 from megatron_mmbert.checkpoint.identity import check_tokenizer, tokenizer_values
 from megatron_mmbert.config.phase import Phase
@@ -111,12 +111,15 @@ class Trainer:
         }
 
 
-def build_trainer(recipe: Recipe, phase: Phase, output: Path, start: StartingPoint | None = None) -> Trainer:
+def build_trainer(
+    recipe: Recipe, phase: Phase, output: Path, start: StartingPoint | None = None, max_packs: int | None = None
+) -> Trainer:
     """Build all that a phase needs and load its starting point; called by all ranks together.
 
     Args:
         output: the run's folder.
         start: a point that is not finished; None: the one that :func:`find_starting_point` finds.
+        max_packs: the most packs of one micro batch where the recipe leaves it open; None for one.
 
     Raises:
         UserError: the data, the tokenizer or the checkpoint does not fit the recipe.
@@ -126,9 +129,11 @@ def build_trainer(recipe: Recipe, phase: Phase, output: Path, start: StartingPoi
     folder, tokenizer = PhaseFolder(output, phase.name), tokenizer_of(recipe)
     if start.path is not None:
         check_tokenizer(start.path, start.meta, tokenizer, phase.allow_different)
-    loader = build_loader(recipe, phase, tokenizer, start.meta.history, runtime)
-    schedules = phase_schedules(recipe, phase, runtime.dp_size)
-    training = build_training(recipe, phase)
+    schedules = phase_schedules(recipe, phase, runtime.dp_size, max_packs)
+    if idle := empty_packs_text(phase, schedules.batch, schedules.split):
+        print_once(f"warning: {idle}")
+    loader = build_loader(recipe, phase, tokenizer, start.meta.history, runtime, schedules.step_packs)
+    training = build_training(recipe, phase, micro_batch_tokens=schedules.split.max_packs * phase.batch.pack_tokens)
     resume(training, start, recipe.checkpoint.resume_check)
     if start.meta.loader:
         loader.load_state_dict(start.meta.loader)

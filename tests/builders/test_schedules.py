@@ -1,10 +1,12 @@
-"""Micro batches of a step under data parallelism and an interleaved pipeline."""
+"""Packs of a step under data parallelism and an interleaved pipeline."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from megatron_mmbert.builders.schedules import batch_ramp
+from megatron_mmbert.builders.schedules import batch_ramp, empty_packs_text, step_split
 from megatron_mmbert.config.parallel import ParallelConfig
 from megatron_mmbert.config.phase import BatchConfig, Phase
 from megatron_mmbert.optim.schedule import batch_at
@@ -13,23 +15,41 @@ from megatron_mmbert.utils.errors import UserError
 INTERLEAVED = ParallelConfig(pipeline=4, virtual_stages=2)
 
 
-def phase(packs: int, ramp_tokens: int = 0) -> Phase:
-    batch = BatchConfig(tokens_per_step=packs * 128, tokens_per_micro_batch=128, ramp_tokens=ramp_tokens)
-    return Phase(name="one", tokens=100_000, mask_ratio=0.3, max_length=128, lr=1e-3, batch=batch)
+def phase(packs: int, ramp_tokens: int = 0, **batch: int) -> Phase:
+    sizes = BatchConfig(tokens_per_step=packs * 128, tokens_per_micro_batch=128, ramp_tokens=ramp_tokens, **batch)
+    return Phase(name="one", tokens=100_000, mask_ratio=0.3, max_length=128, lr=1e-3, batch=sizes)
 
 
-def test_micro_batches_divide_by_the_ranks() -> None:
-    assert batch_ramp(phase(6), 3).full_micro_batches == 6
-    with pytest.raises(UserError, match="makes 6 micro batches, which do not divide by 4 data-parallel ranks; choose"):
-        batch_ramp(phase(6), 4)
+def test_a_step_has_the_same_packs_for_any_number_of_ranks() -> None:
+    assert {batch_ramp(phase(6), ranks).full_packs for ranks in range(1, 7)} == {6}
+    grown = phase(24, 40_000, ramp_start_tokens=4 * 128, ramp_increment_tokens=4 * 128)
+    assert len({tuple(batch_ramp(grown, ranks).stages()) for ranks in range(1, 25)}) == 1
 
 
-def test_an_interleaved_pipeline_takes_them_in_groups() -> None:
-    assert batch_ramp(phase(8), 2, ParallelConfig(pipeline=4)).full_micro_batches == 8
-    assert batch_ramp(phase(8), 2, INTERLEAVED).full_micro_batches == 8
-    words = "divide by 2 data-parallel ranks x 4 ranks of the interleaved pipeline; choose a multiple of 1024 tokens"
-    with pytest.raises(UserError, match=words):
-        batch_ramp(phase(12), 2, INTERLEAVED)
+def test_more_ranks_than_packs_are_refused() -> None:
+    words = "makes 6 packs, too few for 7 data-parallel ranks; use at most 6, or smaller packs (batch.tokens_per_pack)"
+    with pytest.raises(UserError, match=re.escape(words)):
+        batch_ramp(phase(6), 7)
+
+
+def test_empty_packs_are_named_with_the_nearest_ranks_that_need_none() -> None:
+    def text(packs: int, ranks: int, parallel: ParallelConfig | None = None) -> str:
+        of = phase(packs)
+        return empty_packs_text(of, batch_ramp(of, ranks), step_split(of, ranks, parallel))
+
+    rest = "data-parallel ranks evenly, 25% of their work is empty packs; with"
+    assert text(6, 3) == ""
+    assert text(6, 4) == f"phase 'one': a step of 6 packs does not fill 4 {rest} 3 or 6 ranks there are none"
+    assert text(12, 2, INTERLEAVED).endswith(f"12 packs does not fill 2 {rest} 1 or 3 ranks there are none")
+
+
+def test_micro_batches_that_the_recipe_leaves_open() -> None:
+    batch = BatchConfig(tokens_per_step=24 * 128, tokens_per_pack=128)
+    of = phase(24).model_copy(update={"batch": batch})
+    assert step_split(of, 2).split(24).micro_batches == (1,) * 12
+    assert step_split(of, 2, max_packs=5).split(24).micro_batches == (4, 4, 4)
+    said = of.model_copy(update={"batch": BatchConfig(**{**vars(batch), "tokens_per_micro_batch": 3 * 128})})
+    assert step_split(said, 2, max_packs=5).split(24).micro_batches == (3,) * 4
 
 
 def test_every_size_of_a_ramp_suits_the_layout() -> None:

@@ -18,29 +18,29 @@ SOURCES = {
 }
 B, T = 10**9, 10**12
 
-# name of the phase: (tokens, mask ratio, LR, weight decay, tokens per step, per micro batch, warm-up, ramp)
+# name of the phase: (tokens, mask ratio, LR, weight decay, tokens per step, per pack, warm-up, ramp)
 SHORT, LONG = 4608 * 1024, 4608 * 8192
 NUMBERS: dict[str, dict[str, tuple[float, ...]]] = {
     "mmbert_base-paper": {
-        "pretrain": (2.3 * T, 0.30, 8e-4, 8e-5, SHORT, 48 * 1024, 3 * B, 60 * B),
-        "midtrain": (600 * B, 0.15, 8e-4, 8e-5, SHORT, 6 * 8192, 0, 0),
-        "decay": (100 * B, 0.05, 8e-4, 8e-5, SHORT, 6 * 8192, 0, 0),
+        "pretrain": (2.3 * T, 0.30, 8e-4, 8e-5, SHORT, 4096, 3 * B, 60 * B),
+        "midtrain": (600 * B, 0.15, 8e-4, 8e-5, SHORT, 8192, 0, 0),
+        "decay": (100 * B, 0.05, 8e-4, 8e-5, SHORT, 8192, 0, 0),
     },
     "mmbert_base-released": {
-        "pretrain": (400 * B, 0.25, 8e-4, 8e-5, SHORT, 48 * 1024, 3 * B, 60 * B),
-        "midtrain": (600 * B, 0.15, 8e-4, 8e-5, LONG, 6 * 8192, 0, 0),
-        "decay": (100 * B, 0.05, 8e-4, 8e-5, LONG, 6 * 8192, 0, 0),
+        "pretrain": (400 * B, 0.25, 8e-4, 8e-5, SHORT, 4096, 3 * B, 60 * B),
+        "midtrain": (600 * B, 0.15, 8e-4, 8e-5, LONG, 8192, 0, 0),
+        "decay": (100 * B, 0.05, 8e-4, 8e-5, LONG, 8192, 0, 0),
     },
     "mmbert_small-paper": {
-        "pretrain": (1.2 * T, 0.30, 8e-4, 8e-5, SHORT, 48 * 1024, 4 * B, 100 * B),
-        "pretrain_halved": (1.1 * T, 0.20, 4e-4, 4e-5, SHORT, 48 * 1024, 0, 0),
-        "midtrain": (600 * B, 0.15, 4e-4, 4e-5, SHORT, 8 * 8192, 0, 0),
-        "decay": (100 * B, 0.05, 4e-4, 4e-5, SHORT, 8 * 8192, 0, 0),
+        "pretrain": (1.2 * T, 0.30, 8e-4, 8e-5, SHORT, 4096, 4 * B, 100 * B),
+        "pretrain_halved": (1.1 * T, 0.20, 4e-4, 4e-5, SHORT, 4096, 0, 0),
+        "midtrain": (600 * B, 0.15, 4e-4, 4e-5, SHORT, 8192, 0, 0),
+        "decay": (100 * B, 0.05, 4e-4, 4e-5, SHORT, 8192, 0, 0),
     },
     "mmbert_small-released": {
-        "pretrain": (400 * B, 0.30, 8e-4, 8e-5, SHORT, 48 * 1024, 4 * B, 100 * B),
-        "midtrain": (600 * B, 0.15, 4e-4, 4e-5, LONG, 8 * 8192, 0, 0),
-        "decay": (100 * B, 0.05, 4e-4, 4e-5, LONG, 8 * 8192, 0, 0),
+        "pretrain": (400 * B, 0.30, 8e-4, 8e-5, SHORT, 4096, 4 * B, 100 * B),
+        "midtrain": (600 * B, 0.15, 4e-4, 4e-5, LONG, 8192, 0, 0),
+        "decay": (100 * B, 0.05, 4e-4, 4e-5, LONG, 8192, 0, 0),
     },
 }
 DECAYS = ["decay_eng", "decay_cont", "decay_all"]
@@ -65,7 +65,7 @@ def test_phases_have_the_published_numbers(recipe: Recipe, name: str) -> None:
     found = {
         phase.name: (
             *(phase.tokens, phase.mask_ratio.model_dump(), phase.lr, phase.weight_decay),
-            *(phase.batch.tokens_per_step, phase.batch.tokens_per_micro_batch),
+            *(phase.batch.tokens_per_step, phase.batch.tokens_per_pack),
             *(phase.schedule.warmup_tokens, phase.batch.ramp_tokens),
         )
         for phase in recipe.phases
@@ -87,7 +87,7 @@ def test_what_the_sources_agree_on(recipe: Recipe) -> None:
     assert all(p.optimizer_state == "keep" for p in recipe.phases)
     ramp = pretraining[0].batch
     assert ramp.ramp_start_tokens == 384 * 1024
-    assert ramp.tokens_per_step == 12 * ramp.ramp_start_tokens
+    assert ramp.tokens_per_step == 12 * ramp.ramp_start_tokens == 12 * ramp.ramp_increment_tokens
     assert (recipe.seed, recipe.precision.dtype, recipe.data.masking) == (21, "bf16", "paper")
     assert (recipe.optimizer.betas, recipe.optimizer.eps, recipe.optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 8e-5)
     assert recipe.checkpoint.every_tokens == 10 * B

@@ -80,12 +80,12 @@ def test_the_heads_loss(device: str, dtype: torch.dtype, rows_per_chunk: int, mo
 
 def test_dropout_is_a_function_of_its_key(runtime: Runtime, device: str) -> None:
     x = torch.ones(4096, 1, 64, device=device, dtype=torch.bfloat16)
-    ours, again, other = (keyed_dropout(x, 0.1, key) for key in (5, 5, 6))
+    ours, again, other = (keyed_dropout(x, 0.1, [key]) for key in (5, 5, 6))
     assert torch.equal(ours, again) and not torch.equal(ours, other)
     kept = ours != 0
     assert 0.895 < kept.float().mean() < 0.905
     torch.testing.assert_close(ours[kept].float(), torch.full_like(ours[kept], 1 / 0.9).float(), rtol=1e-2, atol=0)
-    value, grad = both(lambda x: keyed_dropout(x, 0.1, 5), x)
+    value, grad = both(lambda x: keyed_dropout(x, 0.1, [5]), x)
     assert torch.equal(value != 0, grad != 0), "what is dropped has no gradient"
 
 

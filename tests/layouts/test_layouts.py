@@ -21,7 +21,7 @@ OVERRIDES = [
     "model.num_layers=5",
     "model.num_attention_heads=4",
     "phases.first.tokens=100000",
-    "phases.first.batch={tokens_per_step: 512, tokens_per_micro_batch: 128}",
+    "phases.first.batch={tokens_per_step: 512, tokens_per_pack: 128}",
     "evaluation.stores=[]",
 ]
 

@@ -136,7 +136,7 @@ def test_dropout_is_on_the_attentions_output_only(
 
     monkeypatch.setattr(dropout, "keyed_dropout", recorded)
     encoder = build().train()
-    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_keys=(1,))
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), packed)), "the same pack, the same masks"
     assert not torch.equal(encoder(tokens(), packed), encoder(tokens(), other)), "another pack, other masks"
     assert calls == [0.1] * 4 * 6, "once a layer"
@@ -148,7 +148,7 @@ def test_dropout_is_on_the_attentions_output_only(
 
 def test_the_recipe_can_switch_dropout_off(build: Callable[..., Encoder], pack: Callable[..., PackedSequences]) -> None:
     encoder = build(attention_output_dropout=0.0).train()
-    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_key=1)
+    packed, other = pack(LENGTHS), replace(pack(LENGTHS), dropout_keys=(1,))
     assert torch.equal(encoder(tokens(), packed), encoder(tokens(), other))
 
 

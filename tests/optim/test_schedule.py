@@ -60,7 +60,7 @@ def walk(ramp: BatchRamp, phase_tokens: int) -> list[int]:
     sizes, tokens = [], 0
     while tokens < phase_tokens:
         sizes.append(batch_at(tokens, ramp))
-        tokens += sizes[-1] * ramp.tokens_per_micro_batch
+        tokens += sizes[-1] * ramp.tokens_per_pack
     return sizes
 
 
@@ -73,7 +73,7 @@ def test_each_size_below_full_gets_exactly_the_same_steps() -> None:
 
 
 def test_full_size_starts_when_the_ramp_tokens_are_seen() -> None:
-    ramp = BatchRamp(8, 96, 60 * BILLION, 49_152, increment_micro_batches=8)
+    ramp = BatchRamp(8, 96, 60 * BILLION, 49_152, increment_packs=8)
     assert batch_at(0, ramp) == 8
     assert batch_at(60 * BILLION - 1, ramp) == 88
     assert batch_at(60 * BILLION, ramp) == 96
@@ -98,7 +98,7 @@ def test_no_ramp(ramp: BatchRamp) -> None:
 
 
 LR = {"peak_lr": 1e-3, "warmup_tokens": 10, "decay_tokens": 20, "phase_tokens": 100}
-RAMP = {"start_micro_batches": 2, "full_micro_batches": 8, "ramp_tokens": 100, "tokens_per_micro_batch": 10}
+RAMP = {"start_packs": 2, "full_packs": 8, "ramp_tokens": 100, "tokens_per_pack": 10}
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ RAMP = {"start_micro_batches": 2, "full_micro_batches": 8, "ramp_tokens": 100, "
         (LRSchedule, LR, {"phase_tokens": 0}),
         (LRSchedule, LR, {"decay": "cosine"}),
         (LRSchedule, LR, {"final_lr_ratio": 1.1}),
-        (BatchRamp, RAMP, {"start_micro_batches": 0}),
-        (BatchRamp, RAMP, {"full_micro_batches": 1}),
+        (BatchRamp, RAMP, {"start_packs": 0}),
+        (BatchRamp, RAMP, {"full_packs": 1}),
         (BatchRamp, RAMP, {"ramp_tokens": -5}),
-        (BatchRamp, RAMP, {"tokens_per_micro_batch": 0}),
-        (BatchRamp, RAMP, {"increment_micro_batches": 4}),
+        (BatchRamp, RAMP, {"tokens_per_pack": 0}),
+        (BatchRamp, RAMP, {"increment_packs": 0}),
     ],
 )
 def test_bad_values_are_named(kind: Any, base: dict[str, Any], change: dict[str, Any]) -> None:

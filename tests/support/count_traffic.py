@@ -50,7 +50,7 @@ def pack() -> PackedBatch:
     bounds = torch.arange(0, TOKENS + 1, SAMPLE, dtype=torch.int32)
     dataset_S = torch.zeros(len(bounds) - 1, dtype=torch.int32)
     position_T = torch.arange(TOKENS) % SAMPLE
-    return PackedBatch(tokens_T, position_T, bounds, SAMPLE, scored_K, tokens_T[scored_K], dataset_S, TOKENS, 0)
+    return PackedBatch(tokens_T, position_T, bounds, SAMPLE, scored_K, tokens_T[scored_K], dataset_S, TOKENS, (0,))
 
 
 class Counter:

@@ -20,7 +20,7 @@ class Layout:
         sp: sequence parallelism.
         zero: the distributed optimizer.
         overlap: gradient reduction during backward in small buckets, with ``zero`` parameter gathering too.
-        packs: packs that share one micro batch.
+        packs: the most packs of one micro batch; where they do not share out evenly, ranks get empty packs.
         left_out: a reduction to leave out, for the negative controls (see ``train_layouts.py``).
         resume_at: save and load into new objects after this many steps; 0 for never.
     """
@@ -169,8 +169,13 @@ FULL = [
     Layout(tp=4, pp=2, sp=True),
     WHOLE,
     Layout(tp=2, pp=2, vp=2, dp=2, sp=True, zero=True, overlap=True, recompute="full"),
-    Layout(packs=2, dropout=0.0),
-    Layout(dp=2, packs=2, zero=True, dropout=0.0),
+    Layout(packs=2),
+    Layout(packs=3),
+    Layout(dp=2, packs=2, zero=True),
+    Layout(dp=3),
+    Layout(dp=3, packs=2, zero=True, overlap=True),
+    Layout(pp=2, dp=3, packs=2),
+    Layout(tp=2, pp=2, vp=2, dp=2, packs=2, sp=True, zero=True),
     Layout(dp=2, zero=True, dtype="bf16"),
     Layout(pp=2, vp=2, dtype="bf16"),
     Layout(tp=2, sp=True, dtype="bf16"),
@@ -184,7 +189,7 @@ CI = [
     Layout(tp=2, pp=2, sp=True, recompute="light"),
     Layout(pp=2, vp=2, dp=2, zero=True),
     Layout(tp=2, pp=2, vp=2, sp=True, recompute="full"),
-    Layout(packs=2, dropout=0.0),
+    Layout(dp=3, packs=2),
     Layout(tp=2, sp=True, dtype="bf16"),
 ]
 CONTROLS = [

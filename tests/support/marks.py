@@ -48,7 +48,7 @@ class _Steps:
 
     def loaded(self, packs: list[PackedBatch]) -> None:
         with self._record.open("a") as file:
-            file.write(json.dumps([[pack.pack_index, _digest(pack)] for pack in packs]) + "\n")
+            file.write(json.dumps([[pack.pack_indices[0], _digest(pack)] for pack in packs]) + "\n")
         time.sleep(_IN_DATA)
         self._data.unlink()
         if self._is_first:

@@ -33,7 +33,9 @@ def digest(batch: PackedBatch) -> str:
     """Return the digest of all that a batch holds."""
     parts = (batch.tokens_T, batch.position_T, batch.cu_seqlens, batch.masked_index_K, batch.label_K, batch.dataset_S)
     content = b"".join(part.numpy().tobytes() for part in parts)
-    return hashlib.sha256(content + repr((batch.max_seqlen, batch.real_tokens, batch.pack_index)).encode()).hexdigest()
+    return hashlib.sha256(
+        content + repr((batch.max_seqlen, batch.real_tokens, batch.pack_indices[0])).encode()
+    ).hexdigest()
 
 
 def digests(batches: list[PackedBatch]) -> list[str]:

@@ -57,7 +57,7 @@ class PackDigests:
             digest = hashlib.sha256()
             for tensor in (pack.tokens_T, pack.cu_seqlens, pack.masked_index_K, pack.label_K):
                 digest.update(tensor.contiguous().numpy().tobytes())
-            self.seen[str(pack.pack_index)] = digest.hexdigest()
+            self.seen[str(pack.pack_indices[0])] = digest.hexdigest()
 
 
 def rank(number: int, layout: Layout, recipe_path: Path, output: Path, stop_at: int, port: int) -> None:

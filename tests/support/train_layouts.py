@@ -12,7 +12,7 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,10 @@ from torch import Tensor
 
 from megatron_mmbert import parallel
 from megatron_mmbert.builders.data import data_phase, stores_of, token_ids, tokenizer_of
-from megatron_mmbert.builders.schedules import lr_schedule
+from megatron_mmbert.builders.schedules import lr_schedule, phase_schedules
 from megatron_mmbert.checkpoint import training_state as checkpoints
 from megatron_mmbert.config import load_recipe
 from megatron_mmbert.config.recipe import Recipe
-from megatron_mmbert.data.loading.batch import PackedBatch
 from megatron_mmbert.data.loading.loader import PackLoader
 from megatron_mmbert.model.init import logical_parameters
 from megatron_mmbert.model.parameter_names import WORD_EMBEDDING
@@ -60,23 +59,25 @@ def _rank(
     parallel.start(layout.tp, layout.pp, recipe.seed, timeout_minutes=2, virtual_stages=layout.vp)
     REDUCTIONS.get(layout.left_out, lambda: None)()
     recorded: dict[str, list[float]] = {"losses": [], "grad_norms": [], "rms": []}
-    training, loader = build_training(recipe, recipe.phases[0]), _loader(recipe)
+    training, loader = build_training(recipe, recipe.phases[0]), _loader(recipe, layout.packs)
     if layout.left_out == "global-rms":
         training.optimizer.stable_adamw.rms_reducer = local_rms_reducer
     if layout.resume_at:
         _steps(training, recipe, loader, layout, layout.resume_at, recorded)
-        training, loader = _saved_and_loaded(training, loader, recipe, scratch / "step-00000001")
+        training, loader = _saved_and_loaded(training, loader, recipe, layout.packs, scratch / "step-00000001")
     _steps(training, recipe, loader, layout, steps - layout.resume_at, recorded)
     training.gather_parameters()
     (scratch / f"rank{number}").write_bytes(pickle.dumps(recorded | _held(training)))
     parallel.shutdown()
 
 
-def _loader(recipe: Recipe) -> PackLoader:
-    here, tokenizer = parallel.current(), tokenizer_of(recipe)
+def _loader(recipe: Recipe, max_packs: int) -> PackLoader:
+    here, tokenizer, phase = parallel.current(), tokenizer_of(recipe), recipe.phases[0]
     stores = stores_of(recipe.data.stores, tokenizer)
-    settings = data_phase(recipe, recipe.phases[0], stores, lambda *_: None)
-    return PackLoader(stores, settings, token_ids(tokenizer), here.dp_rank, here.dp_size)
+    schedules = phase_schedules(recipe, phase, here.dp_size, max_packs)
+    settings = data_phase(recipe, phase, stores, lambda *_: None)
+    place = (here.dp_rank, here.dp_size)
+    return PackLoader(stores, settings, token_ids(tokenizer), *place, step_packs=schedules.step_packs)
 
 
 def _steps(
@@ -84,14 +85,12 @@ def _steps(
 ) -> None:
     phase = recipe.phases[0]
     schedule = lr_schedule(phase)
-    count = phase.batch.tokens_per_step // phase.batch.tokens_per_micro_batch // layout.dp
     # Dropout's masks follow from the seed: another one gives each tensor-parallel rank masks of its own.
     seed = recipe.seed + (parallel.current().tp_rank if layout.left_out == "common-dropout" else 0)
     for _ in range(steps):
         lr = lr_at(loader.state.tokens, schedule)
-        packs = list(_merged(loader.next_packs(count), layout.packs))
         decay = recipe.optimizer.weight_decay
-        recorded["losses"].append(training_step(training, packs, lr, phase, decay, seed))
+        recorded["losses"].append(training_step(training, loader.next_step(), lr, phase, decay, seed))
         recorded["grad_norms"].append(_grad_norm(training))
         rms_P = training.optimizer.stable_adamw.last_rms_P
         recorded["rms"].append(rms_P.max().item() if len(rms_P) else 0.0)
@@ -108,26 +107,8 @@ def _grad_norm(training: Training) -> float:
     return float(square.sqrt())
 
 
-def _merged(packs: list[PackedBatch], count: int) -> Iterator[PackedBatch]:
-    """Every ``count`` packs as one."""
-    for start in range(0, len(packs), count):
-        group = packs[start : start + count]
-        offsets = [sum(len(pack.tokens_T) for pack in group[:place]) for place in range(len(group))]
-        bounds = [pack.cu_seqlens[1:] + offset for pack, offset in zip(group, offsets, strict=True)]
-        indices = [pack.masked_index_K + offset for pack, offset in zip(group, offsets, strict=True)]
-        yield replace(
-            group[0],
-            tokens_T=torch.cat([pack.tokens_T for pack in group]),
-            position_T=torch.cat([pack.position_T for pack in group]),
-            cu_seqlens=torch.cat([group[0].cu_seqlens[:1], *bounds]),
-            max_seqlen=max(pack.max_seqlen for pack in group),
-            masked_index_K=torch.cat(indices),
-            label_K=torch.cat([pack.label_K for pack in group]),
-        )
-
-
 def _saved_and_loaded(
-    training: Training, loader: PackLoader, recipe: Recipe, path: Path
+    training: Training, loader: PackLoader, recipe: Recipe, max_packs: int, path: Path
 ) -> tuple[Training, PackLoader]:
     """New objects, of other initial weights, with the state of the old ones by way of a checkpoint."""
     training.gather_parameters()
@@ -136,7 +117,7 @@ def _saved_and_loaded(
     counters = {"loader": state, "phase_tokens": state["tokens"], "total_tokens": state["tokens"]}
     checkpoints.save(path, meta.model_copy(update=counters), training.encoders, training.optimizer)
     other = recipe.model_copy(update={"seed": recipe.seed + 1})
-    training, loader = build_training(other, recipe.phases[0]), _loader(recipe)
+    training, loader = build_training(other, recipe.phases[0]), _loader(recipe, max_packs)
     checkpoints.load(path, training.encoders, training.optimizer)
     loader.load_state_dict(checkpoints.read_meta(path).loader)
     return training, loader

@@ -139,7 +139,7 @@ def test_the_beginning_of_a_pack() -> None:
         label_K=torch.tensor([30, 31, 32, IGNORED_LABEL]),
         dataset_S=torch.zeros(3, dtype=torch.int32),
         real_tokens=600,
-        pack_index=0,
+        pack_indices=(0,),
     )
     found = resume_check._beginning(pack)
     assert found == RecordedBatch(

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         points = {each.phase.name: each.points for each in forecast.phases}
         plot_scaling(recipe.name, points, forecast.gpu, arguments.scaling_plot)
     print(plan_text(plan, arguments.all))
-    print(f"\n{memory_table(recipe, arguments.gpus)}")
+    print(f"\n{memory_table(recipe, arguments.gpus, gpu.memory if gpu else None)}")
     if forecast:
         print(f"\n{forecast_text(forecast)}")
     for path in [*arguments.output, *([arguments.scaling_plot] if arguments.scaling_plot else [])]:

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_run_folder(folder.path)
     # First of all: a signal that comes while Megatron-Core is imported is heard too.
     stop = StopRequest(recipe.logging.stop_signals, end_time_of(os.environ))
+    from megatron_mmbert.plan.micro_batch import packs_that_fit
     from megatron_mmbert.train.phase_run import run_phase
 
-    finished = run_phase(recipe, phase, folder, stop, arguments.start_from)
+    finished = run_phase(recipe, phase, folder, stop, arguments.start_from, packs_that_fit)
     return 0 if finished or "TORCHELASTIC_RUN_ID" in os.environ else EXIT_STOPPED

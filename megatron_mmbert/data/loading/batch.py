@@ -1,7 +1,8 @@
-"""One packed, masked micro batch, and how it is assembled from samples."""
+"""Packed, masked batches: a pack assembled from samples, and a micro batch of several packs laid end to end."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatron_mmbert.config.base import IGNORED_LABEL
 from megatron_mmbert.data.loading.masking import Masker
 from megatron_mmbert.data.sampling.mixture import Block
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource
@@ -16,14 +18,16 @@ from megatron_mmbert.utils.errors import UserError
 
 Int64s = npt.NDArray[np.int64]
 
+EMPTY_PACK = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """S sequences laid end to end in T tokens, K of them scored.
+    """S sequences laid end to end in T tokens, K of them scored: one pack, or several joined by :func:`join_packs`.
 
-    T is fixed by the phase, and K too where its mask ratio is a constant (a ratio on a schedule changes K from pack to
-    pack); S varies. Padding, if any, fills the end as sequences of its own of at most ``max_length`` tokens each, so no
-    sequence is longer than a sample may be and attention over padding costs no more than over text.
+    The T of a pack is fixed by the phase, and K too where its mask ratio is a constant (a ratio on a schedule changes K
+    from pack to pack); S varies. Padding, if any, fills the end as sequences of its own of at most ``max_length``
+    tokens each, so no sequence is longer than a sample may be and attention over padding costs no more than over text.
 
     Attributes:
         tokens_T: int64 [T], ids after masking.
@@ -34,7 +38,8 @@ class PackedBatch:
         label_K: int64 [K], original ids; ``IGNORED_LABEL`` where fewer than K positions were eligible.
         dataset_S: int32 [S], index in ``PackLoader.names`` of each sequence's dataset; -1 for padding.
         real_tokens: tokens that are no padding.
-        pack_index: index in the phase's global order of packs.
+        pack_indices: the index of each pack in the phase's global order of packs; :data:`EMPTY_PACK` for one that holds
+            padding alone.
     """
 
     tokens_T: torch.Tensor
@@ -45,7 +50,7 @@ class PackedBatch:
     label_K: torch.Tensor
     dataset_S: torch.Tensor
     real_tokens: int
-    pack_index: int
+    pack_indices: tuple[int, ...]
 
     def pin_memory(self) -> PackedBatch:
         """Return a copy in page-locked memory (needs CUDA), from which ``to`` does not block."""
@@ -74,6 +79,23 @@ class Assembler:
         self._ids = ids
         self._phase = phase
         self._masker = masker
+
+    def empty(self, scored: int) -> PackedBatch:
+        """Return a pack of padding alone, of which nothing is scored; ``scored`` is its K."""
+        total = self._phase.pack_tokens
+        sequences = pad_sequences(total, self._phase.max_length)
+        ends = np.cumsum(sequences)
+        return PackedBatch(
+            tokens_T=torch.full((total,), self._ids.pad),
+            position_T=torch.from_numpy(np.arange(total) - np.repeat(ends - sequences, sequences)),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+            max_seqlen=int(sequences.max()),
+            masked_index_K=torch.zeros(scored, dtype=torch.int64),
+            label_K=torch.full((scored,), IGNORED_LABEL),
+            dataset_S=torch.full((len(sequences),), -1, dtype=torch.int32),
+            real_tokens=0,
+            pack_indices=(EMPTY_PACK,),
+        )
 
     def assemble(self, block: Block, pack: Int64s, pack_index: int, scored: int) -> PackedBatch:
         """Return the batch of a pack.
@@ -104,7 +126,7 @@ class Assembler:
             label_K=torch.from_numpy(masked.label_K),
             dataset_S=torch.from_numpy(dataset),
             real_tokens=real,
-            pack_index=pack_index,
+            pack_indices=(pack_index,),
         )
 
     def _fetch(self, block: Block, pack: Int64s, ends: Int64s) -> Int64s:
@@ -138,6 +160,26 @@ class Assembler:
             f"{self._source.where(*self._names[dataset], document)} has the id {foreign[0]}, and the vocabulary has "
             f"{self._ids.vocab_size}; preprocess this text again with the tokenizer of the recipe"
         )
+
+
+def join_packs(packs: Sequence[PackedBatch]) -> PackedBatch:
+    """Return the packs laid end to end, as one batch; a single one is returned as it is."""
+    if len(packs) == 1:
+        return packs[0]
+    offsets = np.cumsum([0, *(len(pack.tokens_T) for pack in packs)]).tolist()
+    bounds = [pack.cu_seqlens[1:] + offset for pack, offset in zip(packs, offsets, strict=False)]
+    masked = [pack.masked_index_K + offset for pack, offset in zip(packs, offsets, strict=False)]
+    return PackedBatch(
+        tokens_T=torch.cat([pack.tokens_T for pack in packs]),
+        position_T=torch.cat([pack.position_T for pack in packs]),
+        cu_seqlens=torch.cat([packs[0].cu_seqlens[:1], *bounds]),
+        max_seqlen=max(pack.max_seqlen for pack in packs),
+        masked_index_K=torch.cat(masked),
+        label_K=torch.cat([pack.label_K for pack in packs]),
+        dataset_S=torch.cat([pack.dataset_S for pack in packs]),
+        real_tokens=sum(pack.real_tokens for pack in packs),
+        pack_indices=tuple(index for pack in packs for index in pack.pack_indices),
+    )
 
 
 def pad_sequences(tokens: int, max_length: int) -> Int64s:

@@ -1,9 +1,9 @@
 """The packs of a phase for one data-parallel rank, in an order that depends on (settings, seed) alone.
 
-Packs are numbered 0, 1, 2, ... through the blocks of the mixture. With dp_size ranks, round k hands pack
-k x dp_size + r (counted from where the run started or resumed) to rank r; a step of n packs per rank takes n rounds,
-that is the next n x dp_size packs. So the packs of a step depend on its size in packs, not on how many ranks share
-them. Tensor- and pipeline-parallel ranks use the dp_rank of their replica and see the same.
+Packs are numbered 0, 1, 2, ... through the blocks of the mixture, and a step takes the next n of them. With dp_size
+ranks, rank r takes packs r, r + dp_size, ... of the step; where they do not suffice for all ranks, the last ranks get
+empty packs. So the packs of a step depend on its size in packs, not on how many ranks share them. Tensor- and
+pipeline-parallel ranks use the dp_rank of their replica and see the same.
 
 Every rank plans every block (which samples, which packs: numbers only) and reads the ids of its own packs only. That
 is how each knows, without communication, how many real tokens the whole step has.
@@ -12,14 +12,15 @@ is how each knows, without communication, how many real tokens the whole step ha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from megatron_mmbert.data.loading.batch import Assembler, Int64s, PackedBatch
+from megatron_mmbert.data.loading.batch import Assembler, Int64s, PackedBatch, join_packs
 from megatron_mmbert.data.loading.masking import Masker, scored_positions
 from megatron_mmbert.data.loading.packing import pack_block
 from megatron_mmbert.data.loading.prefetch import ProcessMap, ThreadAhead
+from megatron_mmbert.data.loading.step_split import StepPacks
 from megatron_mmbert.data.sampling.mixture import Block, Mixture
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, TokenSource
 from megatron_mmbert.utils.counter_rng import key64, string_key
@@ -60,6 +61,16 @@ class DatasetUse:
     epochs: float
 
 
+@dataclass(frozen=True)
+class NextPack:
+    """A pack in its turn: the plan of its block, its number in it, and the loader's state before and after it."""
+
+    plan: BlockPlan
+    number: int
+    before: LoaderState
+    after: LoaderState
+
+
 class PackLoader:
     """Packs of a phase, resumable anywhere.
 
@@ -79,6 +90,7 @@ class PackLoader:
         state: Mapping[str, Any] | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        step_packs: Callable[[int], StepPacks] | None = None,
     ) -> None:
         """Plan the mixture, at the start of the phase or at ``state``.
 
@@ -88,6 +100,7 @@ class PackLoader:
                 ahead in a thread.
             pin_memory: lay batches into page-locked memory (needs CUDA), from which copies to the device overlap with
                 its work.
+            step_packs: the packs of the step that begins after so many real tokens; by default one of each rank.
 
         Raises:
             UserError: as ``Mixture``; a store of another vocabulary; a state of other settings.
@@ -107,21 +120,27 @@ class PackLoader:
         self._assembler = Assembler(source, self.names, ids, phase, masker)
         self._dp_rank, self._dp_size, self._num_workers = dp_rank, dp_size, num_workers
         self._pin_memory = pin_memory
-        self._rounds: Iterator[tuple[PackedBatch, LoaderState]] | None = None
+        self._step_packs = step_packs or (lambda tokens: StepPacks(dp_size, (1,)))
+        self._steps: Iterator[tuple[list[PackedBatch], LoaderState]] | None = None
         self._to_close: list[ThreadAhead[Any] | ProcessMap[Any]] = []
         if state is not None:
             self.load_state_dict(state)
 
-    def next_packs(self, count: int) -> list[PackedBatch]:
-        """Return this rank's ``count`` packs of the next ``count`` x dp_size.
+    def next_step(self) -> list[PackedBatch]:
+        """Return this rank's micro batches of the next step.
 
-        They never end: the trainer stops at the phase's tokens (``state.tokens``). After them, datasets at
-        ``max_epochs`` give nothing more, the others continue."""
-        if self._rounds is None:
-            self._rounds = self._start()
+        Steps never end: the trainer stops at the phase's tokens (``state.tokens``). After them, datasets at
+        ``max_epochs`` give nothing more, the others continue.
+        """
+        return self.next_packs(1)
+
+    def next_packs(self, count: int) -> list[PackedBatch]:
+        """Return this rank's micro batches of the next ``count`` steps; by default a step is one pack of each rank."""
+        if self._steps is None:
+            self._steps = self._start()
         batches = []
-        for batch, after in itertools.islice(self._rounds, count):
-            batches.append(batch)
+        for step, after in itertools.islice(self._steps, count):
+            batches += step
             self.state = after
         return batches
 
@@ -177,7 +196,7 @@ class PackLoader:
         """Stop working ahead; ``next_packs`` starts it again, at ``state``."""
         while self._to_close:
             self._to_close.pop().close()
-        self._rounds = None
+        self._steps = None
 
     def plan(self, index: int) -> BlockPlan:
         """Return block ``index`` and its packs; none where blocks are so small that no dataset's turn falls into it."""
@@ -186,41 +205,58 @@ class PackLoader:
         packs = pack_block(lengths, self._phase.pack_tokens, key64(self._phase.seed, index, _PACK_ORDER))
         return BlockPlan(block, packs, [int(lengths[pack].sum()) for pack in packs])
 
-    def _start(self) -> Iterator[tuple[PackedBatch, LoaderState]]:
+    def _start(self) -> Iterator[tuple[list[PackedBatch], LoaderState]]:
         if not self._num_workers:
-            return self._walk(self.state, map(self.plan, itertools.count(self.state.block)))
+            return self._split_into_steps(map(self.plan, itertools.count(self.state.block)))
         # Processes first: forking after the thread runs would copy whatever locks it holds.
         plans = self._plan_ahead()
-        ahead = ThreadAhead(self._walk(self.state, plans), _PREFETCHED_PACKS)
+        depth = max(2, _PREFETCHED_PACKS // self._step_packs(self.state.tokens).per_rank)
+        ahead = ThreadAhead(self._split_into_steps(plans), depth)
         self._to_close = [plans, ahead]
         return ahead
 
     def _plan_ahead(self) -> ProcessMap[BlockPlan]:
         return ProcessMap(self.plan, self.state.block, self._num_workers)
 
-    def _walk(self, state: LoaderState, plans: Iterator[BlockPlan]) -> Iterator[tuple[PackedBatch, LoaderState]]:
-        """Yield (this rank's batch, state after the round) from ``state`` on; ``plans`` begins at its block."""
-        first = state.packs
-        batch: PackedBatch | None = None
+    def _split_into_steps(self, plans: Iterator[BlockPlan]) -> Iterator[tuple[list[PackedBatch], LoaderState]]:
+        """Yield (this rank's micro batches of a step, state after it); ``plans`` begins at the block of ``state``."""
+        state = self.state
+        packs = self._in_order(state, plans)
+        while True:
+            step = self._step_packs(state.tokens)
+            mine = []
+            for place, each in enumerate(itertools.islice(packs, step.total)):
+                if place % self._dp_size == self._dp_rank:
+                    mine.append(self._assemble(each))
+                state = each.after
+            mine += [self._assembler.empty(self._scored(state))] * (step.per_rank - len(mine))
+            sized = iter(mine)
+            yield [self._join(itertools.islice(sized, size)) for size in step.micro_batches], state
+
+    def _in_order(self, state: LoaderState, plans: Iterator[BlockPlan]) -> Iterator[NextPack]:
+        """Yield the packs from ``state`` on; ``plans`` begins at its block."""
         for plan in plans:
             if not plan.packs:
                 state = replace(state, block=state.block + 1)
             for pack in range(state.pack, len(plan.packs)):
-                turn = (state.packs - first) % self._dp_size
-                if turn == self._dp_rank:
-                    batch = self._assemble(plan, pack, state)
-                ends_block = pack + 1 == len(plan.packs)
+                before, ends_block = state, pack + 1 == len(plan.packs)
                 state = LoaderState(
                     block=state.block + ends_block,
                     pack=0 if ends_block else pack + 1,
                     packs=state.packs + 1,
                     tokens=state.tokens + plan.real_tokens[pack],
                 )
-                if turn + 1 == self._dp_size and batch is not None:
-                    yield batch, state
+                yield NextPack(plan, pack, before, state)
 
-    def _assemble(self, plan: BlockPlan, pack: int, state: LoaderState) -> PackedBatch:
+    def _assemble(self, each: NextPack) -> PackedBatch:
+        samples = each.plan.packs[each.number]
+        return self._assembler.assemble(each.plan.block, samples, each.before.packs, self._scored(each.before))
+
+    def _scored(self, state: LoaderState) -> int:
+        """Return K of a pack that begins at ``state``."""
         ratio = self._phase.mask_ratio.at(state.tokens / self._phase.tokens)
-        scored = scored_positions(ratio, self._phase.pack_tokens)
-        batch = self._assembler.assemble(plan.block, plan.packs[pack], state.packs, scored)
+        return scored_positions(ratio, self._phase.pack_tokens)
+
+    def _join(self, packs: Iterator[PackedBatch]) -> PackedBatch:
+        batch = join_packs(list(packs))
         return batch.pin_memory() if self._pin_memory else batch

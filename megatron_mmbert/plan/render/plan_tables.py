@@ -32,7 +32,7 @@ def plan_text(plan: Plan, all_languages: bool = False) -> str:
 
 def phase_table(plans: Sequence[PhasePlan]) -> str:
     """Return a table of the phases as the recipe has them, and the steps that follow."""
-    header = ["phase", "from", "tokens", "steps", "tokens\nper step", "micro\nbatch", "warm-up", "decay", "length"]
+    header = ["phase", "from", "tokens", "steps", "tokens\nper step", "pack", "warm-up", "decay", "length"]
     header += ["theta", "mask", "τ", "lr", "languages"]
     rows = [
         [
@@ -41,7 +41,7 @@ def phase_table(plans: Sequence[PhasePlan]) -> str:
             short_count(plan.phase.tokens),
             f"{plan.steps:,}",
             _step(plan),
-            f"{plan.ramp.tokens_per_micro_batch:,}",
+            f"{plan.ramp.tokens_per_pack:,}",
             short_count(plan.phase.schedule.warmup_tokens),
             short_count(plan.phase.schedule.decay_tokens),
             str(plan.phase.max_length),
@@ -110,7 +110,7 @@ def _hours(hours: float) -> str:
 
 
 def _step(plan: PhasePlan) -> str:
-    full, start = plan.phase.batch.tokens_per_step, plan.ramp.start_micro_batches * plan.ramp.tokens_per_micro_batch
+    full, start = plan.phase.batch.tokens_per_step, plan.ramp.start_packs * plan.ramp.tokens_per_pack
     if not plan.ramp.ramp_tokens:
         return short_count(full)
     return f"{short_count(start)} → {short_count(full)} over {short_count(plan.ramp.ramp_tokens)}"

@@ -23,7 +23,7 @@ def forecast_text(forecast: GpuForecast) -> str:
     recipe, gpu, chosen = forecast.recipe, forecast.gpu, forecast.chosen
     parts = [
         choice_text(forecast.given, chosen, gpu),
-        traffic_text(recipe.model, largest_layout(recipe, chosen[0].gpus), gpu),
+        traffic_text(recipe.model, largest_layout(recipe, chosen[0].gpus, gpu.memory), gpu),
         *(scaling_text(each.phase, each.points, each.speed, gpu) for each in forecast.phases),
     ]
     return "\n\n".join(parts)
@@ -33,7 +33,7 @@ def choice_text(recipe: Recipe, points: Sequence[Point], gpu: Gpu) -> str:
     """One line: which layout, and why."""
     peak = max(max_memory(recipe.model, point.layout).peak for point in points)
     days = sum(point.days for point in points)
-    given = [phase_layout(recipe, phase, recipe.parallel, points[0].gpus) for phase in recipe.phases]
+    given = [phase_layout(recipe, phase, recipe.parallel, points[0].gpus, gpu.memory) for phase in recipe.phases]
     refused = "" if all(given) else "; the recipe's own layout is not legal for so many"
     return (
         f"layout chosen for {points[0].gpus} {gpu.name}: {points[0].layout.describe()}: of the legal ones that fit "
@@ -77,9 +77,9 @@ def scaling_text(phase: Phase, points: Sequence[Point], speed: float, gpu: Gpu) 
     ]
     fastest = max(points, key=lambda point: point.tokens_per_second)
     batch = phase.batch
-    full = batch.tokens_per_step // batch.tokens_per_micro_batch
-    start = batch.ramp_start_tokens // batch.tokens_per_micro_batch if batch.ramp_tokens else 0
-    bound = f"a step of {full} micro batches" + (f", {start} at the ramp's start," if start else "")
+    full = batch.tokens_per_step // batch.pack_tokens
+    start = batch.ramp_start_tokens // batch.pack_tokens if batch.ramp_tokens else 0
+    bound = f"a step of {full} packs" + (f", {start} at the ramp's start," if start else "")
     counted = {point.gpus for point in points}
     missing = [str(2**power) for power in range(MAX_GPUS.bit_length()) if 2**power not in counted]
     left_out = f"; not legal or too large, and left out: {', '.join(missing)} GPUs" if missing else ""

@@ -31,7 +31,7 @@ def test_shapes_and_types(batches: list[PackedBatch]) -> None:
         assert (batch.label_K.shape, batch.label_K.dtype) == ((scored,), torch.int64)
         assert batch.cu_seqlens.dtype == batch.dataset_S.dtype == torch.int32
         assert len(batch.cu_seqlens) == len(batch.dataset_S) + 1
-        assert batch.pack_index == index
+        assert batch.pack_indices == (index,)
 
 
 def test_sequences(batches: list[PackedBatch]) -> None:

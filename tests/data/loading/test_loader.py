@@ -15,8 +15,9 @@ from support.packs import digests
 from support.synthetic_source import IDS, VOCAB, MemorySource, data_phase, small_source
 from support.tokenized import tokenized
 
-from megatron_mmbert.data.loading.batch import PackedBatch
+from megatron_mmbert.data.loading.batch import EMPTY_PACK, PackedBatch, join_packs
 from megatron_mmbert.data.loading.loader import PackLoader
+from megatron_mmbert.data.loading.step_split import StepPacks, StepSplit
 from megatron_mmbert.data.sampling.settings import DataPhase, TokenizerIds, default_block_tokens
 from megatron_mmbert.utils.errors import UserError
 
@@ -52,6 +53,58 @@ def test_ranks_share_the_same_packs(reference: list[str], dp_size: int) -> None:
         states = [rank.state_dict() for rank in ranks]
         assert all(state == states[0] for state in states)
         assert states[0]["packs"] == first
+
+
+@pytest.mark.parametrize("max_packs", [1, 3])
+@pytest.mark.parametrize("dp_size", [1, 3, 4, 7])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_any_number_of_ranks_takes_the_same_steps(
+    reference: list[str], dp_size: int, max_packs: int, workers: int
+) -> None:
+    """Steps of 10 packs, after a while of 13; the ranks' packs in turn are those of the step, then come empty ones."""
+
+    def of(tokens: int) -> StepPacks:
+        return StepSplit(dp_size, max_packs).split(10 if tokens < 50 * T else 13)
+
+    ranks = [
+        loader(dp_rank=rank, dp_size=dp_size, step_packs=of, num_workers=workers if not rank else 0)
+        for rank in range(dp_size)
+    ]
+    first = 0
+    for _ in range(8):
+        tokens = ranks[0].state.tokens
+        step = of(tokens)
+        taken = [rank.next_step() for rank in ranks]
+        assert [[len(batch.tokens_T) // T for batch in batches] for batches in taken] == [
+            list(step.micro_batches)
+        ] * dp_size
+        indices = [[index for batch in batches for index in batch.pack_indices] for batches in taken]
+        in_turn = [index for round_ in zip(*indices, strict=True) for index in round_]
+        assert in_turn[: step.total] == list(range(first, first + step.total))
+        assert set(in_turn[step.total :]) <= {EMPTY_PACK}
+        real = sum(batch.real_tokens for batches in taken for batch in batches)
+        first += step.total
+        assert [(rank.state.packs, rank.state.tokens) for rank in ranks] == [(first, tokens + real)] * dp_size
+    whole = loader().next_packs(10)
+    again = loader(step_packs=lambda _: StepPacks(10, (4, 4, 2))).next_step()
+    for batch, (start, stop) in zip(again, [(0, 4), (4, 8), (8, 10)], strict=True):
+        assert digests([batch]) == digests([join_packs(whole[start:stop])])
+    for rank in ranks:
+        rank.close()
+
+
+def test_joined_packs_keep_their_sequences_and_labels() -> None:
+    packs = loader().next_packs(3)
+    joined = join_packs(packs)
+    assert joined.pack_indices == (0, 1, 2) and joined.real_tokens == sum(pack.real_tokens for pack in packs)
+    assert joined.cu_seqlens.diff().tolist() == [n for pack in packs for n in pack.cu_seqlens.diff().tolist()]
+    assert joined.cu_seqlens.dtype == torch.int32 and joined.cu_seqlens[-1] == 3 * T
+    whole = torch.cat([pack.tokens_T for pack in packs])
+    assert torch.equal(joined.tokens_T, whole)
+    for number, pack in enumerate(packs):
+        kept = slice(number * len(pack.label_K), (number + 1) * len(pack.label_K))
+        assert torch.equal(joined.masked_index_K[kept], pack.masked_index_K + number * T)
+        assert torch.equal(joined.label_K[kept], pack.label_K)
 
 
 @given(stop=st.integers(0, 150), dp_before=st.sampled_from([1, 2, 3]), dp_after=st.sampled_from([1, 2, 4]))

@@ -20,10 +20,10 @@ from megatron_mmbert.plan.scaling import Point, scaling
 H100 = gpu_of("h100")
 
 
-def forecasts(folder: Path, memory: float = H100.memory) -> dict[str, list[Point]]:
+def forecasts(folder: Path, memory: float = H100.memory, overrides: tuple[str, ...] = ()) -> dict[str, list[Point]]:
     path = folder / "recipe.yaml"
     path.write_text("name: mine\npreset: mmbert_base-paper\ntokenizer: {path: none}\ndata: {stores: [none]}\n")
-    recipe = load_recipe(path, [])
+    recipe = load_recipe(path, overrides)
     return {phase.name: scaling(recipe, phase, 1e5, replace(H100, memory=memory)) for phase in recipe.phases[:3]}
 
 
@@ -36,7 +36,8 @@ def test_a_picture_is_drawn(tmp_path: Path, memory: float) -> None:
 
 def test_it_shows_the_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The curves are the efficiencies, a bar's parts fill it, and sizes without a layout say so."""
-    found, drawn, original = forecasts(tmp_path), [], scaling_plot.figure_file
+    eight_packs = "phases.pretrain.batch={tokens_per_step: 32768, tokens_per_pack: 4096}"
+    found, drawn, original = forecasts(tmp_path, overrides=(eight_packs,)), [], scaling_plot.figure_file
 
     @contextmanager
     def keep(path: Path, width: int, height: int) -> Iterator[Figure]:

@@ -10,6 +10,7 @@ import pytest
 from support import ROOT
 
 TOOL = ROOT / "tools/plan_run.py"
+TWO_PACKS = "phases.pretrain.batch={tokens_per_step: 8192, tokens_per_pack: 4096}"
 
 
 def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -18,14 +19,14 @@ def plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(TOOL), str(path), *options], capture_output=True, text=True, timeout=120)
 
 
-def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
+def test_a_preset_scales_by_data_parallelism_alone(tmp_path: Path) -> None:
     figure_file = tmp_path / "scaling.png"
     done = plan(tmp_path, "--gpus", "32", "--gpu", "h100", "--mfu", "0.4", "--scaling-plot", str(figure_file))
     assert done.returncode == 0, done.stderr
     assert figure_file.read_bytes()[:4] == b"\x89PNG" and f"wrote {figure_file}" in done.stdout
-    assert "layout chosen for 32 h100: tp" in done.stdout and "own layout is not legal for so many" in done.stdout
+    assert "layout chosen for 32 h100: tp 1, pp 1, dp 32" in done.stdout and "not legal for so many" not in done.stdout
     assert "between nodes" in done.stdout
-    assert "a step of 96 micro batches, 8 at the ramp's start, bounds" in done.stdout
+    assert "a step of 1152 packs, 96 at the ramp's start, bounds" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_size_that_data_parallelism_alone_cannot_have(tmp_path: Path) -> None:
     [
         (("--gpu", "h10", "--mfu", "0.4"), "--gpu h10: no known kind (did you mean 'h100'?)"),
         (("--gpu", "h100"), "--gpu h100: needs a speed"),
-        (("--gpus", "7", "--gpu", "h100", "--mfu", "0.4"), "--gpus 7: no layout of h100 is legal"),
+        (("--gpus", "7", "--gpu", "h100", "--mfu", "0.4", TWO_PACKS), "--gpus 7: no layout of h100 is legal"),
         (("--link-bandwidth", "5"), "--link-bandwidth: belongs to a kind"),
         (("--scaling-plot", "a.png"), "--scaling-plot a.png: shows a kind of GPU; give --gpu too"),
         (("--gpu", "h100", "--mfu", "0.4", "--scaling-plot", "a.pdf"), "a.pdf: name a file that ends in .png"),
