@@ -69,7 +69,7 @@ class PrecisionConfig(Section):
 
         Args:
             tensor: ranks that share each linear layer.
-            rows: tokens of a micro batch on one rank.
+            rows: tokens of a pack on one rank.
         """
         if self.fp8 == "none":
             return None
@@ -77,8 +77,8 @@ class PrecisionConfig(Section):
         names = list(LINEAR_NAMES) if self.fp8_linear_layers == "probe" else self.fp8_linear_layers
         if names and rows % multiple:
             return (
-                f"fp8 {self.fp8} multiplies rows in multiples of {multiple}, and a micro batch has {rows} tokens on a "
-                "rank; change batch.tokens_per_micro_batch"
+                f"fp8 {self.fp8} multiplies rows in multiples of {multiple}, and a pack has {rows} tokens on a "
+                "rank; change the size of a pack"
             )
         shapes = linear_shapes(model, tensor)
         fitting = [name for name in names if all(size % multiple == 0 for size in shapes[name])]

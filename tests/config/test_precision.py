@@ -54,7 +54,7 @@ def test_light_recompute_is_of_pytorchs_linear_layers() -> None:
         ),
         ({"fp8": "block"}, {"tensor": 2}, r"or fp8_linear_layers \(to \[qkv, proj, fc1\]\)"),
         ({"fp8": "block", "fp8_linear_layers": ["fc2"]}, {"tensor": 2}, "fc2 has 576 .*change fp8 or parallel.t"),
-        ({"fp8": "block"}, {"tensor": 2, "sequence": True}, "a micro batch has 64 tokens on a rank"),
+        ({"fp8": "block"}, {"tensor": 2, "sequence": True}, "a pack has 64 tokens on a rank"),
         ({"fp8": "block", "fp8_linear_layers": ["qkv", "fc1"]}, {"tensor": 2}, None),
         ({"fp8": "block"}, {}, None),
         ({"fp8": "current"}, {"tensor": 4, "sequence": True}, None),

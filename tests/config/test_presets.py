@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from megatron_mmbert.builders.schedules import batch_ramp, step_split
 from megatron_mmbert.config.loading import load_recipe, presets
 from megatron_mmbert.config.recipe import Recipe
 
@@ -91,6 +92,21 @@ def test_what_the_sources_agree_on(recipe: Recipe) -> None:
     assert (recipe.seed, recipe.precision.dtype, recipe.data.masking) == (21, "bf16", "paper")
     assert (recipe.optimizer.betas, recipe.optimizer.eps, recipe.optimizer.weight_decay) == ((0.9, 0.95), 1e-8, 8e-5)
     assert recipe.checkpoint.every_tokens == 10 * B
+
+
+@pytest.mark.parametrize(("recipe", "name"), [(name, name) for name in MMBERT], indirect=["recipe"])
+def test_any_number_of_ranks_trains_the_same_steps(recipe: Recipe, name: str) -> None:
+    """From 1 to 512 data-parallel ranks; of the usual sizes few packs are empty."""
+    for phase in recipe.phases:
+        alone = batch_ramp(phase, 1)
+        for ranks in range(1, 513):
+            ramp, split = batch_ramp(phase, ranks), step_split(phase, ranks, max_packs=8)
+            assert (ramp.stages(), ramp.full_packs) == (alone.stages(), alone.full_packs)
+            assert all(split.split(size).per_rank * ranks >= size for size, _ in [*ramp.stages(), (ramp.full_packs, 0)])
+        assert all(
+            step_split(phase, ranks).efficiency(alone.full_packs) == 1 for ranks in (1, 2, 8, 16, 64, 96, 144, 288)
+        )
+        assert step_split(phase, 128).efficiency(alone.full_packs) >= 0.9
 
 
 @pytest.mark.parametrize(("recipe", "name"), [(name, name) for name in MMBERT], indirect=["recipe"])
