@@ -112,7 +112,7 @@ def pack() -> PackedBatch:
         label_K=ids[::4] % VOCAB,
         dataset_S=torch.zeros(1, dtype=torch.int32),
         real_tokens=TOKENS,
-        pack_index=0,
+        pack_indices=(0,),
     )
 
 
