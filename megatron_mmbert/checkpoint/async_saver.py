@@ -27,6 +27,7 @@ from megatron_mmbert.checkpoint.save_plan import RankSavePlan, RankShards
 from megatron_mmbert.checkpoint.shard_writer import Cancelled, NotFinite, Written, commit_shards, write_shards
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 from megatron_mmbert.utils.errors import NO_ROOM
+from megatron_mmbert.utils.files import make_folders
 
 _MAKE_ROOM = "make room there, or keep fewer checkpoints (checkpoint.keep_last)"
 _NICENESS = 10  # on a CPU the writer works on the trainer's cores
@@ -191,7 +192,8 @@ class AsyncSaver:
 
 def _prepare(staging: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    make_folders(staging.parent)
+    staging.mkdir()
 
 
 def _problem(path: Path, error: BaseException | None, needed: int) -> str:

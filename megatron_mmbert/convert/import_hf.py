@@ -96,11 +96,12 @@ def read_tensors(source: Path, model: ModelConfig, needs_head: bool = True) -> d
             f"{stored.path_of(HF_TIED_DECODER)}: {HF_TIED_DECODER} differs from {embedding}, and this encoder "
             "ties the two; name a model with tied weights"
         )
-    with ThreadPoolExecutor(1) as thread:
+    # Both end before an error is said: the bar's line with the error.
+    with ThreadPoolExecutor(1) as thread, tqdm(names.items(), desc="converting", unit="tensor") as bar:
         verified = thread.submit(stored.verify)  # beside the reading: hashing takes as long
         tensors = {
             ours: reorder_rows_for_megatron(ours, stored.load(theirs), model.num_attention_heads)
-            for ours, theirs in tqdm(names.items(), desc="converting", unit="tensor")
+            for ours, theirs in bar
         }
         verified.result()
     return tensors

@@ -126,8 +126,9 @@ def merge_folders(request: MergeRequest, output: Path, overwrite: bool = False) 
     merged: dict[str, Tensor] = {}
     lines: dict[str, Any] = {}
     with output_folder(output, sources[0].kind, inputs, overwrite) as folder:
-        for name in tqdm(names, desc=f"merging ({method})", unit="tensor"):
-            merged[name], lines[name] = merge_one(name, method, base_source, model_sources, options)
+        with tqdm(names, desc=f"merging ({method})", unit="tensor") as bar:  # closed before an error is said
+            for name in bar:
+                merged[name], lines[name] = merge_one(name, method, base_source, model_sources, options)
         sources[0].write_like(folder, merged)
         report = {
             "method": method,

@@ -120,7 +120,7 @@ def _digest_of(path: Path) -> str:
     try:
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return "missing"
     return digest.hexdigest()[:12]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import to_json
+from megatron_mmbert.utils.files import make_folders, to_json
 
 LEASE_FILE = "lease.json"
 RENEW_SECONDS = 10.0
@@ -50,7 +50,7 @@ class RunLease:
         stale_seconds: float = STALE_SECONDS,
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         self._path, self._say = folder / LEASE_FILE, say
         self._mark = secrets.token_hex(8)
         self._stale_seconds, self._renew_seconds = stale_seconds, renew_seconds

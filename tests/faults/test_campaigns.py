@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.fault_matrix.bench import Reference
-from support.fault_matrix.campaigns import PRETRAIN, RESUME, TWO_RANKS, Campaign
-from support.fault_matrix.cases import Case
+from support.fault_matrix.campaigns import PRETRAIN, TWO_RANKS, Campaign
 from support.fault_matrix.matrix import Matrix
 
 pytestmark = pytest.mark.faults
@@ -16,40 +14,31 @@ def counts(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.faults)])
 
 
-@pytest.fixture(scope="session")
-def references(matrix: Matrix) -> dict[str, Reference]:
-    return matrix.references([PRETRAIN, RESUME, TWO_RANKS])
-
-
-def campaign(matrix: Matrix, references: dict[str, Reference], case: Case, seed: int = 0) -> Campaign:
-    return Campaign(matrix.benches[0], case, references[case.name], seed)
-
-
 @counts(4, 100)
-def test_kills_at_random_moments(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, PRETRAIN).kills(count))
+def test_kills_at_random_moments(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], PRETRAIN).kills(count))
 
 
 @counts(2, 30)
-def test_kills_of_two_ranks(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, TWO_RANKS).kills(count))
+def test_kills_of_two_ranks(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], TWO_RANKS).kills(count))
 
 
 @counts(4, 50)
-def test_losses_of_power(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, PRETRAIN).power_losses(count))
+def test_losses_of_power(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], PRETRAIN).power_losses(count))
 
 
 @counts(2, 20)
-def test_pairs_of_trainers_on_one_folder(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, PRETRAIN).pairs(count))
+def test_pairs_of_trainers_on_one_folder(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], PRETRAIN).pairs(count))
 
 
 @counts(3, 20)
-def test_the_newest_checkpoint_is_damaged(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, RESUME).damaged_newest(count))
+def test_the_newest_checkpoint_is_damaged(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], PRETRAIN).damaged_newest(count))
 
 
 @counts(2, 10)
-def test_all_checkpoints_are_damaged(count: int, matrix: Matrix, references: dict[str, Reference]) -> None:
-    assert not list(campaign(matrix, references, RESUME).all_damaged(count))
+def test_all_checkpoints_are_damaged(count: int, matrix: Matrix) -> None:
+    assert not list(Campaign(matrix.benches[0], PRETRAIN).all_damaged(count))

@@ -50,6 +50,9 @@ def test_the_manifest_of_a_store_is_part_of_the_facts(recipe_of: RecipeOf, tmp_p
     (tmp_path / "manifest.json").write_text('{"documents": 1}')
     assert before != fingerprint_facts(recipe_of(), "first", [tmp_path])["data"][str(tmp_path)] != "missing"
     assert fingerprint_facts(recipe_of(), "first", [tmp_path / "none"])["data"][str(tmp_path / "none")] == "missing"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):  # what cannot be read is not said to be missing
+        fingerprint_facts(recipe_of(), "first", [tmp_path / "loop"])
 
 
 def test_one_changed_line_of_code_is_another_version(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from collections.abc import Callable
@@ -161,6 +162,7 @@ class Bench:
             may_stay=case.may_stay,
             killed=cell.fault.kills if cell.fault else 0,
             leftovers=cell.fault is not None and cell.fault.kind == "unlink",
+            other_content=case.falls_back and cell.fault is not None and cell.fault.error == errno.EIO,
             trains=case.trains,
             many_sentences=case.many_sentences,
         )

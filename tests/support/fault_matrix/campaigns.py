@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,28 +16,29 @@ from pathlib import Path
 from megatron_mmbert.checkpoint.discovery import ValidCheckpoints, committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import read_meta
 from support.fault_matrix import harm, judge, power
-from support.fault_matrix.bench import Bench, Reference
+from support.fault_matrix.bench import Bench
 from support.fault_matrix.cases import CASES, Case
 from support.fault_matrix.server import Answer, Order
 
-PRETRAIN, RESUME, TWO_RANKS = (
-    next(case for case in CASES if case.name == name) for name in ("pretrain", "resume", "two-ranks")
+_KEPT = 3
+_MORE_SAVES = ("checkpoint.every_tokens=700", f"checkpoint.keep_last={_KEPT}")
+PRETRAIN, TWO_RANKS = (
+    replace(case, argv=(*case.argv, *_MORE_SAVES)) for case in CASES if case.name in ("pretrain", "two-ranks")
 )
 _SAVED = re.compile(r"^saved \S*/step-(\d+)", re.MULTILINE)
-_KEPT = 2  # checkpoint.keep_last of the case
 
 
 class Campaign:
-    """Attempts at one training on a bench.
+    """Attempts at one training on a bench, which is first done undisturbed."""
 
-    Args:
-        reference: of the undisturbed training.
-    """
-
-    def __init__(self, bench: Bench, case: Case, reference: Reference, seed: int = 0) -> None:
-        self._bench, self._case, self._reference = bench, case, reference
+    def __init__(self, bench: Bench, case: Case, seed: int = 0) -> None:
+        self._bench, self._case, self._reference = bench, case, bench.reference(case)
         self._draw = random.Random(f"{seed}{case.name}")
         self._checkpoints = bench.out / "run/first/checkpoints"
+        self._stopped = bench.folder / "stopped"
+        harm.remove(self._stopped)
+        harm.remove(committed_checkpoints(self._checkpoints)[-1])
+        (bench.out / "run").rename(self._stopped)
 
     def kills(self, count: int) -> Iterator[str]:
         """Kill ``count`` times at random moments; a run that has come to its end is compared, and another begun."""
@@ -61,7 +63,7 @@ class Campaign:
                 if killed and moment is None:
                     yield f"ends with {answer.statuses}: {answer.log[-300:]}"
                     return
-            problem = judge.incomplete(judge.tree(self._bench.out), self._reference.tree, False)
+            problem = judge.incomplete(judge.tree(self._bench.out), self._reference.tree, loses_power)
             if problem:
                 yield problem
 
@@ -84,7 +86,7 @@ class Campaign:
     def damaged_newest(self, count: int) -> Iterator[str]:
         """Damage the newest checkpoint: the run resumes from the one before it, in the same bits."""
         for _ in range(count):
-            self._bench.prepare(self._case)
+            self._begin_stopped()
             newest = committed_checkpoints(self._checkpoints)[-1]
             what = self._damage(newest)
             answer = self._bench.server.run(self._bench.order(self._case))
@@ -96,7 +98,7 @@ class Campaign:
     def all_damaged(self, count: int) -> Iterator[str]:
         """Damage all checkpoints: the run ends with one sentence, and everything stays as it is."""
         for _ in range(count):
-            self._bench.prepare(self._case)
+            self._begin_stopped()
             what = [self._damage(path) for path in committed_checkpoints(self._checkpoints)]
             before = judge.tree(self._bench.out)
             answer = self._bench.server.run(self._bench.order(self._case))
@@ -106,6 +108,11 @@ class Campaign:
             allowed = judge.Allowed(self._reference.tree, may_stay=("failed.json",), must_fail=True)
             if problem := judge.wrong(ended, allowed):
                 yield f"{what}: {problem}"
+
+    def _begin_stopped(self) -> None:
+        """Begin with a run that lacks its last checkpoint."""
+        self._bench.prepare(self._case)
+        shutil.copytree(self._stopped, self._bench.out / "run")
 
     def _undisturbed_seconds(self) -> float:
         self._bench.prepare(self._case)

@@ -22,6 +22,7 @@ class Case:
         trains: whether the same command, run again after any end, resumes and ends in the whole output.
         verifies: whether it is there to find damage, so that a 0 for a damaged input is wrong.
         many_sentences: whether it has a sentence for each of several problems.
+        falls_back: whether a checkpoint that the disk does not give makes it warn and answer by the one before it.
         ranks: processes of one training; 1 for a command alone.
     """
 
@@ -37,6 +38,7 @@ class Case:
     trains: bool = False
     verifies: bool = False
     many_sentences: bool = False
+    falls_back: bool = False
     ranks: int = 1
 
 
@@ -179,7 +181,13 @@ CASES = (
     Case("fill-mask", ("fill-mask", "hf", "--texts", "masks.tsv"), "", ("hf", "masks.tsv"), ("masks.tsv",)),
     Case("report", ("report", "../out/run"), "run/report", starts_from="second-done", overwrite=""),
     Case("config-show", ("config-show", "recipe.yaml", "name"), inputs=("recipe.yaml",), texts=("recipe.yaml",)),
-    Case("where", ("where", "second-done", "first"), inputs=("second-done/first",), texts=("second-done/first",)),
+    Case(
+        "where",
+        ("where", "second-done", "first"),
+        inputs=("second-done/first",),
+        texts=("second-done/first",),
+        falls_back=True,
+    ),
     Case("completion", ("completion", "bash")),
     Case("doctor", ("doctor", "--length", "16", "--tokens", "16")),
 )

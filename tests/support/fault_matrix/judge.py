@@ -18,6 +18,8 @@ _STAMP = re.compile(rb"20\d\d-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?")
 _MEASURED = frozenset(
     ("seconds", "data_seconds", "tokens_per_second", "mfu", "time", "pid", "wrote", "stalled", "computed")
 )
+_KEPT_OLD = re.compile(r"\.jsonl\.\d+$")
+"""Metrics of a phase that begins anew are kept under such a name."""
 _CHECKPOINT = re.compile(r"(.*/checkpoints)/(step-\d+)")
 _NUMBER = re.compile(r"[0-9.,]+")
 _TIMED = ("heartbeat.json", "events.out.*", "made_from.json")
@@ -62,7 +64,7 @@ def _entries(folder: Path) -> Iterable[tuple[str, Path]]:
 def _digest(path: Path) -> str:
     content = path.read_bytes()
     if path.name == "checksums.json":
-        content = json.dumps(sorted(json.loads(content))).encode()  # sums of files that hold the time
+        content = _names(content)  # the sums are of files that hold the time
     elif path.name == ".metadata":
         content = _contents(content)
     elif path.suffix in (".json", ".jsonl", ".md", ".yaml"):
@@ -84,9 +86,19 @@ def _not_measured(text: bytes) -> bytes:
         return text
 
 
+def _names(checksums: bytes) -> bytes:
+    try:
+        return json.dumps(sorted(json.loads(checksums))).encode()
+    except ValueError:
+        return checksums
+
+
 def _contents(metadata: bytes) -> bytes:
     """Return the table of contents of a checkpoint, without the random name that PyTorch gives each save."""
-    table = pickle.loads(metadata)  # of our own making
+    try:
+        table = pickle.loads(metadata)  # of our own making
+    except Exception:
+        return metadata  # a damaged one
     # In the order in which threads wrote them, which is another each time.
     stored = sorted(map(repr, (table.storage_data or {}).items()))
     return repr((table.state_dict_metadata, table.planner_data, stored)).encode()
@@ -243,7 +255,7 @@ def incomplete(after: Tree, whole: Tree, leftovers: bool) -> str | None:
     if leftovers:
         after = {name: value for name, value in after.items() if not _is_staging(name)}
     for name in sorted(whole.keys() | after.keys()):
-        if after.get(name) != whole.get(name):
+        if after.get(name) != whole.get(name) and not (name not in whole and _KEPT_OLD.search(name)):
             state = "missing" if name not in after else "unasked" if name not in whole else "other content"
             return f"said to be whole, and {name}: {state}"
     return None
@@ -267,7 +279,7 @@ def may_stay(name: str, allowed: Allowed) -> bool:
 
 
 def _is_staging(name: str) -> bool:
-    return any(part.startswith(".") and part.endswith((".tmp", ".old")) for part in name.split("/"))
+    return any(part.startswith(".") and part.endswith((".tmp", ".old", ".now")) for part in name.split("/"))
 
 
 def _tail(log: str) -> str:
