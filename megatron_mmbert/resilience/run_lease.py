@@ -70,7 +70,11 @@ class RunLease:
         """End the lease; a second call does nothing."""
         self._ended.set()
         self._thread.join(self._renew_seconds)
-        if _read(self._path).get("mark") == self._mark:
+        try:
+            is_own = _holder(self._path).get("mark") == self._mark
+        except OSError:  # it cannot be read just now, and nobody was seen to take it over
+            is_own = self._lost_to is None
+        if is_own:
             self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -164,7 +168,7 @@ class RunLease:
     def _renew(self) -> None:
         while not self._ended.wait(self._renew_seconds):
             try:
-                holder = _read(self._path)
+                holder = _holder(self._path)
                 if holder.get("mark") != self._mark:
                     self._lost_to = _name(holder) if holder else "somebody who removed the lease"
                     return
@@ -174,9 +178,22 @@ class RunLease:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return what a lease says of its holder; empty where it says nothing, or cannot be read."""
+    try:
+        return _holder(path)
+    except OSError:
+        return {}
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """Return what a lease says of its holder; empty where there is none, or it says nothing.
+
+    Raises:
+        OSError: it is there, and cannot be read.
+    """
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,25 @@ def sync_name(path: Path) -> None:
 def make_folders(folder: Path) -> list[Path]:
     """Make ``folder`` and those above it, on the disk too; returns the new ones, outermost first."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()][::-1]
-    for each in missing:
-        each.mkdir(exist_ok=True)
-        sync_name(each)
+    try:
+        for each in missing:
+            each.mkdir(exist_ok=True)
+            sync_name(each)
+    except OSError:
+        remove_empty(missing)
+        raise
     return missing
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove ``folders``, outermost first, as far as they are there and nothing has come to lie in them."""
+    for each in reversed(folders):
+        try:
+            each.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            break
 
 
 def to_json(value: Any, **options: Any) -> str:

@@ -22,13 +22,13 @@ import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import make_folders, sync, sync_name
+from megatron_mmbert.utils.files import make_folders, remove_empty, sync, sync_name
 
 _AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
@@ -201,26 +201,34 @@ def _staging(target: Path, folder: bool) -> Iterator[Path]:
     made = make_folders(target.parent)
     try:
         staging = target.with_name(f".{target.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        with _locked(target.parent):
-            # Under the parent's lock, so that no other command sees a staging name whose lock is not yet held.
-            remove_leftovers(target)
-            staging.mkdir() if folder else staging.touch(exist_ok=False)
-            lock = os.open(staging, os.O_RDONLY)
-            _lock(lock)
-        _STAGED.add(staging)
+        lock = None
         try:
+            with _locked(target.parent):
+                # Under the parent's lock, so that no other command sees a staging name whose lock is not yet held.
+                remove_leftovers(target)
+                staging.mkdir() if folder else staging.touch(exist_ok=False)
+                lock = os.open(staging, os.O_RDONLY)
+                _lock(lock)
+            _STAGED.add(staging)
             yield staging
         finally:
             _STAGED.discard(staging)
-            os.close(lock)
-            shutil.rmtree(staging, ignore_errors=True) if folder else staging.unlink(missing_ok=True)
+            if lock is not None:
+                os.close(lock)
+            _remove(staging)
     except BaseException:
-        for each in reversed(made):
-            try:
-                each.rmdir()
-            except OSError:
-                break  # something else has come to lie in it
+        remove_empty(made)
         raise
+
+
+def _remove(staging: Path) -> None:
+    """Remove a staging file or folder, an empty folder also where too few files can be open to look into it."""
+    if not staging.is_dir():
+        staging.unlink(missing_ok=True)
+        return
+    shutil.rmtree(staging, ignore_errors=True)
+    with suppress(OSError):
+        staging.rmdir()
 
 
 def _finish(staging: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,6 +111,20 @@ def test_the_heartbeat_moves_and_a_loss_is_seen(tmp_path: Path) -> None:
     assert lease.lost_to() == "process 7 of job 4711 on elsewhere"
     lease.release()
     assert path.is_file(), "the lease of another is not removed"
+
+
+def test_a_lease_that_cannot_be_read_for_a_while_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = RunLease(tmp_path, renew_seconds=0.02)
+
+    def unreadable(path: Path, *arguments: Any, **options: Any) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", unreadable)
+        time.sleep(0.1)
+        assert lease.lost_to() is None
+        lease.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_many_at_once_one_has_it(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,24 @@ def test_whole_or_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "the folders made for it are gone too"
     write(tmp_path / "out")
     assert tree(tmp_path) == {"out/thing.json": "new", "out/deep/part": "new"}
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_nothing_is_left_where_the_staging_cannot_be_opened(
+    folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, make = os.open, output_folder if folder else output_file
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith(".tmp"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        patch.setattr(os, "open", full)
+        with make(tmp_path / "new" / "out", FOLDER if folder else FILE):
+            raise AssertionError("not reached")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_own_kind_is_replaced_only_when_asked(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def put_at_output(output: Path, what: str) -> None:
         _make_home(output.with_name("home"))
         output.symlink_to(output.with_name("home"))
     elif what == "dangling link":
-        output.symlink_to(output.with_name("elsewhere"))
+        output.symlink_to(output.with_stem("elsewhere"))
     elif what == "loop":
         output.symlink_to(output)
     elif what == "parent is a file":

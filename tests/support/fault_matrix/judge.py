@@ -163,7 +163,7 @@ def wrong(ended: Ended, allowed: Allowed) -> str | None:
     changed = _changes(ended.before, ended.after, allowed)
     if allowed.killed and status in (-allowed.killed, 128 + allowed.killed):
         done = {name: value for name, value in ended.after.items() if not may_stay(name, allowed)}
-        whole_already = allowed.killed == signal.SIGKILL and not incomplete(done, allowed.whole, True)
+        whole_already = not incomplete(done, allowed.whole, True)  # the signal came after the last rename
         return None if whole_already else changed
     if allowed.trains and allowed.killed and status == EXIT_STOPPED:
         return changed
@@ -214,11 +214,11 @@ def _partial(after: Tree, log: str, allowed: Allowed) -> str | None:
         return f"status 0, and prints other things: {_tail(log)}"
     whole = allowed.whole
     if allowed.trains and "save failed: " in log:  # which of the older ones are there depends on the one that is not
-        after, whole = _without_older(after), _without_older(whole)
+        after, whole = without_older(after), without_older(whole)
     return incomplete(after, whole, allowed.leftovers)
 
 
-def _without_older(found: Tree) -> Tree:
+def without_older(found: Tree) -> Tree:
     """Return a run without its checkpoints but the newest of each phase."""
     newest: dict[str, str] = {}
     for name in found:

@@ -23,6 +23,7 @@ from support import ROOT
 from support.fault_matrix import shim
 
 AGENT_SECONDS = 8.0
+KILL_SECONDS = 20.0  # as torchrun, which kills 30 s after it has asked
 """After so many seconds ranks are told to end when one has failed."""
 
 
@@ -158,7 +159,7 @@ def _wait(children: Sequence[int], order: dict[str, Any]) -> tuple[list[int], bo
     """Wait for all; returns their statuses and whether they had to be ended. Nothing of them is left running."""
     started = time.monotonic()
     statuses: dict[int, int] = {}
-    hangs = killed = told = False
+    hangs = killed = told = forced = False
     failed_at = 0.0
     while len(statuses) < len(children):
         for child in set(children) - statuses.keys():
@@ -174,6 +175,9 @@ def _wait(children: Sequence[int], order: dict[str, Any]) -> tuple[list[int], bo
             if passed > failed_at + AGENT_SECONDS and not told:
                 told = True
                 _send(set(children) - statuses.keys(), signal.SIGTERM)
+            if passed > failed_at + AGENT_SECONDS + KILL_SECONDS and not forced:
+                forced = True
+                _end_groups(set(children) - statuses.keys())
         if hangs or (order["kill_after"] is not None and passed > order["kill_after"] and not killed):
             killed = True
             _end_groups(set(children) - statuses.keys())
