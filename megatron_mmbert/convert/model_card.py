@@ -5,13 +5,13 @@ A description can come from anywhere: what it holds is shown as it is, and is ne
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from megatron_mmbert.checkpoint.metadata import CheckpointMeta
 from megatron_mmbert.config.values import LinearRamp
+from megatron_mmbert.utils.files import to_json
 
 _HEADER = """---
 library_name: transformers
@@ -76,7 +76,7 @@ def _entities(match: re.Match[str]) -> str:
 
 def _quoted(value: str) -> str:
     """Return a string in double quotes, of one line, as YAML reads it."""
-    return json.dumps("".join(each if each.isprintable() else "�" for each in value), ensure_ascii=False)
+    return to_json("".join(each if each.isprintable() else "�" for each in value), ensure_ascii=False)
 
 
 def _summary(meta: CheckpointMeta) -> str:

@@ -74,7 +74,11 @@ def available_token_counts(
             warn(f"{path}: no such token store yet")
     if not there:
         warn("without text no languages and epochs are planned; give --token-counts to plan with a table")
-    return open_stores(there) if there else None
+        return None
+    stores = open_stores(there)
+    for store in stores.stores:
+        store.check_small_files()
+    return stores
 
 
 def read_token_counts(path: Path, column: str, vocab_size: int) -> TokenCounts:

@@ -22,9 +22,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield staging
         sync(staging)
         os.replace(staging, path)
-        sync_name(path)
-    finally:
+    except BaseException:
         staging.unlink(missing_ok=True)
+        raise
+    sync_name(path)
 
 
 def replace_folder(staging: Path, path: Path) -> None:
@@ -94,7 +95,12 @@ def to_json(value: Any, **options: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically."""
     with atomic_file(path) as staging:
-        staging.write_text(to_json(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        put_json(staging, value)
+
+
+def put_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented UTF-8 JSON into ``path`` itself: for a staging file that is locked."""
+    path.write_text(to_json(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:

@@ -222,7 +222,9 @@ def _staging(target: Path, folder: bool) -> Iterator[Path]:
 
 
 def _remove(staging: Path) -> None:
-    """Remove a staging file or folder, an empty folder also where too few files can be open to look into it."""
+    """Remove a staging file or folder if it is there still, an empty folder also where too few files can be open."""
+    if not os.path.lexists(staging):
+        return
     if not staging.is_dir():
         staging.unlink(missing_ok=True)
         return

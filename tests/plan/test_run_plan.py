@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,17 @@ def test_with_stores_the_plan_is_what_training_does(trainable: Path) -> None:
         assert [(use.language, use.tokens, use.epochs) for use in phase.groups] == [
             (group.language, group.tokens, group.epochs) for group in trained
         ]
+
+
+@pytest.mark.parametrize("ending", [".idx", ".crc32"])
+def test_a_damaged_store_is_no_warning(ending: str, trainable: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(trainable, [])
+    shutil.copytree(recipe.data.stores[0], tmp_path / "store")
+    shard = tmp_path / "store" / f"shard-00000{ending}"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+    damaged = load_recipe(trainable, [f"data.stores=[{tmp_path / 'store'}]"])
+    with pytest.raises(UserError, match=f"shard-00000{ending}"):
+        planned(damaged, None)
 
 
 def test_steps_count_what_packs_leave_empty(trainable: Path) -> None:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score the checkpoint, print a table, and write the scores as ``mmbert report`` reads them."""
     from megatron_mmbert.config.loading import load_recipe
-    from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.files import put_json
     from megatron_mmbert.utils.output_kinds import SCORES
     from megatron_mmbert.utils.outputs import check_output, output_file
 
@@ -53,5 +53,5 @@ def run(arguments: argparse.Namespace) -> None:
             "bytes": {language: score.bytes for language, score in scores.items()},
         }
         with output_file(arguments.output, SCORES, inputs, overwrite=True) as staging:
-            write_json(staging, values)
+            put_json(staging, values)
         print(f"wrote {arguments.output}")

@@ -91,13 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _write(plan: Plan, path: Path) -> None:
     from megatron_mmbert.plan.run_plan import as_json
-    from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.files import put_json
     from megatron_mmbert.utils.output_kinds import PLAN
     from megatron_mmbert.utils.outputs import output_file
 
     if path.suffix == ".json":
         with output_file(path, PLAN, overwrite=True) as staging:
-            write_json(staging, as_json(plan))
+            put_json(staging, as_json(plan))
         return
     from megatron_mmbert.plan.render.languages_plot import plot_plan  # here, as Matplotlib takes a while to import
 

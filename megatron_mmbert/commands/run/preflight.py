@@ -60,7 +60,7 @@ def check_node(arguments: argparse.Namespace) -> int:
     """Check this node and record its facts; returns the exit status."""
     from megatron_mmbert.config.loading import load_recipe
     from megatron_mmbert.diagnosis.nodes import node_facts, problems
-    from megatron_mmbert.utils.files import write_json
+    from megatron_mmbert.utils.files import put_json
     from megatron_mmbert.utils.output_kinds import NODE_RECORD
     from megatron_mmbert.utils.outputs import output_file
 
@@ -70,7 +70,7 @@ def check_node(arguments: argparse.Namespace) -> int:
         print(f"error: {host}: {problem}", file=sys.stderr)
     if arguments.record is not None and not found:
         with output_file(arguments.record / f"{host}.json", NODE_RECORD, overwrite=True) as staging:
-            write_json(staging, node_facts(recipe))
+            put_json(staging, node_facts(recipe))
     if not found:
         print(f"{host}: can train {recipe.name}")
     return EXIT_BAD_INPUT if found else 0
