@@ -201,7 +201,7 @@ python tools/merge_ties.py --base a \\
 BAD_COMMANDS = {
     "python tools/absent.py": "there is no tools/absent.py",
     "python -m megatron_mmbert.absent": "there is no module megatron_mmbert.absent",
-    "python tools/merge_ties.py --base a --models b --density one --output d": "invalid",
+    "python tools/merge_ties.py --base a --models b --density one --output d": "is not a number",
     "python tools/merge_ties.py --base a --models b --output d --absent": "unrecognized arguments: --absent",
     "python tools/convert_from_hf.py HF_DIR": "--output",
     "python tools/fill_mask.py": "HF_DIR",

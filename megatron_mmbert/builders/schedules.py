@@ -91,8 +91,8 @@ def step_split(
 ) -> StepSplit:
     """Return how the packs of a step are shared out; ``max_packs`` as in :func:`phase_schedules`."""
     pipeline = 1 if parallel is None else parallel.pipeline
-    most = phase.batch.packs_per_micro_batch or max_packs or 1
-    return StepSplit(ranks=dp_size, max_packs=most, pipeline=pipeline, group=_group(parallel))
+    largest = phase.batch.packs_per_micro_batch or max_packs or 1
+    return StepSplit(ranks=dp_size, max_packs=largest, pipeline=pipeline, group=_group(parallel))
 
 
 def empty_packs_text(phase: Phase, ramp: BatchRamp, split: StepSplit) -> str:

@@ -26,8 +26,8 @@ def packs_that_fit(recipe: Recipe, phase: Phase, gpus: int, memory: float) -> in
         layout = layout_with(recipe, phase, gpus, packs)
         return max_memory(recipe.model, layout).peak > AUTO_MEMORY_SHARE * memory
 
-    most = -(-phase.batch.tokens_per_step // phase.batch.pack_tokens // _replicas(recipe, gpus))
-    return max(1, bisect.bisect_left(range(1, most + 1), True, key=too_large))
+    largest = -(-phase.batch.tokens_per_step // phase.batch.pack_tokens // _replicas(recipe, gpus))
+    return max(1, bisect.bisect_left(range(1, largest + 1), True, key=too_large))
 
 
 def planned_layout(recipe: Recipe, phase: Phase, gpus: int, memory: float | None = None) -> ParallelLayout:

@@ -21,7 +21,7 @@ from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.masking import scored_positions
 from megatron_mmbert.data.loading.packing import Int64s, pack_block
 from megatron_mmbert.data.sampling.mixture import Mixture, MixtureTotals
-from megatron_mmbert.data.sampling.settings import DataPhase, TokenSource
+from megatron_mmbert.data.sampling.settings import DataPhase, MixtureError, TokenSource
 from megatron_mmbert.model.flops import training_flops
 from megatron_mmbert.optim.schedule import BatchRamp, steps_for
 from megatron_mmbert.plan.token_counts import TokenCounts
@@ -184,13 +184,13 @@ def _mixture(recipe: Recipe, phase: Phase, text: TokenSource, warn: Warn) -> Mix
     settings = _with_sources_there_are(replace(tempered, sources=phase.sources or None), text, warn)
     try:
         return kind(text, settings)
-    except UserError as error:
+    except MixtureError as error:
         warn(str(error))
     if settings.max_epochs is None:
         return None
     try:
         return kind(text, replace(settings, max_epochs=None))  # shows what the cap would have to be
-    except UserError:
+    except MixtureError:
         return None
 
 

@@ -63,7 +63,7 @@ def make_folders(folder: Path) -> list[Path]:
         for each in missing:
             each.mkdir(exist_ok=True)
             sync_name(each)
-    except OSError:
+    except BaseException:
         remove_empty(missing)
         raise
     return missing

@@ -31,7 +31,7 @@ def load(folder: Path, *overrides: str) -> Recipe:
     ("overrides", "words"),
     [
         (["tensor=4"], "parallel.tensor 4 does not divide model.num_attention_heads 6; choose a divisor of all of"),
-        (["tensor=3", "sequence=true"], "batch.tokens_per_micro_batch 128 does not divide by parallel.tensor 3, as"),
+        (["tensor=3", "sequence=true"], "a pack of 128 tokens does not divide by parallel.tensor 3, as"),
         (["virtual_stages=2"], "virtual_stages 2 needs pipeline 2 or more; set it to 1 or raise pipeline"),
         (["pipeline=4", "virtual_stages=2"], "is more than model.num_layers 4 with embedding and head can fill"),
         (["pipeline=2", "layers_per_stage=[1,2]"], "layers_per_stage [1, 2] adds up to 3 and model.num_layers is 4"),

@@ -150,6 +150,7 @@ def test_a_checkpoint_of_another_shape(checkpoint: Path, recipe_file: Path) -> N
 
 def test_a_checkpoint_of_another_tokenizer(checkpoint: Path, recipe: Recipe, tmp_path: Path) -> None:
     encoder = Encoder(encoder_config(recipe.model, 500.0, 700.0), recipe.model.vocab_size)
+    initialize(encoder, 1)
     meta = CheckpointMeta(
         model=recipe.model, rope_theta=500.0, rope_theta_local=700.0, max_length=64, tokenizer_fingerprint="0" * 64
     )

@@ -43,7 +43,7 @@ def test_chosen_layouts_are_legal_and_fit(recipe: Recipe) -> None:
     for point in scaling(recipe, recipe.phases[0], 1e5, H100):
         assert layout_problem(point.parallel, recipe.model) is None and point.layout.ranks == point.gpus
         batch = recipe.phases[0].batch
-        assert point.layout.data <= batch.tokens_per_step // batch.tokens_per_micro_batch
+        assert point.layout.data <= batch.tokens_per_step // batch.pack_tokens
         assert max_memory(recipe.model, point.layout).peak <= H100.memory
     assert best(recipe, recipe.phases, [1e5] * len(recipe.phases), 1, replace(H100, memory=1e6)) == []
 

@@ -35,7 +35,7 @@ def made_up_language(letters: str, words: int, seed: int) -> str:
 
 def test_small_languages_get_more_pieces_at_a_low_temperature(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     large, small = made_up_language("abcdefghijklm", 60_000, 1), made_up_language("αβγδεζηθικλμν", 600, 2)
-    inputs = [make_corpus({"large": [large], "small": [small]})]
+    inputs = [make_corpus({"eng_Latn": [large], "ell_Grek": [small]})]
     greek = {}
     for tau in (0.3, 1.0):
         settings = Settings(vocab_size=900, temperature=tau)
@@ -70,7 +70,7 @@ def test_alphabet_is_the_commonest_characters_and_half_the_room() -> None:
 
 def test_no_line_is_dropped(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     # SentencePiece leaves out lines beyond its limit of 4192 bytes, and lines with U+2585, without a word.
-    texts = {"one": ["зебра " * 680] * 9, "two": ["quagga ▅ quagga quagga"] * 9, "three": ["okapi\x00okapi okapi"] * 9}
+    texts = {"rus": ["зебра " * 680] * 9, "eng": ["quagga ▅ quagga quagga"] * 9, "deu": ["okapi\x00okapi okapi"] * 9}
     tokenizer = train_tokenizer([make_corpus(texts)], tmp_path / "tokenizer", Settings(vocab_size=FIXED_PIECES + 34))[0]
     assert {"▁зебра", "▁quagga", "▁okapi"} <= set(learned(tokenizer))
 

@@ -46,16 +46,18 @@ def few_descriptors() -> Iterator[None]:
 
 @pytest.mark.usefixtures("few_descriptors")
 def test_pool_without_descriptors() -> None:
+    running = set(multiprocessing.active_children())
     with pytest.raises(UserError, match=r"--workers 12: .* cannot be started: too many open files"):
         list(ordered_map(double, range(100), 12, do_nothing))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= running
 
 
 @pytest.mark.usefixtures("few_descriptors")
 def test_data_workers_without_descriptors() -> None:
+    running = set(multiprocessing.active_children())
     with pytest.raises(UserError, match=r"data.workers 12: .* cannot be started: too many open files"):
         ProcessMap(double, 0, 12)
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= running
 
 
 def test_a_worker_that_cannot_be_prepared_says_why(capfd: pytest.CaptureFixture[str]) -> None:

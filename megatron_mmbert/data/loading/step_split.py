@@ -62,6 +62,6 @@ class StepSplit:
     def _equal(self, each: int) -> tuple[int, ...]:
         """Return micro batches of one size, the largest that leaves work for every pipeline rank and no pack over."""
         each = -(-each // self.group) * self.group
-        most = min(self.max_packs, max(1, each // self.pipeline))
-        size = next(size for size in range(most, 0, -1) if each % size == 0 and (each // size) % self.group == 0)
+        largest = min(self.max_packs, max(1, each // self.pipeline))
+        size = next(size for size in range(largest, 0, -1) if each % size == 0 and (each // size) % self.group == 0)
         return (size,) * (each // size)

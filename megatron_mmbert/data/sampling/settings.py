@@ -42,6 +42,10 @@ class TokenSource(Protocol):
     def where(self, source: str, language: str, document: int) -> str: ...
 
 
+class MixtureError(UserError):
+    """The settings of a phase and the text that there is do not go together; nothing is wrong with the files."""
+
+
 @dataclass(frozen=True)
 class WordMarks:
     """The edges of words, by id of the vocabulary.

@@ -11,8 +11,8 @@ from decimal import Context
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.sampling.settings import DataPhase
-from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.data.sampling.settings import DataPhase, MixtureError
+from megatron_mmbert.utils.errors import nearest
 
 Float64s = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
@@ -100,9 +100,9 @@ def _source_weights(sources: list[str], source_of: Int64s, tokens: Int64s, phase
         for name, value in phase.sources.items():
             if name not in sources:
                 hint = nearest(name, sources)
-                raise UserError(f"phase {phase.name!r}: source {name!r} has no text in the phase's languages{hint}")
+                raise MixtureError(f"phase {phase.name!r}: source {name!r} has no text in the phase's languages{hint}")
             if not value > 0:
-                raise UserError(f"phase {phase.name!r}: the weight of source {name!r} must be positive, not {value}")
+                raise MixtureError(f"phase {phase.name!r}: the weight of source {name!r} must be positive, not {value}")
         raw = [float(phase.sources[name]) for name in sources]
     return np.array(raw) / math.fsum(raw)
 
@@ -143,7 +143,7 @@ def _apply_caps(
         held[:, over] = weight[:, over] * (cap[over] / demand[over])
         capped |= over
         if capped.all():
-            raise UserError(
+            raise MixtureError(
                 f"phase {phase.name!r}: max_epochs {phase.max_epochs} allows {int(math.fsum(cap)):,} tokens "
                 f"of the {phase.tokens:,} asked for; lower tokens or raise max_epochs"
             )

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.sampling.examples import Int64s, count_examples, narrow_lengths
-from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
-from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.data.sampling.settings import DataPhase, MixtureError, ResumePoint, TokenSource
+from megatron_mmbert.utils.errors import nearest
 
 MAX_STRIPES = 64
 _ROWS = 4096  # of a dataset's table of documents transposed at a time, to stay in a core's cache
@@ -105,7 +105,7 @@ def divide_into_stripes(source: TokenSource, phase: DataPhase) -> tuple[Stripes,
             documents.append(len(lengths))
             datasets.append(_divide_dataset(lengths, phase, phase.resume_points.get(name), all_lengths))
     if not names:
-        raise UserError(f"phase {phase.name!r}: its sources and languages hold no text")
+        raise MixtureError(f"phase {phase.name!r}: its sources and languages hold no text")
     stripe_tokens, stripe_examples = (np.concatenate([each[column] for each in datasets]) for column in (0, 1))
     counts = np.array([len(each.stripe_tokens) for each in datasets], dtype=np.int64)
     first_stripe = np.cumsum(counts) - counts
@@ -176,7 +176,7 @@ def selected_datasets(source: TokenSource, phase: DataPhase) -> list[tuple[str, 
     ):
         for name in wanted or ():
             if name not in has:
-                raise UserError(f"phase {phase.name!r}: the data has no {kind} {name!r}{nearest(name, has)}")
+                raise MixtureError(f"phase {phase.name!r}: the data has no {kind} {name!r}{nearest(name, has)}")
     return [
         (name, language)
         for name, language in names
