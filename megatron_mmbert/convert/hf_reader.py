@@ -114,6 +114,15 @@ class HFTensors:
             self._check(file, whole=True)
             progress((self.folder / file).stat().st_size)
 
+    def check_file(self, name: str) -> None:
+        """Compare a file that holds no weights with its checksum, if the export has one of it.
+
+        Raises:
+            UserError: it is not as it was written.
+        """
+        if self._checksums is not None and name in self._checksums:
+            self._check(name, whole=True)
+
     def _check(self, file: str, whole: bool) -> None:
         if self._checksums is not None:
             problem = file_problem(self.folder, file, self._checksums, _CHANGED, whole)

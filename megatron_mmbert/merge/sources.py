@@ -109,6 +109,7 @@ class HFFolder:
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         for file in sorted(self.path.iterdir()):
             if file.is_file() and file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
+                self._tensors.check_file(file.name)
                 shutil.copyfile(file, folder / file.name)
         where = folder / WEIGHTS
         contiguous = {name: check_finite(each.contiguous(), name, where) for name, each in tensors.items()}

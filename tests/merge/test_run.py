@@ -23,6 +23,7 @@ from megatron_mmbert.merge.request import MergeRequest
 from megatron_mmbert.merge.run import merge_folders
 from megatron_mmbert.merge.sources import HFFolder
 from megatron_mmbert.parallel import Runtime
+from megatron_mmbert.utils.checksums import write_checksums
 from megatron_mmbert.utils.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -140,6 +141,17 @@ def test_integers_that_differ(models: Path, rewrite: Rewrite) -> None:
     rewrite(models / "a", {"counts": torch.arange(3) + 1})
     with pytest.raises(UserError, match="counts holds integers that differ"):
         merge_folders(MergeRequest("ties", models / "base", (models / "a",)), models / "out")
+
+
+def test_a_damaged_file_beside_the_weights_is_not_copied(models: Path) -> None:
+    request = MergeRequest("ties", models / "base", (models / "a",))
+    for name in ("base", "a"):
+        (models / name / "special_tokens_map.json").write_text('{"mask_token": "<mask>"}')
+        write_checksums(models / name)
+        (models / name / "special_tokens_map.json").write_text('{"mask_token": "<m')
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: content differs from its checksum"):
+        merge_folders(request, models / "out")
+    assert not (models / "out").exists()
 
 
 def test_output_is_never_an_input_and_never_lost(models: Path) -> None:
