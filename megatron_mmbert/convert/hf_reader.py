@@ -114,6 +114,11 @@ class HFTensors:
             self._check(file, whole=True)
             progress((self.folder / file).stat().st_size)
 
+    @property
+    def listed_files(self) -> frozenset[str]:
+        """The names of the files that the export has checksums of; none where it has no list of them."""
+        return frozenset(self._checksums or ())
+
     def check_file(self, name: str) -> None:
         """Compare a file that holds no weights with its checksum, if the export has one of it.
 

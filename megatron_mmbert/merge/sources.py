@@ -107,10 +107,11 @@ class HFFolder:
         self._tensors.verify()
 
     def write_like(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        for file in sorted(self.path.iterdir()):
-            if file.is_file() and file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
-                self._tensors.check_file(file.name)
-                shutil.copyfile(file, folder / file.name)
+        files = {path.name for path in self.path.iterdir() if path.is_file()} | self._tensors.listed_files
+        for name in sorted(files - set(NOT_COPIED)):
+            if name.endswith(COPIED_SUFFIXES) and "/" not in name:
+                self._tensors.check_file(name)
+                shutil.copyfile(self.path / name, folder / name)
         where = folder / WEIGHTS
         contiguous = {name: check_finite(each.contiguous(), name, where) for name, each in tensors.items()}
         save_file(contiguous, where, metadata=METADATA)

@@ -151,6 +151,10 @@ def test_a_damaged_file_beside_the_weights_is_not_copied(models: Path) -> None:
         (models / name / "special_tokens_map.json").write_text('{"mask_token": "<m')
     with pytest.raises(UserError, match=r"special_tokens_map\.json: content differs from its checksum"):
         merge_folders(request, models / "out")
+    for name in ("base", "a"):
+        (models / name / "special_tokens_map.json").unlink()
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: missing"):
+        merge_folders(request, models / "out")
     assert not (models / "out").exists()
 
 
