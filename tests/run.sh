@@ -4,7 +4,7 @@
 #   bash tests/run.sh -m slow          the slow tests alone
 #   bash tests/run.sh -m slurm         the job scripts on a real Slurm (root; installs Debian's packages)
 #   bash tests/run.sh -m soak          a run killed 60 times
-#   bash tests/run.sh -m faults        all commands under all faults, and campaigns against a training: 40 minutes
+#   bash tests/run.sh -m faults        all commands under all faults, and campaigns against a training (long)
 #   bash tests/run.sh tests/data -k mixture    any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -48,7 +48,7 @@ class HashedFile:
 
     Attributes:
         values: of the tensor that is being saved, flat. They are checked part by part as their bytes are hashed, while
-            these are in the cache: as a pass of its own, the check took twice as long.
+            these are in the cache, not in a second pass over memory.
         is_finite: whether all values so far were.
     """
 

@@ -1,4 +1,4 @@
-"""All commands under all faults: :mod:`support.fault_matrix`. A sample in every run, all cells with ``-m faults``."""
+"""All commands under all faults: :mod:`support.fault_matrix`; a sample and all cells, by ``-m faults`` alone."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One shard of a store, open for reading: its index checked when it is opened, each document when it is first read.
 
 The ids are mapped into memory. A mapped file that somebody cuts short ends the process with SIGBUS and no word, so its
-size is looked at before it is touched, every fifth of a millisecond; to read each document by a system call instead
-takes a quarter of the loader's speed. The numbers of the index are read once, and not mapped.
+size is looked at before it is touched, every fifth of a millisecond (a cut in between still ends the process); reading
+each document by a system call instead slows the loader. The numbers of the index are read once, and not mapped.
 
 A document is compared with its checksum in ``NAME.crc32`` when it is first read, and again when the ``.bin`` has been
 written to since. A ``check_share`` below 1 compares that share of the documents, spread over the shard.
