@@ -104,10 +104,8 @@ def exchange_line() -> str | None:
         return (
             "sum over ranks: not measured, as there is one; torchrun --nproc-per-node N -m megatron_mmbert doctor does"
         )
-    parallel.enable_cpu_mode()
-    runtime = parallel.start()
-    rate = bandwidth.all_reduced(runtime.device)
-    parallel.shutdown()
+    with parallel.process_group() as runtime:
+        rate = bandwidth.all_reduced(runtime.device)
     kind = "NCCL" if runtime.device.type == "cuda" else "gloo"
     return f"sum over {runtime.world_size} ranks ({kind}): {rate:.2f} GB/s of bus" if runtime.is_main else None
 

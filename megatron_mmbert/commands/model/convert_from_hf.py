@@ -28,12 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert import parallel
     from megatron_mmbert.convert.import_hf import import_folder
 
-    parallel.enable_cpu_mode()
-    parallel.start()
-    try:
+    with parallel.process_group():
         lines = import_folder(
             arguments.source, arguments.output, arguments.check, arguments.overwrite, arguments.allow_different
         )
-    finally:
-        parallel.shutdown()
     print("\n".join(lines))

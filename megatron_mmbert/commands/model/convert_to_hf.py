@@ -30,9 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert import parallel
     from megatron_mmbert.convert.export_hf import export_checkpoint
 
-    parallel.enable_cpu_mode()
-    parallel.start()
-    try:
+    with parallel.process_group():
         lines = export_checkpoint(
             arguments.checkpoint,
             arguments.tokenizer,
@@ -42,6 +40,4 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.max_shard_size,
             arguments.allow_different,
         )
-    finally:
-        parallel.shutdown()
     print("\n".join(lines))

@@ -46,10 +46,6 @@ def run(arguments: argparse.Namespace) -> None:
     # Megatron-Core takes seconds to import: not before the input is known to be good.
     from megatron_mmbert import parallel
 
-    parallel.enable_cpu_mode()
-    parallel.start()
-    try:
+    with parallel.process_group():
         write_transition(path, after, arguments.output, arguments.overwrite)
-    finally:
-        parallel.shutdown()
     print(f"wrote {arguments.output}")

@@ -59,10 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
         check_tokenizer(path, before, tokenizer, allowed)
         after = after.model_copy(update=tokenizer_values(before, tokenizer))
     print("\n".join((f"from {path}", *explain(before, after))))
-    parallel.enable_cpu_mode()
-    parallel.start()
-    try:
+    with parallel.process_group():
         write_transition(path, after, arguments.output, arguments.overwrite)
-    finally:
-        parallel.shutdown()
     print(f"wrote {arguments.output}")

@@ -3,10 +3,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import re
 from pathlib import Path
 
 import pytest
+from support.damaged_text import assert_damage_is_told
 
 from megatron_mmbert.data.text.documents import SkippedLines, find_inputs, read_documents
 from megatron_mmbert.utils.errors import UserError
@@ -81,15 +81,6 @@ def test_file_without_documents(content: str, tmp_path: Path) -> None:
     assert list(read_documents(path, skip_bad=skipped)) == [] and skipped.count == 1
 
 
-def damage_is_told(path: Path, match: str) -> None:
-    """The file ends the reading, or is counted as one bad line where bad lines are left out."""
-    with pytest.raises(UserError, match=match):
-        list(read_documents(path))
-    skipped = SkippedLines()
-    list(read_documents(path, skip_bad=skipped))
-    assert skipped.count == 1 and re.search(match, str(skipped.first[0]))
-
-
 @pytest.mark.parametrize("damage", ["cut", "not gzip", "flipped"])
 def test_damaged_gzip_is_told(damage: str, tmp_path: Path) -> None:
     good = bytearray(gzip.compress(b'{"text": "hello"}\n' * 50))
@@ -97,7 +88,7 @@ def test_damaged_gzip_is_told(damage: str, tmp_path: Path) -> None:
         good[-5] ^= 1
     content = {"cut": bytes(good[:-9]), "not gzip": b'{"text": "x"}\n', "flipped": bytes(good)}[damage]
     path = write(tmp_path / "a.jsonl.gz", content)
-    damage_is_told(path, r"a\.jsonl\.gz: damaged gzip")
+    assert_damage_is_told(path, r"a\.jsonl\.gz: damaged gzip")
 
 
 def test_find_inputs_sorted_once_and_recursive(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import json
 import lzma
-import re
 import subprocess
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from support.damaged_text import assert_damage_is_told
 
 from megatron_mmbert.data.text.documents import open_records, parse_record, read_documents
 from megatron_mmbert.data.text.records import BadLine, Document, Fields, SkippedLines
@@ -45,17 +45,8 @@ def test_zst_holds_the_same_documents(kind: str, tmp_path: Path) -> None:
     assert [d.text for d in packed] == [d.text for d in plain] and len(plain) == 1000
 
 
-def damage_is_told(path: Path, match: str) -> None:
-    """The file ends the reading, or is counted as one bad line where bad lines are left out."""
-    with pytest.raises(UserError, match=match):
-        list(read_documents(path))
-    skipped = SkippedLines()
-    list(read_documents(path, skip_bad=skipped))
-    assert skipped.count == 1 and re.search(match, str(skipped.first[0]))
-
-
 @pytest.mark.parametrize("ending", ["xz", "bz2", "XZ"])
-def test_xz_and_bz2_hold_the_same_documents_and_damage_is_told(ending: str, tmp_path: Path) -> None:
+def test_xz_and_bz2_hold_the_same_documents_and_assert_damage_is_told(ending: str, tmp_path: Path) -> None:
     pack, name = {"xz": (lzma.compress, "xz"), "bz2": (bz2.compress, "bzip2")}[ending.lower()]
     lines = [f"é {n} " + "x" * (n % 300) for n in range(3000)]
     content = "\n".join(lines).encode()
@@ -65,7 +56,7 @@ def test_xz_and_bz2_hold_the_same_documents_and_damage_is_told(ending: str, tmp_
     good = pack(content)
     for damaged in (good[:-9], good + b"xyz", b"plain text", good[:500] + b"?" + good[501:], good + pack(b"y")[:-9]):
         path.write_bytes(damaged)
-        damage_is_told(path, rf"damaged {name} after line \d+ \(.+\); copy it again")
+        assert_damage_is_told(path, rf"damaged {name} after line \d+ \(.+\); copy it again")
 
 
 @pytest.mark.parametrize("damage", ["cut", "not zst", "trailing"])
@@ -74,7 +65,7 @@ def test_damaged_zst_is_told(damage: str, tmp_path: Path) -> None:
     content = {"cut": good[:-3], "not zst": b'{"text": "x"}\n', "trailing": good + b"xyz"}[damage]
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(content)
-    damage_is_told(path, r"a\.jsonl\.zst: damaged zstandard after line \d+ \(.*\); copy it again")
+    assert_damage_is_told(path, r"a\.jsonl\.zst: damaged zstandard after line \d+ \(.*\); copy it again")
 
 
 @pytest.mark.parametrize("dictionary", [True, False])
@@ -128,7 +119,7 @@ def test_bad_parquet_rows_are_named_or_counted(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", [b"PAR1 but no table PAR1", b"x"])
 def test_damaged_parquet(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
-    damage_is_told(tmp_path / "a.parquet", r"a\.parquet: damaged parquet after row 0 ")
+    assert_damage_is_told(tmp_path / "a.parquet", r"a\.parquet: damaged parquet after row 0 ")
 
 
 def test_a_line_is_too_long_by_one_byte(tmp_path: Path) -> None:

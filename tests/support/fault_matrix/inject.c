@@ -158,24 +158,16 @@ int openat(int folder, const char *path, int flags, ...) { REAL(int, "openat", i
 int openat64(int folder, const char *path, int flags, ...) { REAL(int, "openat64", int, const char *, int, ...); OPEN_BODY(real(folder, path, flags, mode), folder); }
 
 static FILE *opened(FILE *file, int yes) { if (file) mark(fileno(file), yes); return file; }
-FILE *fopen(const char *path, const char *how) {
-    REAL(FILE *, "fopen", const char *, const char *);
-    int yes = watched_path(AT_FDCWD, path);
-    if (yes && hit(OPEN)) return NULL;
-    int made = how[0] != 'r' && is_new(AT_FDCWD, path, O_CREAT);
-    FILE *file = opened(real(path, how), yes);
-    if (made && file) note("made", 0, AT_FDCWD, path, "");
-    return file;
-}
-FILE *fopen64(const char *path, const char *how) {
-    REAL(FILE *, "fopen64", const char *, const char *);
-    int yes = watched_path(AT_FDCWD, path);
-    if (yes && hit(OPEN)) return NULL;
-    int made = how[0] != 'r' && is_new(AT_FDCWD, path, O_CREAT);
-    FILE *file = opened(real(path, how), yes);
-    if (made && file) note("made", 0, AT_FDCWD, path, "");
-    return file;
-}
+#define FOPEN_BODY(name) \
+    REAL(FILE *, name, const char *, const char *); \
+    int yes = watched_path(AT_FDCWD, path); \
+    if (yes && hit(OPEN)) return NULL; \
+    int made = how[0] != 'r' && is_new(AT_FDCWD, path, O_CREAT); \
+    FILE *file = opened(real(path, how), yes); \
+    if (made && file) note("made", 0, AT_FDCWD, path, ""); \
+    return file
+FILE *fopen(const char *path, const char *how) { FOPEN_BODY("fopen"); }
+FILE *fopen64(const char *path, const char *how) { FOPEN_BODY("fopen64"); }
 
 int close(int fd) { REAL(int, "close", int); mark(fd, 0); return real(fd); }
 int dup2(int from, int to) { REAL(int, "dup2", int, int); int got = real(from, to); if (got >= 0) mark(got, from >= 0 && from < MAX_FD && below[from]); return got; }
