@@ -74,11 +74,7 @@ def available_token_counts(
             warn(f"{path}: no such token store yet")
     if not there:
         warn("without text no languages and epochs are planned; give --token-counts to plan with a table")
-        return None
-    stores = open_stores(there)
-    for store in stores.stores:
-        store.check_small_files()
-    return stores
+    return open_stores(there) if there else None
 
 
 def read_token_counts(path: Path, column: str, vocab_size: int) -> TokenCounts:
