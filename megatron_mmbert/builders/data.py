@@ -12,7 +12,7 @@ from megatron_mmbert.config.phase import Phase
 from megatron_mmbert.config.recipe import Recipe
 from megatron_mmbert.data.loading.masking_units import word_marks
 from megatron_mmbert.data.sampling.resume import ResumePoints, TrainedPhase, nominal_blocks, resume_points_after
-from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenizerIds, TokenSource
+from megatron_mmbert.data.sampling.settings import DataPhase, MixtureError, ResumePoint, TokenizerIds, TokenSource
 from megatron_mmbert.data.store.multi_store import ConcatenatedStores, open_stores
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.errors import UserError, nearest
@@ -112,7 +112,7 @@ def trained_resume_points(
         then = recipe.model_copy(update={"seed": each.seed, "data": data})
         try:
             settings = _data_phase_of_what_there_is(then, Phase.model_validate(each.phase), stores)
-        except UserError as error:
+        except MixtureError as error:
             warn(f"what phase {each.phase['name']!r} read is not known ({error}), so text may repeat")
             return {}
         trained.append(TrainedPhase(settings, each.blocks, each.fingerprint))
@@ -149,7 +149,7 @@ def phase_boost(recipe: Recipe, phase: Phase, stores: TokenSource) -> dict[str, 
     wanted = set(found_languages(phase, stores) or ()) if recipe.data.allow_missing_languages else set()
     for code in phase.boost:
         if not _matches(code, known) and code not in wanted:
-            raise UserError(
+            raise MixtureError(
                 f"phase {phase.name!r}: boost names {code!r}, which the stores lack{nearest(code, known)}; "
                 "correct it or take it out"
             )
@@ -182,7 +182,7 @@ def sources_of(
         return found
     hint = nearest(missing[0], there) if not missing[1:] else ""
     leave_out = ", set data.allow_missing_sources" if found else ""
-    raise UserError(
+    raise MixtureError(
         f"phase {phase.name!r}: the stores have no text of its sources {listed}{hint}, but of {sorted(there)}; "
         f"preprocess it with --source{leave_out}, or mix what there is by its tokens: phases.{phase.name}.sources={{}}"
     )
@@ -193,7 +193,7 @@ def check_source_names(recipe: Recipe, stores: TokenSource) -> None:
     known = {group.source for group in stores.datasets} | {name for phase in recipe.phases for name in phase.sources}
     for name in recipe.data.sources:
         if name not in known:
-            raise UserError(
+            raise MixtureError(
                 f"data.sources names {name!r}, which neither the stores nor a phase have{nearest(name, known)}; "
                 "correct it or take it out"
             )
@@ -214,7 +214,7 @@ def languages_of(
     if missing and not recipe.data.allow_missing_languages:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         hint = nearest(missing[0], _known_languages(stores))
-        raise UserError(
+        raise MixtureError(
             f"phase {phase.name!r}: the stores lack language {missing[0]!r}{hint}{more}; take it "
             "out of the phase's languages, preprocess its text, or set data.allow_missing_languages"
         )
@@ -246,14 +246,15 @@ def _read_table(table: LanguageTable) -> list[str]:
         with table.table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{table.table}: cannot read the table of languages ({error}); name a TSV file") from None
+        kind = MixtureError if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f"{table.table}: cannot read the table of languages ({error}); name a TSV file") from None
     columns = list(rows[0]) if rows else []
     for column in (table.column, *table.where):
         if column not in columns:
-            raise UserError(
+            raise MixtureError(
                 f"{table.table}: no column {column!r}{nearest(column, columns)}; it has {', '.join(columns) or 'none'}"
             )
     chosen = [row[table.column] for row in rows if all(row[column] in values for column, values in table.where.items())]
     if not chosen:
-        raise UserError(f"{table.table}: no row has {table.where}; change languages.where")
+        raise MixtureError(f"{table.table}: no row has {table.where}; change languages.where")
     return chosen

@@ -13,8 +13,7 @@ from typing import Any
 
 from megatron_mmbert.data.sampling.epoch_order.position import EpochPosition
 from megatron_mmbert.data.sampling.epoch_order.stripes import divide_into_stripes
-from megatron_mmbert.data.sampling.settings import DataPhase, ResumePoint, TokenSource
-from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.data.sampling.settings import DataPhase, MixtureError, ResumePoint, TokenSource
 
 ResumePoints = dict[tuple[str, str], ResumePoint]
 
@@ -51,13 +50,16 @@ def resume_points_after(
     The block that a phase ended in counts as read, so nothing of it is given again before the dataset's epoch is over;
     what was left of it is passed over in that epoch. If the data or the settings are no longer those a phase was
     trained with, its last position is not known: the datasets then begin anew, and ``warn`` is told.
+
+    Raises:
+        UserError: the data cannot be read. It must not pass for other data: ranks that can read it take another order.
     """
     points: ResumePoints = {}
     for each in trained:
         phase = replace(each.phase, resume_points=points)
         try:
             position = EpochPosition(divide_into_stripes(source, phase)[0], phase)
-        except UserError as error:
+        except MixtureError as error:
             return _unknown(phase, str(error), warn)
         if each.fingerprint is not None and position.fingerprint() != each.fingerprint:
             return _unknown(phase, "its data or settings are not those it was trained with", warn)

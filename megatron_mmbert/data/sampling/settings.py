@@ -144,27 +144,27 @@ class DataPhase:
     def __post_init__(self) -> None:
         where = f"phase {self.name!r}"
         if self.tokens < 1:
-            raise UserError(f"{where}: tokens must be positive, not {self.tokens}")
+            raise MixtureError(f"{where}: tokens must be positive, not {self.tokens}")
         if not 3 <= self.max_length <= self.pack_tokens:
-            raise UserError(
+            raise MixtureError(
                 f"{where}: max_length {self.max_length} must lie between 3 and the pack's {self.pack_tokens} tokens"
             )
         for ratio in (self.mask_ratio.start, self.mask_ratio.end):
             if not 0.0 < ratio <= 1.0:
-                raise UserError(f"{where}: mask_ratio must be above 0 and at most 1, not {ratio}")
+                raise MixtureError(f"{where}: mask_ratio must be above 0 and at most 1, not {ratio}")
         for tau in (self.temperature.start, self.temperature.end):
             if not 0.0 <= tau <= 1.0:
-                raise UserError(f"{where}: temperature must lie in [0, 1], not {tau}")
+                raise MixtureError(f"{where}: temperature must lie in [0, 1], not {tau}")
         for language, factor in self.boost.items():
             if not factor > 0:
-                raise UserError(f"{where}: boost of {language!r} must be positive, not {factor}")
+                raise MixtureError(f"{where}: boost of {language!r} must be positive, not {factor}")
         if self.max_epochs is not None and self.max_epochs <= 0:
-            raise UserError(f"{where}: max_epochs must be positive, not {self.max_epochs}")
+            raise MixtureError(f"{where}: max_epochs must be positive, not {self.max_epochs}")
         if self.block_tokens is not None and self.block_tokens < self.pack_tokens:
-            raise UserError(f"{where}: block_tokens {self.block_tokens} is less than one pack of {self.pack_tokens}")
+            raise MixtureError(f"{where}: block_tokens {self.block_tokens} is less than one pack of {self.pack_tokens}")
         for name, known in (("mask_policy", get_args(MaskPolicy)), ("mask_unit", get_args(MaskUnit))):
             if getattr(self, name) not in known:
-                raise UserError(f"{where}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+                raise MixtureError(f"{where}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
 
     @property
     def tokens_per_block(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -45,6 +46,7 @@ def test_files_maps_and_open_files(
         open_files.append(len(os.listdir("/proc/self/fd")))
 
     monkeypatch.setattr(StoreWriter, "add", watched)
+    gc.collect()  # stores of tests before this one hold files open until they die
     few = make(tmp_path / "few", 3, tokenizer_file, by_field)
     most_with_few = max(open_files)
     open_files.clear()

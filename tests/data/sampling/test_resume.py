@@ -213,3 +213,18 @@ def test_the_loader_says_where_it_stands() -> None:
 def test_another_resume_point_is_another_order() -> None:
     points = resume_points_after(SOURCE, [TrainedPhase(phase(), 2)])
     assert Mixture(SOURCE, phase(resume_points=points)).fingerprint() != Mixture(SOURCE, phase()).fingerprint()
+
+
+def test_data_that_cannot_be_read_is_not_taken_for_other_data() -> None:
+    """One rank's failing disk would begin a new epoch there, and there alone."""
+
+    class Failing(MemorySource):
+        def document_lengths(self, source: str, language: str) -> Any:
+            raise UserError("shard-00000.idx: input/output error")
+
+    said: list[str] = []
+    with pytest.raises(UserError, match="input/output error"):
+        resume_points_after(Failing({("web", "aaa"): [40]}), [TrainedPhase(phase(), 1)], said.append)
+    assert not said
+    assert resume_points_after(SOURCE, [TrainedPhase(phase(languages=("zzz",)), 1)], said.append) == {}
+    assert "the data has no language 'zzz'" in said[0]
