@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def test_a_gradient_is_held_as_long_as_the_parameter_has_it() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has madvise")
 def test_a_large_tensor_is_advised() -> None:
-    large, small = torch.UntypedStorage(2**27 + 2**22), torch.UntypedStorage(2**22)
+    large = torch.UntypedStorage(2**27 + 2**22)
+    # A mapping of its own: the allocator may serve a small request from a mapping that an earlier tensor had advised.
+    small = torch.frombuffer(mmap.mmap(-1, 2**22), dtype=torch.uint8).untyped_storage()
     inside = large.data_ptr() + 2**26, small.data_ptr() + 2**21  # pytest would print a storage in a message whole
     before = [_flags_at(address) for address in inside]
     given = [on_huge_pages(storage).data_ptr() for storage in (large, small)]

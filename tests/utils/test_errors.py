@@ -150,7 +150,9 @@ def test_signals_clean_up(tmp_path: Path, number: signal.Signals) -> None:
         "    with output_folder(Path(sys.argv[1]) / 'out', OutputKind('a thing', ('x',), ('x',))) as folder:\n"
         "        (folder / 'x').write_text('half')\n"
         "        print('ready', flush=True)\n"
-        "        time.sleep(30)\n"
+        # In short steps: Python runs a handler between two calls, and a signal may come just before a sleep begins.
+        "        for _ in range(600):\n"
+        "            time.sleep(0.05)\n"
         "run_command(main)\n"
     )
     process = subprocess.Popen(
