@@ -18,17 +18,19 @@ setup(
         "megatron_mmbert": ["py.typed"],
         "megatron_mmbert.config": ["presets/*.yaml"],
         "megatron_mmbert.data.text.inputs": ["*.tsv", "*.txt"],
-        "megatron_mmbert.tokenizer": ["*.cpp"],
+        "megatron_mmbert.tokenizer": ["*.cpp", "*.h"],
     },
     # Optional: without a C++ compiler the package installs all the same, and preprocessing is slower.
     ext_modules=[
         Extension(
-            "megatron_mmbert.tokenizer._bpe",
-            ["megatron_mmbert/tokenizer/_bpe.cpp"],
+            f"megatron_mmbert.tokenizer.{name}",
+            [f"megatron_mmbert/tokenizer/{name}.cpp"],
+            depends=["megatron_mmbert/tokenizer/_bpe_table.h"],
             language="c++",
             extra_compile_args=["-O3", "-std=c++17"],
             optional=True,
         )
+        for name in ("_bpe", "_bpe_merges")
     ],
     install_requires=[
         # From above too: of both, names are used that they may drop (megatron_mmbert/compat.py, tests/test_compat.py).

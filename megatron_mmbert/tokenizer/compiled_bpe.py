@@ -37,8 +37,12 @@ class CompiledBPE:
         Raises:
             UnicodeEncodeError: a text holds half of a surrogate pair, which is no character.
         """
-        ids, ends = self._module.encode(self._encoder, texts)
-        return np.split(np.frombuffer(ids, np.int32), np.frombuffer(ends, np.int64)[:-1]) if texts else []
+        return split_ids(*self._module.encode(self._encoder, texts))
+
+
+def split_ids(ids: bytes, ends: bytes) -> list[npt.NDArray[np.int32]]:
+    """Return one array for each text; ``ids``: int32 of all texts end to end, ``ends``: int64, the end of each."""
+    return np.split(np.frombuffer(ids, np.int32), np.frombuffer(ends, np.int64)[:-1]) if ends else []
 
 
 def compiled_bpe(proto: Any) -> CompiledBPE | None:

@@ -65,14 +65,15 @@ def preprocess(job: PreprocessJob) -> Store:
     """
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     files = input_files(job)
-    settings = store_settings(job, load_tokenizer(job.tokenizer))
+    tokenizer = load_tokenizer(job.tokenizer)
+    settings = store_settings(job, tokenizer)
     inputs = input_identities(files)
     if not job.overwrite and is_made(job.output, settings | {"inputs": inputs}):
         return _made_before(job.output)
     start = time.monotonic()
     tokenizing = PartitionTokenizer()
     with staging_folder(target, tokenizing.is_worth_keeping) as folder:
-        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, files, files, settings)
+        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, tokenizer, files, files, settings)
         partitions = PartitionSet([Partition(folder / _PARTITION_FOLDER)], settings, inputs)
         manifest = _publish(partitions, folder / "store", target)
     seconds = time.monotonic() - start
@@ -95,8 +96,9 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     every_file = input_files(job)
     files = partition_files(every_file, job.partition)
+    tokenizer = load_tokenizer(job.tokenizer)
     # "shard": the earlier name of --partition, which partitions on disks have.
-    settings = store_settings(job, load_tokenizer(job.tokenizer)) | {"shard": list(job.partition)}
+    settings = store_settings(job, tokenizer) | {"shard": list(job.partition)}
     made_from = settings | {
         "all_inputs": inputs_digest(input_identities(every_file)),
         "inputs": input_identities(files),
@@ -107,7 +109,7 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
         return Partition(job.output)
     tokenizing = PartitionTokenizer()
     with staging_folder(target, tokenizing.is_worth_keeping) as folder:
-        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, files, every_file, settings)
+        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, tokenizer, files, every_file, settings)
         write_json(folder / _PARTITION_FOLDER / MADE_FROM_NAME, made_from)
         replace_folder(folder / _PARTITION_FOLDER, target)
     partition = Partition(job.output)

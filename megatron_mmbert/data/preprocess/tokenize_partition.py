@@ -24,7 +24,7 @@ from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import empty_file
 from megatron_mmbert.data.text.records import Fields, InputFile, SkippedLines, report_bad
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedSplitter, save_splitters
-from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.tokenizer.load import Tokenizer
 from megatron_mmbert.utils.process_pool import ordered_map
 from megatron_mmbert.utils.progress import ByteProgress
 
@@ -44,6 +44,7 @@ class PartitionTokenizer:
         self,
         folder: Path,
         job: PreprocessJob,
+        tokenizer: Tokenizer,
         files: list[InputFile],
         every_file: list[InputFile],
         settings: dict[str, Any],
@@ -55,9 +56,9 @@ class PartitionTokenizer:
         Raises:
             UserError: bad input.
         """
-        tokenizer = load_tokenizer(job.tokenizer)
+        tokenizer.encode_arrays([])  # makes the tables that forked workers then share
         dtype = store_dtype(tokenizer.vocab_size)
-        worker = _WorkerSettings(job.tokenizer, job.fields, dtype, job.dedup)
+        worker = _WorkerSettings(tokenizer, job.fields, dtype, job.dedup)
         if job.max_length is not None:
             languages = _train_splitters(folder, every_file, files, job)
             # What is done holds only as long as what was learned of the inputs is the same.
@@ -122,9 +123,12 @@ _worker: TokenizeWorker | None = None  # of this process
 
 
 class _WorkerSettings(NamedTuple):
-    """The settings that a process makes its :class:`TokenizeWorker` of; ``max_tokens`` None: documents stay whole."""
+    """The settings that a process makes its :class:`TokenizeWorker` of; ``max_tokens`` None: documents stay whole.
 
-    tokenizer: Path
+    A forked process has the tokenizer with them: Gemma's takes seconds to load.
+    """
+
+    tokenizer: Tokenizer
     fields: Fields
     dtype: str
     dedup: bool
@@ -134,11 +138,10 @@ class _WorkerSettings(NamedTuple):
 
 def _prepare_worker(settings: _WorkerSettings) -> None:
     global _worker
-    tokenizer = load_tokenizer(settings.tokenizer)
     splitter = None
     if settings.max_tokens is not None:
-        splitter = DocumentSplitter(settings.languages or {}, settings.max_tokens, tokenizer.piece_bytes)
-    _worker = TokenizeWorker(tokenizer, settings.fields, settings.dtype, settings.dedup, splitter)
+        splitter = DocumentSplitter(settings.languages or {}, settings.max_tokens, settings.tokenizer.piece_bytes)
+    _worker = TokenizeWorker(settings.tokenizer, settings.fields, settings.dtype, settings.dedup, splitter)
 
 
 def _tokenize(batch: LineBatch) -> TokenizedBatch:
