@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from torch import Tensor
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_mmbert import compat
@@ -47,9 +48,7 @@ class HashedFile:
         cancelled: when it is set, nothing more is written.
 
     Attributes:
-        values: of the tensor that is being saved, flat. They are checked part by part as their bytes are hashed, while
-            these are in the cache, not in a second pass over memory.
-        is_finite: whether all values so far were.
+        is_finite: whether all values so far were; see :meth:`expect`.
     """
 
     def __init__(self, path: Path, cancelled: threading.Event) -> None:
@@ -57,24 +56,32 @@ class HashedFile:
         self._hash = hashlib.sha256()
         self._cancelled = cancelled
         self._error: Exception | None = None
+        self._values, self._values_bytes = torch.empty(0), -1
         self.bytes = 0
-        self.values = torch.empty(0)
         self.is_finite = True
+
+    def expect(self, values: Tensor) -> None:
+        """Check these flat values part by part as their bytes are hashed, while they are in the cache."""
+        self._values, self._values_bytes = values, values.nbytes
 
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
-        values = self.values if len(view) == self.values.nbytes else self.values[:0]  # else of the zip format
+        is_values = len(view) == self._values_bytes  # else of the zip format, in dozens of small parts a tensor
         for start in range(0, len(view), _CHUNK):
             if self._error is not None:
                 break
             try:
                 self._put(view[start : start + _CHUNK])
-                first = start // values.element_size()
-                self.is_finite &= is_finite(values[first : first + _CHUNK // values.element_size()])
+                if is_values:
+                    self._check_values(start)
             except (OSError, Cancelled) as error:
                 self._error = error
         self.bytes += len(view)
         return len(view)
+
+    def _check_values(self, start: int) -> None:
+        size = self._values.element_size()
+        self.is_finite &= is_finite(self._values[start // size : (start + _CHUNK) // size])
 
     def _put(self, part: memoryview) -> None:
         fault_point(Moment.SHARD_WRITE, self._cancelled)
@@ -123,7 +130,7 @@ def write_shards(folder: Path, rank: int, shards: RankShards, cancelled: threadi
     try:
         for item, tensor in shards.whole_tensors():
             start = file.bytes
-            file.values = tensor.view(-1)
+            file.expect(tensor.view(-1))
             torch.save(tensor, cast(IO[bytes], file))  # of a file it needs write and flush
             file.check()
             if not file.is_finite:
