@@ -18,6 +18,7 @@ setup(
         "megatron_mmbert": ["py.typed"],
         "megatron_mmbert.config": ["presets/*.yaml"],
         "megatron_mmbert.data.text.inputs": ["*.tsv", "*.txt"],
+        "megatron_mmbert.report.store": ["page.*"],
         "megatron_mmbert.tokenizer": ["*.cpp", "*.h"],
     },
     # Optional: without a C++ compiler the package installs all the same, and preprocessing is slower.

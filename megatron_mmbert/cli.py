@@ -32,6 +32,7 @@ COMMANDS = {
     "split-heldout": Command("data.split_heldout", "set held-out text aside, for languages of any size"),
     "train-tokenizer": Command("data.train_tokenizer", "train a SentencePiece tokenizer as Gemma 2's, and export it"),
     "preprocess": Command("data.preprocess", "turn text files into a token store"),
+    "data-report": Command("data.data_report", "look at a token store: one page with its languages, and what is odd"),
     "inspect": Command("data.inspect", "show what the model is given at a place of a phase: packs, decoded"),
     "transition": Command("model.transition", "make the checkpoint that the next phase starts from"),
     "extend-context": Command("model.extend_context", "make a checkpoint ready for longer samples"),

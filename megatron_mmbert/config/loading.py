@@ -48,7 +48,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     written, lines = _read_yaml(path)
     written, renamed = _renamed(written, path)
     chosen = written.pop("preset", None)
-    values = _merge(_preset(str(chosen), path, lines), written) if chosen is not None else written
+    if chosen is None:
+        values = written
+    else:
+        values = _merge(_read_preset(str(chosen), f"{path}:{lines.get(('preset',), 1)}"), written)
     _place_paths(values, path.parent)
     places = {current_path(location): f"{path}:{line}" for location, line in lines.items()}
     changes = [(override, part) for override in overrides for part in _override_parts(override)]
@@ -60,6 +63,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(_explain(error, path, places, values)) from None
+
+
+def preset_recipe(name: str, tokenizer: Path, stores: Sequence[Path]) -> Recipe:
+    """Return the preset ``name`` as a recipe that trains on ``stores``.
+
+    Raises:
+        UserError: no such preset.
+    """
+    values = _read_preset(name, "--preset")
+    paths = {"name": name, "tokenizer": {"path": str(tokenizer)}, "data": {"stores": [str(store) for store in stores]}}
+    return Recipe.model_validate(_merge(values, paths))
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -86,12 +100,10 @@ def lookup(values: Any, path: str) -> Any:
     return values
 
 
-def _preset(name: str, path: Path, lines: dict[Location, int]) -> dict[str, Any]:
-    source = files(__package__).joinpath("presets", f"{name}.yaml")
+def _read_preset(name: str, where: str) -> dict[str, Any]:
     if name not in presets():
-        where = f"{path}:{lines.get(('preset',), 1)}"
         raise UserError(f"{where}: no preset {name!r}{nearest(name, presets())}; choose from {', '.join(presets())}")
-    return dict(yaml.safe_load(source.read_text(encoding="utf-8")))
+    return dict(yaml.safe_load(files(__package__).joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def _place_paths(values: Any, folder: Path, location: tuple[str, ...] = ()) -> None:

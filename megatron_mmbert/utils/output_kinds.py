@@ -104,6 +104,12 @@ REPORT = OutputKind(
     ("summary.json", "report.md"),
     ("summary.json", "report.md", "run.png", "bits_per_byte.png"),
 )
+DATA_REPORT = OutputKind(
+    "a report of a token store",
+    ("index.html", "data_report.json"),
+    ("index.html", "data_report.json", "languages.png", "lengths.png", "epochs.png"),
+    _head_names_project("data_report.json"),
+)
 SCORES = OutputKind("a file of held-out scores", recognizes=_has_keys("after"))
 PLAN = OutputKind("a plan", recognizes=_has_keys("machine", "phases", "total"))
 NODE_RECORD = OutputKind("a record of a node", recognizes=_has_keys("package numpy"))

@@ -33,6 +33,7 @@ from megatron_mmbert.data.store.writer import CRC_BYTES, CRC_ENDING
 from megatron_mmbert.utils.errors import UserError, nearest
 
 CHECKED_DOCUMENTS = 1_000_000
+_DOCUMENTS_AT_ONCE = 1 << 20
 MIN_CHECK_SHARE = 0.1
 """A check costs about a fifth of fetching a document (estimated), so of larger stores a tenth is checked."""
 
@@ -59,6 +60,11 @@ class DatasetReader:
         """Return ids ``start`` to ``stop`` of a document, as :meth:`Store.tokens`."""
         shard, index = self.find(document)
         return (self._shards.get(shard) or self._open_shard(shard)).document(index, start, stop)
+
+    def tokens_of(self, document: int) -> int:
+        """Return the number of tokens of a document."""
+        shard, index = self.find(document)
+        return int((self._shards.get(shard) or self._open_shard(shard)).lengths(index, 1)[0])
 
     def find(self, document: int) -> tuple[int, int]:
         """Return (shard, document in the shard) of the dataset's ``document``."""
@@ -153,6 +159,22 @@ class Store:
                 f"{REMEDY}"
             )
         return lengths
+
+    def lengths_and_checksums(
+        self, source: str, language: str
+    ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32]]]:
+        """Yield the tokens of some documents of a dataset and the CRC-32 of their ids, until all were given.
+
+        Equal documents agree in both. No more than a few megabytes are in memory.
+
+        Raises:
+            UserError: as :meth:`document_lengths`.
+        """
+        for shard_number, first, documents in self.reader(source, language).entry.extents:
+            shard = self._shard(shard_number)
+            for start in range(first, first + documents, _DOCUMENTS_AT_ONCE):
+                count = min(_DOCUMENTS_AT_ONCE, first + documents - start)
+                yield shard.lengths(start, count), shard.checksums(start, count)
 
     def tokens(self, source: str, language: str, document: int, start: int, stop: int) -> npt.NDArray[Any]:
         """Return ids ``start`` to ``stop`` of a document, read-only, uint16 or int32 [stop - start].

@@ -78,6 +78,7 @@ class Shard:
         pointers_at = HEADER_BYTES + LENGTH_BYTES * documents
         self._pointers = _numbers(index_file, "q", pointers_at, documents, self.entry.bin_bytes)
         self._checksums = _numbers(checksums, "I", 0, documents)
+        self._checksums_on_disk = _NumbersOnDisk(checksums, "I", 0, documents)
         # A plain view: slices of np.memmap objects are slow to make.
         self._mapped = np.memmap(f"{self.prefix}{BIN_ENDING}", self._dtype, "r").view(np.ndarray)
         self._to_check, self._written = _chosen(documents, check_share), 0
@@ -91,6 +92,14 @@ class Shard:
             UserError: the index was cut short.
         """
         return np.frombuffer(self._lengths.read(first, documents), "<i4")
+
+    def checksums(self, first: int, documents: int) -> npt.NDArray[np.uint32]:
+        """Return the CRC-32 of the ids of ``documents`` documents from ``first``, uint32 [documents].
+
+        Raises:
+            UserError: the file of checksums was cut short.
+        """
+        return np.frombuffer(self._checksums_on_disk.read(first, documents), "<u4")
 
     def bounds(self, document: int) -> tuple[int, int]:
         """Return the bytes of ``document`` in the ``.bin``, from and to.

@@ -102,6 +102,13 @@ CASES = (
     ),
     Case("verify-checkpoint", ("verify", "ck2", "--deep"), inputs=("ck2",), verifies=True, many_sentences=True),
     Case(
+        "data-report",
+        ("data-report", "store", "--output", "../out/look", "--recipe", "recipe.yaml"),
+        "look",
+        ("store", "tokenizer", "recipe.yaml"),
+        ("recipe.yaml",),
+    ),
+    Case(
         "inspect",
         ("inspect", "recipe.yaml", "--phase", "first", "--at-token", "600", "--samples", "1"),
         inputs=("recipe.yaml", "store", "tokenizer"),
