@@ -11,6 +11,7 @@ from megatron_mmbert.cli import dispatch
 from megatron_mmbert.config.loading import load_recipe
 from megatron_mmbert.parallel import Runtime
 from megatron_mmbert.tokenizer.load import load_tokenizer
+from megatron_mmbert.train.callbacks import stop_request
 from megatron_mmbert.train.resume import find_starting_point
 from megatron_mmbert.train.trainer import build_trainer
 from megatron_mmbert.utils.errors import UserError
@@ -53,7 +54,10 @@ def test_transition_compares_too(recipe_path: Path, runtime: Runtime, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_flag_of_pretrain_is_the_key_of_the_phase(recipe_path: Path, runtime: Runtime, tmp_path: Path) -> None:
+def test_flag_of_pretrain_is_the_key_of_the_phase(
+    recipe_path: Path, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop_request, "StopRequest", lambda *_: None)  # it blocks signals as long as the process lives
     command = ["pretrain", recipe_path, "--phase", "first", "--output", tmp_path, "--allow-different", "tokeniser"]
     with pytest.raises(UserError, match=r"--allow-different tokeniser: no such value \(did you mean 'tokenizer'"):
         dispatch([*(str(each) for each in command), "seed=7"])
