@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=["megatron_mmbert", "megatron_mmbert.*"]),
     package_data={
         "megatron_mmbert": ["py.typed"],
-        "megatron_mmbert.config": ["presets/*.yaml"],
+        "megatron_mmbert.config": ["presets/*.yaml", "sources/*.yaml"],
         "megatron_mmbert.data.text.inputs": ["*.tsv", "*.txt"],
         "megatron_mmbert.report.store": ["page.*"],
         "megatron_mmbert.tokenizer": ["*.cpp", "*.h"],

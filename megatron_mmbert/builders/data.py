@@ -225,11 +225,20 @@ def languages_of(
 
 def found_languages(phase: Phase, stores: TokenSource) -> dict[str, list[str]] | None:
     """Return the stores' names of each language that the phase asks for; None where it takes all of them."""
+    wanted = wanted_languages(phase)
+    known = _known_languages(stores)
+    return None if wanted is None else {code: _matches(code, known) for code in wanted}
+
+
+def wanted_languages(phase: Phase) -> list[str] | None:
+    """Return the codes of the languages that the phase asks for; None where it takes all there are.
+
+    Raises:
+        UserError: a table of languages that cannot be read.
+    """
     if phase.languages == "all":
         return None
-    wanted = _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else phase.languages
-    known = _known_languages(stores)
-    return {code: _matches(code, known) for code in wanted}
+    return _read_table(phase.languages) if isinstance(phase.languages, LanguageTable) else list(phase.languages)
 
 
 def _known_languages(stores: TokenSource) -> list[str]:

@@ -2,7 +2,8 @@
 
 Reads the recipe's stores as far as they exist. Before there are any, --token-counts takes a TSV with the columns
 language (or code), tokens and, if wanted, source. What training would refuse for lack of text is a warning here. With
---gpu, it chooses a layout and forecasts 1 to 4,096 GPUs of that kind.
+--gpu, it chooses a layout and forecasts 1 to 4,096 GPUs of that kind. With --downloads, it prints a shell script that
+downloads the published sources of the recipe, its languages alone, and makes a store of each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ mmbert plan recipe.yaml
 mmbert plan recipe.yaml --token-counts languages.tsv --gpus 64 --tokens-per-second 100k
 mmbert plan recipe.yaml --gpus 64 --flops-per-second 989T --mfu 0.4 --watts 1000 --price-per-hour 2.5
 mmbert plan recipe.yaml --gpus 64 --gpu h100 --mfu 0.4
+mmbert plan recipe.yaml --downloads corpora > get.sh
 mmbert plan recipe.yaml --output shares.png --output plan.json phases.pretrain.temperature=0.5
 """
 _ENDINGS = (".png", ".json")
@@ -41,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_renamed(parser, "--most-epochs", "--max-epochs", type=positive, default=4.0, metavar="E", help=help_epochs)
     add("--all", action="store_true", help="list all languages of every phase")
     add("--output", type=Path, action="append", default=[], metavar="FILE", help=".png or .json")
+    help_downloads = "print commands that download the recipe's published sources to DIR, and nothing else"
+    add("--downloads", type=Path, metavar="DIR", help=help_downloads)
     add("--gpus", type=Whole(1, MAX_RANKS), default=1, metavar="N", help="GPUs that train (default %(default)s)")
     add("--gpu", metavar="KIND", help=f"choose a layout and forecast scaling: {', '.join(KINDS)}")
     help_plot = "draw the forecast; with --gpu"
@@ -70,6 +74,12 @@ def run(arguments: argparse.Namespace) -> None:
     from megatron_mmbert.plan.run_plan import make_plan
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.downloads is not None:
+        from megatron_mmbert.plan.sources.downloads import plan_downloads
+        from megatron_mmbert.plan.sources.script import download_script
+
+        print(download_script(plan_downloads(recipe, arguments.downloads)))
+        return
     text = (arguments.max_epochs, arguments.token_counts, arguments.tokens_column)
     forecast = forecast_gpus(recipe, machine, gpu, *text) if gpu else None
     recipe = forecast.recipe if forecast else recipe
