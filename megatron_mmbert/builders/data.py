@@ -25,7 +25,7 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
         UserError: it cannot be loaded, or its size is not the model's.
     """
     tokenizer = load_tokenizer(recipe.tokenizer.path)
-    if tokenizer.vocab_size != recipe.model.vocab_size:
+    if not tokenizer.fits_rows(recipe.model.vocab_size):
         raise UserError(
             f"{recipe.tokenizer.path}: the tokenizer has {tokenizer.vocab_size} ids and the model's vocab_size is "
             f"{recipe.model.vocab_size}; set model.vocab_size to {tokenizer.vocab_size} or choose another tokenizer"

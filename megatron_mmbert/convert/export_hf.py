@@ -78,12 +78,12 @@ def export_checkpoint(
 
 
 def check_vocabulary(meta: CheckpointMeta, tokenizer: Tokenizer, checkpoint: Path) -> None:
-    """Refuse a tokenizer that has another number of ids than the model.
+    """Refuse a tokenizer whose number of ids is not that of the model's rows, padding aside.
 
     Raises:
-        UserError: it has.
+        UserError: it is not.
     """
-    if tokenizer.vocab_size != meta.model.vocab_size:
+    if not tokenizer.fits_rows(meta.model.vocab_size):
         raise UserError(
             f"{tokenizer.path}: the tokenizer has {tokenizer.vocab_size} ids and the model of {checkpoint} "
             f"{meta.model.vocab_size}; give the tokenizer that it was trained with"

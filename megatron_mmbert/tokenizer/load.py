@@ -33,6 +33,7 @@ from megatron_mmbert.utils.errors import UserError
 _OTHER_FILES = ("spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
 _RULES_SHOW = ("Word", " two  spaces ", "Line\nand\ttab", "Ｆull ﬁ É e\u0301 1234")
 _COPY_AGAIN = "copy the folder again, or train or export it again"
+_PADDED_TO = (8, 16, 32, 64, 128)
 _KINDS = "a folder of tools/train_tokenizer.py, a SentencePiece .model or a tokenizer.json"
 
 
@@ -104,6 +105,13 @@ class Tokenizer:
     def has_fingerprint(self, fingerprint: str) -> bool:
         """Return whether ``fingerprint`` is this tokenizer's, or that of the ``tokenizer.json`` exported from it."""
         return fingerprint == self.fingerprint() or fingerprint == self._engine.exported_fingerprint()
+
+    def fits_rows(self, rows: int) -> bool:
+        """Return whether a model of ``rows`` word embeddings may have this vocabulary.
+
+        One row for each id, or padded, as released models are, to the next multiple of 8, 16, 32, 64 or 128.
+        """
+        return rows in {self.vocab_size, *(-(-self.vocab_size // multiple) * multiple for multiple in _PADDED_TO)}
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a folder for ``AutoTokenizer.from_pretrained``, with the ``.model`` if there is one.

@@ -223,3 +223,10 @@ def test_a_normalizer_that_multiplies_text(trained: Tokenizer, tmp_path: Path) -
     path = edited_json(trained, tmp_path / "t.json", normalizer={"type": "Sequence", "normalizers": [rule] * 4})
     with pytest.raises(UserError, match="its normalizer makes more than 32 characters of one"):
         load_tokenizer(path)
+
+
+def test_rows_of_a_model_padded_or_not(trained: Tokenizer) -> None:
+    ids = trained.vocab_size
+    padded = -(-ids // 64) * 64
+    assert ids < padded and trained.fits_rows(ids) and trained.fits_rows(padded)
+    assert not any(map(trained.fits_rows, (ids - 1, ids + 1, 2 * padded)))

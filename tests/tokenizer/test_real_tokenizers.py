@@ -132,9 +132,9 @@ def test_every_document_has_the_librarys_ids(tokenizer: Tokenizer, kind: str, pa
         expected = reference.encode_batch_fast(texts, add_special_tokens=False)
         for text, ids, theirs in zip(texts, tokenizer.encode_arrays(texts), expected, strict=True):
             assert ids.tolist() == theirs.ids, file
-            if kind in EXACT:
+            if kind in EXACT and not ("▁" in text and "gemma" in kind):  # which Gemma's takes for a space
                 assert tokenizer.piece_bytes[ids].sum() == len(text.encode())
-                assert ("▁" in text and "gemma" in kind) or tokenizer.decode(ids) == text
+                assert tokenizer.decode(ids) == text
 
 
 def test_special_tokens_in_a_text_are_text(tokenizer: Tokenizer, kind: str) -> None:
@@ -160,3 +160,11 @@ def test_exported(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert again.has_fingerprint(tokenizer.fingerprint()) and again.special_ids == tokenizer.special_ids
     text = "Ein Satz, 12 Wörter; 日本語 и ещё\n\n\tmore  <b>text</b> "
     assert hub(text, add_special_tokens=False).input_ids == tokenizer.encode(text)
+
+
+def test_gemmas_tags_are_text_and_its_roles_are_not(tokenizer: Tokenizer, kind: str) -> None:
+    if kind != "gemma2":
+        pytest.skip("Gemma 2's ids")
+    assert tokenizer.encode("a <s>old</s> b") == [235250, 235248, 204, 1022, 213, 518]
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4, 106, 107)  # and two of its chat template
+    assert not set(tokenizer.encode("the <mask> sat <bos>")) & set(tokenizer.special_ids)
