@@ -51,7 +51,9 @@ class RowReader:
             size = self.path.stat().st_size
             if not size:
                 return
-            with parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER, memory_map=False) as file:
+            with parquet.ParquetFile(
+                self.path, pre_buffer=False, buffer_size=_BUFFER, memory_map=False, page_checksum_verification=True
+            ) as file:
                 problem = self._schema_problem(file.schema_arrow)
                 if problem:
                     yield 1, BadLine(str(self.path), 0, problem)
@@ -63,6 +65,8 @@ class RowReader:
                         number += 1
                         self.position = size * min(number, total) // total
                         yield number, self._checked(number, record)
+                if number != file.metadata.num_rows:
+                    raise ValueError(f"its index says {file.metadata.num_rows} rows")
         except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError, RuntimeError, TypeError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None

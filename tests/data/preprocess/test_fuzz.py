@@ -9,14 +9,12 @@ import gzip
 import json
 import random
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from support.mutations import MUTATIONS, Mutation, no_hang
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.data.store.index_format import indexed_dataset
@@ -24,9 +22,7 @@ from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.utils.errors import UserError
 
-SECONDS = 60
 MOST = 1 << 16
-Mutation = Callable[[bytes, random.Random], bytes]
 
 
 def zst(content: bytes) -> bytes:
@@ -42,27 +38,6 @@ def parquet_bytes(texts: list[str], compression: str) -> bytes:
     return bytes(sink.getvalue())
 
 
-def flip(content: bytes, pick: random.Random) -> bytes:
-    data = bytearray(content)
-    for _ in range(pick.choice((1, 1, 8, 64))):
-        data[pick.randrange(len(data))] ^= 1 << pick.randrange(8)
-    return bytes(data)
-
-
-def splice(content: bytes, pick: random.Random) -> bytes:
-    at, size = pick.randrange(len(content)), pick.randrange(1, 100)
-    return content[:at] + pick.choice((b"", pick.randbytes(size), content[:size])) + content[at + size :]
-
-
-MUTATIONS: dict[str, Mutation] = {
-    "flip": flip,
-    "splice": splice,
-    "cut": lambda content, pick: content[: pick.randrange(len(content))],
-    "magic": lambda content, pick: pick.randbytes(4) + content[4:],
-    "append": lambda content, pick: content + pick.randbytes(pick.randrange(1, 40)),
-    "empty": lambda content, pick: b"",
-    "noise": lambda content, pick: pick.randbytes(pick.randrange(1, 3000)),
-}
 TEXT_MUTATIONS: dict[str, Mutation] = {
     "utf-8": lambda content, pick: content.replace(b"e", bytes([pick.randrange(128, 256)]), pick.randrange(1, 5)),
     "long line": lambda content, pick: content + b'{"text": "' + b"x" * (2 * MOST),
@@ -88,20 +63,6 @@ def make_input(folder: Path, pick: random.Random) -> Path:
     path = folder / f"eng.{ending}"
     path.write_bytes(content)
     return path
-
-
-@contextmanager
-def no_hang() -> Iterator[None]:
-    def stop(number: int, frame: object) -> None:
-        raise TimeoutError(f"still running after {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def check_input(folder: Path, tokenizer: Path, seed: int) -> str:
