@@ -32,6 +32,8 @@ COMMANDS = {
     "split-heldout": Command("data.split_heldout", "set held-out text aside, for languages of any size"),
     "train-tokenizer": Command("data.train_tokenizer", "train a SentencePiece tokenizer as Gemma 2's, and export it"),
     "preprocess": Command("data.preprocess", "turn text files into a token store"),
+    "import-mds": Command("data.import_mds", "turn MDS shards of token ids, as mmBERT's data, into a token store"),
+    "export-mds": Command("data.export_mds", "write a token store as MDS shards, to train elsewhere"),
     "data-report": Command("data.data_report", "look at a token store: one page with its languages, and what is odd"),
     "inspect": Command("data.inspect", "show what the model is given at a place of a phase: packs, decoded"),
     "transition": Command("model.transition", "make the checkpoint that the next phase starts from"),

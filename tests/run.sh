@@ -10,15 +10,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup_venv.sh dev
 
-# A second generation of transformers, which exported models must load in as well.
-transformers4=$PWD/.venv/transformers4
-export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
-if [ ! -x "$MMBERT_TRANSFORMERS4_PYTHON" ]; then
+# Packages that the project is compared with and whose pins clash with its own: each set in a folder of its own.
+other_python() {  # other_python NAME: makes .venv/bin/python-NAME with requirements/NAME.txt before all else
+    local folder=$PWD/.venv/$1 python=$PWD/.venv/bin/python-$1
+    [ ! -x "$python" ] || return 0
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-        --target "$transformers4" -r requirements/transformers4.txt
-    printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$transformers4" "$PYTHON" > "$MMBERT_TRANSFORMERS4_PYTHON"
-    chmod +x "$MMBERT_TRANSFORMERS4_PYTHON"
-fi
+        --target "$folder" -r "requirements/$1.txt"
+    printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$folder" "$PYTHON" > "$python"
+    chmod +x "$python"
+}
+other_python transformers4  # a second generation of transformers, which exported models must load in as well
+other_python mosaicml       # MosaicML's streaming, whose shards are imported and which must read ours
+export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
+export MMBERT_MOSAICML_PYTHON=$PWD/.venv/bin/python-mosaicml
 
 # The models of the tests are tiny: one thread each is fastest, and two on a busy machine are far slower.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{user,dev,transformers4}.txt: every package with its version and the hashes of its files, for all
+# Writes requirements/{user,dev,transformers4,mosaicml}.txt: every package with its version and the hashes of its files, for all
 # Pythons and platforms, from what setup.py asks for. Versions stay as they are unless told otherwise:
 #   bash tools/lock.sh                       after a change of setup.py
 #   bash tools/lock.sh --upgrade             everything to the newest
@@ -25,3 +25,6 @@ lock requirements/dev.txt "$@" setup.py --extra dev --constraint requirements/to
 printf '%s\n' transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2 \
     requests urllib3 idna certifi charset-normalizer |
     lock requirements/transformers4.txt "$@" - --no-deps
+# The library whose shards `mmbert import-mds` reads, with what it imports; likewise.
+printf '%s\n' mosaicml-streaming==0.13.0 zstd brotli python-snappy cramjam catalogue |
+    lock requirements/mosaicml.txt "$@" - --no-deps

@@ -43,6 +43,9 @@ _UNCUT = {"truncation": None, "padding": None}
 """Truncation and padding may be saved in a file, and would change every document without a word."""
 
 
+_ENTRIES_AT_ONCE = 10_000
+
+
 class Engine(ABC):
     """The interface of a tokenizer file to :class:`~megatron_mmbert.tokenizer.load.Tokenizer`."""
 
@@ -244,11 +247,34 @@ def rules_fingerprint(description: dict[str, Any]) -> str:
     Not of the file: versions of the library write it differently.
     """
     model = description["model"]
-    merges = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
     rules = {key: description[key] for key in ("normalizer", "pre_tokenizer", "added_tokens")}
-    rules |= {"type": model["type"], "vocab": model["vocab"], "merges": merges}
-    text = to_json(rules, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    rules |= {"type": model["type"], "vocab": model["vocab"], "merges": model.get("merges", [])}
+    digest = hashlib.sha256()
+    for text in _written(rules):
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _written(rules: dict[str, Any]) -> Iterator[str]:
+    """Yield ``rules`` as JSON, some at a time: of a vocabulary as Gemma's the whole takes 200 MB in the making."""
+    yield "{"
+    for number, key in enumerate(sorted(rules)):
+        value = rules[key]
+        yield f"{', ' if number else ''}{to_json(key, ensure_ascii=False)}: "
+        if not isinstance(value, list | dict):
+            yield to_json(value, ensure_ascii=False)
+            continue
+        opened, closed = "[]" if isinstance(value, list) else "{}"
+        yield opened
+        entries = value if isinstance(value, list) else sorted(value.items())
+        for first in range(0, len(entries), _ENTRIES_AT_ONCE):
+            some = entries[first : first + _ENTRIES_AT_ONCE]
+            if key == "merges":
+                some = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in some]
+            text = to_json(some if isinstance(value, list) else dict(some), sort_keys=True, ensure_ascii=False)
+            yield f"{', ' if first else ''}{text[1:-1]}"
+        yield closed
+    yield "}"
 
 
 def without_parsing(description: dict[str, Any]) -> dict[str, Any]:

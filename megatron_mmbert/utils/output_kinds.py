@@ -64,6 +64,12 @@ PARTITION = OutputKind(
     ("part.json", "made_from.json", "skipped.jsonl", "sentences.json", "journal.jsonl", "*.bin"),
     _head_names_project("part.json"),
 )
+MDS = OutputKind(
+    "a folder of MDS shards",
+    ("index.json",),
+    ("index.json", "*/index.json", "*/shard.*.mds", "*/shard.*.mds.zstd"),
+    lambda folder: _has_keys("version", "shards")(folder / "index.json"),
+)
 CHECKPOINT = OutputKind(
     "a checkpoint",
     ("checkpoint.json", "checksums.json"),

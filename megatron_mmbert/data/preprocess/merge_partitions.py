@@ -11,7 +11,7 @@ from megatron_mmbert.data.preprocess.output_folder import MADE_FROM_NAME
 from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.preprocess.partition_writer import InputIdentity
 from megatron_mmbert.data.store.manifest import REMEDY, DatasetEntry, ShardEntry
-from megatron_mmbert.data.store.writer import StoreWriter
+from megatron_mmbert.data.store.writer import StoreWriter, split_dataset
 from megatron_mmbert.data.text.dedup import DigestSet
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedSplitter, load_splitters
 from megatron_mmbert.utils.errors import UserError
@@ -42,7 +42,7 @@ class PartitionSet(NamedTuple):
 def merge_partitions(
     partitions: Sequence[Partition],
     folder: Path,
-    source: str,
+    source: str | None,
     shard_bytes: int,
     dedup: bool,
     progress: Callable[[int], None] = lambda done: None,
@@ -50,14 +50,16 @@ def merge_partitions(
     """Write the shards of a store into ``folder``.
 
     Documents of a language stay in the order of ``partitions``, and in a partition in its own; with ``dedup`` the first
-    of equal texts stays. ``progress`` is called with the bytes of ids done since its last call.
+    of equal texts stays. ``source``: as :class:`StoreWriter`'s. ``progress`` is called with the bytes of ids done since
+    its last call.
 
     Raises:
         UserError: a partition is damaged.
     """
     writer = StoreWriter(folder, source, partitions[0].about["dtype"], shard_bytes)
     duplicates = 0
-    for language in sorted({language for partition in partitions for language in partition.languages}):
+    languages = {language for partition in partitions for language in partition.languages}
+    for language in sorted(languages, key=split_dataset):
         seen = DigestSet() if dedup else None
         for partition in partitions:
             for documents in partition.read(language):

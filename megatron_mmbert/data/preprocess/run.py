@@ -18,11 +18,9 @@ from pathlib import Path
 
 from megatron_mmbert.data.preprocess.job import (
     PreprocessJob,
-    input_files,
     input_identities,
     inputs_digest,
     partition_files,
-    store_settings,
 )
 from megatron_mmbert.data.preprocess.merge_partitions import (
     PartitionSet,
@@ -39,6 +37,7 @@ from megatron_mmbert.data.preprocess.output_folder import (
     print_skipped,
     staging_folder,
 )
+from megatron_mmbert.data.preprocess.partition_maker import PartitionMaker, StoreJob
 from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.preprocess.partition_writer import IDS_NAME
 from megatron_mmbert.data.preprocess.tokenize_partition import PartitionTokenizer
@@ -47,12 +46,11 @@ from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
 from megatron_mmbert.data.text.inputs.discover import print_warnings
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, save_splitters
-from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import replace_folder, write_json
 from megatron_mmbert.utils.progress import ByteProgress
 
-__all__ = ["PreprocessJob", "merge", "preprocess", "preprocess_partition"]
+__all__ = ["PreprocessJob", "make_partition", "make_store", "merge", "preprocess", "preprocess_partition"]
 
 _PARTITION_FOLDER = "part"  # in the staging folder; a command killed before an update finds its work
 
@@ -63,24 +61,27 @@ def preprocess(job: PreprocessJob) -> Store:
     Raises:
         UserError: bad arguments or input, or the output exists and is something else.
     """
+    return make_store(job, PartitionTokenizer(job))
+
+
+def make_store(job: StoreJob, maker: PartitionMaker) -> Store:
+    """Make the store of ``job`` by way of the one partition of ``maker``, as :func:`preprocess`."""
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
-    files = input_files(job)
-    tokenizer = load_tokenizer(job.tokenizer)
-    settings = store_settings(job, tokenizer)
+    files = maker.find_files()
+    settings = maker.settings()
     inputs = input_identities(files)
     if not job.overwrite and is_made(job.output, settings | {"inputs": inputs}):
         return _made_before(job.output)
     start = time.monotonic()
-    tokenizing = PartitionTokenizer()
-    with staging_folder(target, tokenizing.is_worth_keeping) as folder:
-        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, tokenizer, files, files, settings)
+    with staging_folder(target, maker.is_worth_keeping) as folder:
+        maker.make(folder / _PARTITION_FOLDER, files, files, settings)
         partitions = PartitionSet([Partition(folder / _PARTITION_FOLDER)], settings, inputs)
         manifest = _publish(partitions, folder / "store", target)
     seconds = time.monotonic() - start
     rate = manifest.totals()["bytes"] / seconds / 1e6
     print_skipped(job.output, manifest.skipped_lines)
     print_left_out(partitions.left_out)
-    if job.fields.language is not None:  # otherwise said at the start
+    if not maker.languages_are_known:  # otherwise said at the start
         print_warnings(aliases({entry.language for entry in manifest.datasets}))
     print(f"{job.output}: made in {seconds:.1f} s, {rate:.2f} MB of text a second\n{describe(manifest)}")
     return Store.open(job.output)
@@ -92,13 +93,17 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
     Raises:
         UserError: as :func:`preprocess`; fewer input files than partitions.
     """
+    return make_partition(job, PartitionTokenizer(job))
+
+
+def make_partition(job: StoreJob, maker: PartitionMaker) -> Partition:
+    """Make partition I of N of the store of ``job`` by ``maker``, as :func:`preprocess_partition`."""
     assert job.partition is not None
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
-    every_file = input_files(job)
+    every_file = maker.find_files()
     files = partition_files(every_file, job.partition)
-    tokenizer = load_tokenizer(job.tokenizer)
     # "shard": the earlier name of --partition, which partitions on disks have.
-    settings = store_settings(job, tokenizer) | {"shard": list(job.partition)}
+    settings = maker.settings() | {"shard": list(job.partition)}
     made_from = settings | {
         "all_inputs": inputs_digest(input_identities(every_file)),
         "inputs": input_identities(files),
@@ -107,9 +112,8 @@ def preprocess_partition(job: PreprocessJob) -> Partition:
     if not job.overwrite and is_made(job.output, made_from):
         print(f"{name}, already made from these inputs, nothing to do")
         return Partition(job.output)
-    tokenizing = PartitionTokenizer()
-    with staging_folder(target, tokenizing.is_worth_keeping) as folder:
-        tokenizing.tokenize(folder / _PARTITION_FOLDER, job, tokenizer, files, every_file, settings)
+    with staging_folder(target, maker.is_worth_keeping) as folder:
+        maker.make(folder / _PARTITION_FOLDER, files, every_file, settings)
         write_json(folder / _PARTITION_FOLDER / MADE_FROM_NAME, made_from)
         replace_folder(folder / _PARTITION_FOLDER, target)
     partition = Partition(job.output)
@@ -163,7 +167,8 @@ def _publish(made: PartitionSet, folder: Path, output: Path) -> Manifest:
         )
     if not merged.datasets:
         rest = f", and {made.left_out} do not meet --where" if made.left_out else ""
-        raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad{rest}; check --text-field")
+        flag = "--text-field" if "text_field" in settings else "--tokenizer and --column"
+        raise UserError(f"{inputs[0][0]}: no document left, all {skipped} lines are bad{rest}; check {flag}")
     copy_skipped([partition.path for partition in partitions], folder)
     if "max_length" in settings:
         save_splitters(folder / SENTENCES_NAME, all_splitters(partitions))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_mmbert.config.base import SPECIAL_TOKENS_PER_SAMPLE
-from megatron_mmbert.data.preprocess.job import PreprocessJob, input_identities
+from megatron_mmbert.data.preprocess.job import PreprocessJob, input_files, input_identities, store_settings
+from megatron_mmbert.data.preprocess.partition_maker import Batches, PartitionMaker
 from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.tokenize_worker import (
     LineBatch,
@@ -19,43 +20,40 @@ from megatron_mmbert.data.preprocess.tokenize_worker import (
     read_batches,
 )
 from megatron_mmbert.data.preprocess.train_sentence_splitter import train_splitters
+from megatron_mmbert.data.store.manifest import TokenizerEntry
 from megatron_mmbert.data.store.tokenized_documents import store_dtype
 from megatron_mmbert.data.text.document_splitter import DocumentSplitter
 from megatron_mmbert.data.text.documents import empty_file
-from megatron_mmbert.data.text.records import Fields, InputFile, SkippedLines, report_bad
+from megatron_mmbert.data.text.records import Fields, InputFile
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedSplitter, save_splitters
-from megatron_mmbert.tokenizer.load import Tokenizer
+from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.utils.process_pool import ordered_map
-from megatron_mmbert.utils.progress import ByteProgress
 
 
-class PartitionTokenizer:
-    """Tokenizes the files of one partition, and counts them: ``done`` of ``files``."""
+class PartitionTokenizer(PartitionMaker):
+    """Tokenizes the text files of one partition."""
 
-    def __init__(self) -> None:
-        self.done = self.files = 0
+    what = "preprocess"
 
-    def is_worth_keeping(self, error: BaseException) -> bool:
-        """Tell if the next try can use what is made: finished files, and bad input in a later one can be fixed."""
-        finished = self.done == self.files
-        return self.done > 0 and not (finished and isinstance(error, Exception) and not isinstance(error, OSError))
+    def __init__(self, job: PreprocessJob) -> None:
+        super().__init__(job)
+        self._job = job
+        self._tokenizer: Tokenizer | None = None
 
-    def tokenize(
-        self,
-        folder: Path,
-        job: PreprocessJob,
-        tokenizer: Tokenizer,
-        files: list[InputFile],
-        every_file: list[InputFile],
-        settings: dict[str, Any],
-    ) -> None:
-        """Make the partition of ``files`` in ``folder``, or what is missing of it.
+    @property
+    def languages_are_known(self) -> bool:
+        return self._job.fields.language is None
 
-        ``every_file``: the files of all partitions; ``settings``: all that this one depends on besides ``files``.
+    def find_files(self) -> list[InputFile]:
+        return input_files(self._job)
 
-        Raises:
-            UserError: bad input.
-        """
+    def settings(self) -> dict[str, Any]:
+        self._tokenizer = load_tokenizer(self._job.tokenizer)
+        return store_settings(self._job, self._tokenizer)
+
+    def make(self, folder: Path, files: list[InputFile], every_file: list[InputFile], settings: dict[str, Any]) -> None:
+        job, tokenizer = self._job, self._tokenizer
+        assert tokenizer is not None  # of which the settings are
         tokenizer.encode_arrays([])  # makes the tables that forked workers then share
         dtype = store_dtype(tokenizer.vocab_size)
         worker = _WorkerSettings(tokenizer, job.fields, dtype, job.dedup)
@@ -65,47 +63,26 @@ class PartitionTokenizer:
             settings = settings | {"sentences": hashlib.sha256((folder / SENTENCES_NAME).read_bytes()).hexdigest()}
             max_tokens = job.max_length - SPECIAL_TOKENS_PER_SAMPLE
             worker = worker._replace(languages=languages, max_tokens=max_tokens)
-        writer = PartitionWriter(folder, settings, input_identities(files))
-        try:
-            self.done, self.files = writer.done, len(files)
-            if self.done:
-                print(f"{job.output}: resuming, {self.done:,} of {self.files:,} input files are done", flush=True)
-            left = files[self.done :]
-            total = sum(file.path.stat().st_size for file in left)
-            prepare = partial(_prepare_worker, worker)
-            # Closed here and now: after an error the workers must be gone before the folder is removed.
-            with (
-                ByteProgress("preprocess", total) as progress,
-                closing(
-                    ordered_map(_tokenize, read_batches(left), job.workers, prepare, partial(progress.add, 0))
-                ) as batches,
-            ):
-                for batch in _checked(batches, writer.skipped if job.skip_bad else None):
-                    for documents in batch.documents:
-                        writer.add(documents)
-                    writer.left_out += batch.left_out
-                    if batch.ends_file:
-                        writer.finish_file()
-                        self.done = writer.done
-                    progress.add(batch.input_bytes)
-            entry = {"path": str(job.tokenizer), "fingerprint": tokenizer.fingerprint()}
-            writer.finish({"dtype": dtype, "tokenizer": entry | {"vocab_size": tokenizer.vocab_size}})
-        finally:
-            writer.close()
+        prepare = partial(_prepare_worker, worker)
+
+        def read(left: list[InputFile], waiting: Callable[[], None]) -> Batches:
+            return _checked(ordered_map(_tokenize, read_batches(left), job.workers, prepare, waiting))
+
+        entry = TokenizerEntry(str(job.tokenizer), settings["tokenizer_fingerprint"], tokenizer.vocab_size)
+        self.fill(PartitionWriter(folder, settings, input_identities(files)), files, entry, read)
 
 
-def _checked(batches: Iterable[TokenizedBatch], skip_bad: SkippedLines | None) -> Iterable[TokenizedBatch]:
-    """Pass batches on after reporting their bad lines, and files that had no document at all."""
+def _checked(batches: Batches) -> Batches:
+    """Pass batches on, with a report for files that had no document at all."""
     seen = 0
-    for batch in batches:
-        for bad in batch.bad:
-            report_bad(bad, skip_bad)
-        seen += len(batch.documents) + len(batch.bad) + batch.left_out
-        if batch.ends_file:
-            if not seen:
-                report_bad(empty_file(batch.file.path), skip_bad)
-            seen = 0
-        yield batch
+    with closing(batches):
+        for batch in batches:
+            seen += len(batch.documents) + len(batch.bad) + batch.left_out
+            if batch.ends_file:
+                if not seen:
+                    batch.bad.append(empty_file(batch.file.path))
+                seen = 0
+            yield batch
 
 
 def _train_splitters(

@@ -39,7 +39,8 @@ class StoreWriter:
     A shard is cut before the document that would take its ``.bin`` over ``shard_bytes``; a document is never cut.
     """
 
-    def __init__(self, folder: Path, source: str, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, source: str | None, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
+        """``source``: None if the languages of the documents are names of datasets, ``SOURCE/LANGUAGE``."""
         self._folder = folder
         self._source = source
         self._dtype = np.dtype(dtype)
@@ -83,12 +84,21 @@ class StoreWriter:
         """Close the last shard and return the entries of all datasets, in the order written."""
         if self._shard is not None:
             self._close_shard()
-        return tuple(counts.entry(self._source, language) for language, counts in self._counts.items())
+        return tuple(
+            counts.entry(*((self._source, name) if self._source is not None else split_dataset(name)))
+            for name, counts in self._counts.items()
+        )
 
     def _close_shard(self) -> None:
         assert self._shard is not None
         self.shards.append(self._shard.close())
         self._shard = None
+
+
+def split_dataset(name: str) -> tuple[str, str]:
+    """Return source and language of a dataset's name ``SOURCE/LANGUAGE``; of a language alone the source is empty."""
+    source, _, language = name.rpartition("/")
+    return source, language
 
 
 class _ShardFiles:

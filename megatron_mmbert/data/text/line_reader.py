@@ -67,7 +67,7 @@ class LineReader:
         kind = COMPRESSIONS.get(self.path.suffix.lower(), "file")
         try:
             with self.path.open("rb") as self._raw:
-                stream = _unpack(self._raw, self.path)
+                stream = unpack(self._raw, self.path.suffix.lower(), self.path)
                 while line := stream.readline(self._max_bytes + 1):
                     number += 1
                     if len(line) > self._max_bytes and not _ends_here(stream, line):
@@ -114,9 +114,8 @@ def arrow(path: Path) -> ModuleType:
     return pyarrow
 
 
-def _unpack(raw: BinaryIO, path: Path) -> Any:
-    """Return a buffered stream of the file's content."""
-    suffix = path.suffix.lower()
+def unpack(raw: BinaryIO, suffix: str, path: Path) -> Any:
+    """Return a buffered stream of a file's content, compressed as ``suffix`` says; ``path`` is for messages."""
     if suffix == ".gz":
         return io.BufferedReader(_Unzipped(gzip.GzipFile(fileobj=raw)), _BLOCK)
     if suffix == ".zst":

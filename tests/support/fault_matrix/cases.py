@@ -93,6 +93,20 @@ CASES = (
         may_stay=(".store.partial",),
     ),
     Case(
+        "import-mds",
+        ("import-mds", "--input", "mds", "--tokenizer", "tokenizer", "--output", "../out/store"),
+        "store",
+        ("mds", "tokenizer"),
+        may_stay=(".store.partial",),
+    ),
+    Case(
+        "export-mds",
+        ("export-mds", "store", "--tokenizer", "tokenizer", "--output", "../out/mds"),
+        "mds",
+        ("store", "tokenizer"),
+        ("store/made_from.json",),
+    ),
+    Case(
         "verify-store",
         ("verify", "store"),
         inputs=("store",),

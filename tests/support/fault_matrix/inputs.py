@@ -29,6 +29,7 @@ def make_inputs(server: Server, folder: Path) -> Path:
     for phase in ("first", "second"):
         run("pretrain", *TRAIN, "--phase", phase, "--output", "second-done")
     _split_run(folder)
+    run("export-mds", "store", "--tokenizer", "tokenizer", "--output", "mds", "--compression", "zstd")
     for name in ("1", "2"):
         run("convert-to-hf", f"ck{name}", "--tokenizer", "tokenizer", "--output", "hf" if name == "2" else "hf2")
     run("preflight", "recipe.yaml", "--output", "records", "--record", "records")

@@ -101,24 +101,46 @@ def find_files(
     """
     named = [Path(path) for path in paths]
     found = walk(named, without)
+    files = divide(named, found.files, splits)
+    _check_forms(files.taken)
+    return SplitFiles(files.taken, files.left, found, files.notes + not_read(found))
+
+
+class Divided(NamedTuple):
+    """The files of the wanted splits, those of others, and the sentence on these."""
+
+    taken: list[FoundFile]
+    left: list[FoundFile]
+    notes: list[str]
+
+
+def divide(named: Sequence[Path], files: Iterable[FoundFile], splits: tuple[str, ...] | None) -> Divided:
+    """Divide the files below the paths ``named`` by whether they are of ``splits``.
+
+    Raises:
+        UserError: none is.
+    """
     own = {split_of_folder(path.absolute().name) for path in named if path.is_dir()}
     # Folders that are all named by one split are asked for by their names.
     count_given = splits is not None or len(own) > 1
     wanted = splits or ("train",)
     left: Counter[str] = Counter()
     sides: tuple[list[FoundFile], list[FoundFile]] = ([], [])
-    for file in found.files:
+    for file in files:
         split = split_of(file, count_given)
         is_left = bool(file.folders) and split not in wanted
         sides[is_left].append(file)
         left[split] += is_left
     if not sides[0]:
-        split, files = max(left.items(), key=lambda item: item[1])
+        split, count = max(left.items(), key=lambda item: item[1])
         raise UserError(
-            f"{shown(named[0])}: no file of {_either(wanted)}, but {files:,} of {split}; pass --split {split}"
+            f"{shown(named[0])}: no file of {_either(wanted)}, but {count:,} of {split}; pass --split {split}"
         )
-    _check_forms(sides[0])
-    return SplitFiles(*sides, found, _notes_on_rest(+left, found.not_read))
+    notes = []
+    if +left:
+        counts = ", ".join(f"{_count(count, 'file')} of {split}" for split, count in sorted((+left).items()))
+        notes.append(f"left out: {counts}; --split takes them")
+    return Divided(*sides, notes)
 
 
 def discover(paths: Iterable[Path | str], options: InputOptions, without: Path | None = None) -> Inputs:
@@ -138,7 +160,7 @@ def discover(paths: Iterable[Path | str], options: InputOptions, without: Path |
         _check_languages(languages, files, options.language_from)
         # Files that bear their languages' names are no news.
         news = any(name.origin == FOLDER for name in named)
-        notes, warnings = [_origin(named)] if news else [], aliases(set(languages))
+        notes, warnings = [origins(named)] if news else [], aliases(set(languages))
     inputs = [
         InputFile(file.path, name.language, options.fields, options.max_line_bytes)
         for file, name in zip(files.taken, named, strict=True)
@@ -169,16 +191,13 @@ def _check_forms(files: Iterable[FoundFile]) -> None:
             raise UserError(f"{shown(other)}: {path.name} beside it is the same text again; take one of them away")
 
 
-def _notes_on_rest(left: Counter[str], not_read: Counter[str]) -> list[str]:
-    """Return the sentences on files that are not read."""
-    notes = []
-    if left:
-        counts = ", ".join(f"{_count(count, 'file')} of {split}" for split, count in sorted(left.items()))
-        notes.append(f"left out: {counts}; --split takes them")
-    if +not_read:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted((+not_read).items(), key=lambda item: -item[1]))
-        notes.append(f"not read: {_count(sum(not_read.values()), 'file')} ({kinds})")
-    return notes
+def not_read(found: FoundFiles) -> list[str]:
+    """Return the sentence on files of other kinds, if there are any."""
+    if not +found.not_read:
+        return []
+    by_count = sorted((+found.not_read).items(), key=lambda item: -item[1])
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in by_count)
+    return [f"not read: {_count(sum(found.not_read.values()), 'file')} ({kinds})"]
 
 
 def _check_languages(languages: list[str], files: SplitFiles, language_from: str | None) -> None:
@@ -192,7 +211,7 @@ def _check_languages(languages: list[str], files: SplitFiles, language_from: str
             raise UserError(f"{shown(folder)}: nothing in this folder of {code}; download it again or remove it")
 
 
-def _origin(named: list[Named]) -> str:
+def origins(named: list[Named]) -> str:
     """Return the sentence on the languages and where they come from."""
     by_origin: dict[str, set[str | None]] = {}
     for language, origin in named:

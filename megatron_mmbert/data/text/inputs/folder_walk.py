@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from megatron_mmbert.data.text.formats import described_endings, format_of, is_readable
+from megatron_mmbert.data.text.formats import described_endings, is_readable
 from megatron_mmbert.data.text.line_reader import COMPRESSIONS
 from megatron_mmbert.utils.errors import UserError
+
+
+class FileKind(NamedTuple):
+    """A kind of files: whether a file is one by its name, and what such names are, for messages."""
+
+    has: Callable[[str], bool]
+    described: str
+
+
+TEXT = FileKind(is_readable, described_endings())
 
 
 class FoundFile(NamedTuple):
@@ -30,8 +40,10 @@ class FoundFiles:
         not_read: the count of the others, by what they are.
         empty: folders with nothing in them.
         met: how often a file of a known kind was met, each path counted.
+        kind: the files that are looked for.
     """
 
+    kind: FileKind = TEXT
     files: list[FoundFile] = field(default_factory=list)
     not_read: Counter[str] = field(default_factory=Counter)
     empty: list[Path] = field(default_factory=list)
@@ -49,7 +61,8 @@ class FoundFiles:
         elif not path.exists():
             raise UserError(f"{shown(path)}: {_missing(path)}; check --input")
         else:
-            format_of(path)
+            if not self.kind.has(path.name):
+                raise UserError(f"{path}: unknown kind of file; convert it to one of {self.kind.described}")
             if not path.is_file():
                 raise UserError(
                     f"{shown(path)}: neither a file nor a folder (a pipe, a device?); write it to a file first"
@@ -97,7 +110,7 @@ class FoundFiles:
         if not every:
             self.empty.append(folder)
         visible = [entry for entry in every if not entry.name.startswith(".")]
-        self.not_read["hidden"] += sum(is_readable(entry.name) for entry in every if entry.name.startswith("."))
+        self.not_read["hidden"] += sum(self.kind.has(entry.name) for entry in every if entry.name.startswith("."))
         return sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name))
 
     def _add_link(self, path: Path, names: tuple[str, ...], linked: list[tuple[Path, tuple[str, ...]]]) -> None:
@@ -107,13 +120,13 @@ class FoundFiles:
             self._add_file(path, names, os.path.realpath(path))
         elif path.exists():
             self.not_read["pipe or device"] += 1
-        elif is_readable(path.name):
+        elif self.kind.has(path.name):
             raise UserError(f"{shown(path)}: {_missing(path)}; make the link again or remove it")
         else:
             self.not_read["broken link"] += 1
 
     def _add_file(self, path: Path, names: tuple[str, ...], real: str) -> None:
-        if not is_readable(path.name):
+        if not self.kind.has(path.name):
             self.not_read[_ending(path)] += 1
             return
         self.met += 1
@@ -126,20 +139,20 @@ class FoundFiles:
         self.files.append(FoundFile(path, names))
 
 
-def walk(paths: Iterable[Path | str], without: Path | None = None) -> FoundFiles:
+def walk(paths: Iterable[Path | str], without: Path | None = None, kind: FileKind = TEXT) -> FoundFiles:
     """Return the files below ``paths``, each once, sorted; nothing of the folder ``without``.
 
     Raises:
         UserError: a path is missing or cannot be read, or a folder holds no file of a known kind.
     """
-    found = FoundFiles()
+    found = FoundFiles(kind)
     if without is not None:
         found.pass_over(without)
     for path in map(Path, paths):
         known, before = found.knows(path), found.met
         found.add(path)
         if not known and found.met == before:
-            raise UserError(f"{shown(path)}: no file in this folder is one of {described_endings()}; check --input")
+            raise UserError(f"{shown(path)}: no file in this folder is one of {kind.described}; check --input")
     found.files.sort()
     return found
 

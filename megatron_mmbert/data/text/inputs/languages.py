@@ -33,7 +33,9 @@ class Named(NamedTuple):
     origin: str
 
 
-def name_languages(files: Iterable[FoundFile], language_from: LanguageFrom | None) -> list[Named]:
+def name_languages(
+    files: Iterable[FoundFile], language_from: LanguageFrom | None, remedy: str = _REMEDY
+) -> list[Named]:
     """Return the language of each file: the code in its path, or the name that ``language_from`` says is one.
 
     Raises:
@@ -49,7 +51,7 @@ def name_languages(files: Iterable[FoundFile], language_from: LanguageFrom | Non
             named.append(found)
     if problems:
         more = f" (and {len(problems) - 1:,} more files)" if problems[1:] else ""
-        raise UserError(f"{problems[0]}{more}; {_REMEDY}")
+        raise UserError(f"{problems[0]}{more}; {remedy}")
     return named
 
 
