@@ -44,6 +44,7 @@ COMMANDS = {
     "convert-from-hf": Command("model.convert_from_hf", "make a checkpoint of a Hugging Face ModernBERT folder"),
     "fill-mask": Command("model.fill_mask", "show what an exported model fills into masks"),
     "encode": Command("model.encode", "write embeddings or MLM scores of a corpus with an exported model"),
+    "evaluate": Command("model.evaluate", "score encoders on the tasks of a suite, beside chance and baselines"),
     "plan": Command("run.plan", "plan what a recipe would do: steps, languages, memory, layout, time, cost"),
     "pretrain": Command("run.pretrain", "train one phase of a recipe, or resume it"),
     "doctor": Command("run.doctor", "measure what this machine can run, how fast, and say what is missing"),

@@ -64,6 +64,11 @@ class Network:
         }
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by Megatron's names."""
+        return self._tensors
+
+    @property
     def has_head(self) -> bool:
         """True if the masked-language-model head is there, without which there are no log-probabilities."""
         return HEAD_DENSE in self._tensors

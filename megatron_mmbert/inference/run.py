@@ -62,7 +62,7 @@ def encode_ids(
 ) -> Tensor:
     """Return the embeddings of token ids, ``<bos>`` and ``<eos>`` included."""
     out_ND = torch.empty(len(samples), network.model.hidden_size)
-    for members, hidden_TD, layout in _packs(network, samples, pack_tokens):
+    for members, hidden_TD, layout in packs(network, samples, pack_tokens):
         out_ND[members] = _pool(hidden_TD.float(), layout, pooling).cpu()
         if progress:
             progress(len(members))
@@ -102,9 +102,9 @@ def score_windows(
             "embeddings, or name the model it was made from"
         )
     for samples in windows(model, texts, on_cut=on_cut):
-        copies, owners, places = _masked_copies(samples, model.tokenizer.mask_id)
+        copies, owners, places = masked_copies(samples, model.tokenizer.mask_id)
         out_N2 = torch.zeros(len(samples), 2, dtype=torch.float64)
-        for members, hidden_TD, layout in _packs(model.network, copies, pack_tokens):
+        for members, hidden_TD, layout in packs(model.network, copies, pack_tokens):
             starts = layout.cu_seqlens.tolist()
             rows = torch.tensor([starts[i] + place for i, copy in enumerate(members) for place in places[copy]])
             labels = torch.tensor([samples[owners[copy]][place] for copy in members for place in places[copy]])
@@ -151,7 +151,7 @@ def pack(lengths: Sequence[int], pack_tokens: int) -> list[list[int]]:
     return packs
 
 
-def _packs(
+def packs(
     network: Network, samples: Sequence[Sequence[int]], pack_tokens: int
 ) -> Iterator[tuple[list[int], Tensor, SequenceLayout]]:
     """Yield (members, hidden states [T, D], layout) of each pack."""
@@ -174,7 +174,7 @@ def _pool(hidden_TD: Tensor, layout: SequenceLayout, pooling: Pooling) -> Tensor
     return sums_SD / torch.diff(bounds)[:, None]
 
 
-def _masked_copies(samples: Sequence[list[int]], mask_id: int) -> tuple[list[list[int]], list[int], list[list[int]]]:
+def masked_copies(samples: Sequence[list[int]], mask_id: int) -> tuple[list[list[int]], list[int], list[list[int]]]:
     """Return copies with masks, the index of each one's sample, and its masked positions; none of an empty text."""
     copies, owners, places = [], [], []
     for owner, ids in enumerate(samples):

@@ -110,6 +110,13 @@ REPORT = OutputKind(
     ("summary.json", "report.md"),
     ("summary.json", "report.md", "run.png", "bits_per_byte.png"),
 )
+EVALUATION = OutputKind(
+    "a folder of evaluate's results",
+    ("evaluation.json",),
+    ("evaluation.json", "results.json", "report.md", "report.html", ".*.tmp", "cells/*", "vectors/*"),
+    _head_names_project("evaluation.json"),
+)
+EVALUATION_CELL = OutputKind("a result of evaluate")
 DATA_REPORT = OutputKind(
     "a report of a token store",
     ("index.html", "data_report.json"),

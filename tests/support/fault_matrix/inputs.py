@@ -12,6 +12,7 @@ from pathlib import Path
 from support.fault_matrix.cases import TRAIN
 from support.fault_matrix.server import Order, Server
 from support.tiny_run import make_run
+from support.tiny_tasks import make_suite
 
 
 def make_inputs(server: Server, folder: Path) -> Path:
@@ -36,6 +37,8 @@ def make_inputs(server: Server, folder: Path) -> Path:
     (folder / "few.jsonl").write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in ("the cat sat", "der Hund"))
     )
+    make_suite(folder, ["sentences"])
+    (folder / "data").rename(folder / "tasks")
     (folder / "masks.tsv").write_text("language\ttext\texpected\nEnglish\tthe cat <mask> on a mat\tsat\n")
     return folder
 
