@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from megatron_mmbert.commands.arguments import Whole, add_output, add_renamed
 from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
-from megatron_mmbert.data.text.records import MAX_LINE_BYTES
-from megatron_mmbert.utils.bounds import MAX_DOCUMENT_BYTES, MAX_LENGTH, MAX_PROCESSES
+from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PROCESSES
 from megatron_mmbert.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,12 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--source", default="corpus", metavar="NAME", help="name of this corpus in recipes (default: %(default)s)")
     add_languages(parser)
-    add("--rehydrate", action="store_true", help="repeat documents as FineWeb2 says, by their minhash_cluster_size")
     add("--skip-bad", action="store_true", help="count and list lines without a document instead of stopping")
     add("--shard-bytes", type=Whole(1), metavar="N", help="size of a shard (default: 2 GiB)")
     add("--dedup", action="store_true", help="keep the first of equal texts of a language; counted in the manifest")
-    help_line = "longer is bad (default: %(default)s; at most 1 GiB)"
-    add("--max-line-bytes", type=Whole(1, MAX_DOCUMENT_BYTES), default=MAX_LINE_BYTES, metavar="N", help=help_line)
     add("--split-sentences", action="store_true", help="cut long documents at sentence ends, learned here")
     help_length = "cut those of more tokens than a sample of N holds (default: 8192)"
     add("--max-length", type=Whole(1, MAX_LENGTH), metavar="N", help=help_length)
@@ -85,7 +81,7 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
     if arguments.max_length is not None and not arguments.split_sentences:
         raise UserError(f"--max-length {arguments.max_length}: needs --split-sentences")
     max_length = DEFAULT_MAX_LENGTH if arguments.max_length is None else arguments.max_length
-    options = input_options(arguments, arguments.rehydrate)
+    options = input_options(arguments)
     return PreprocessJob(
         inputs=tuple(arguments.input),
         tokenizer=arguments.tokenizer,
@@ -100,7 +96,7 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
         workers=arguments.workers,
         shard_bytes=SHARD_BYTES if arguments.shard_bytes is None else arguments.shard_bytes,
         dedup=arguments.dedup,
-        max_line_bytes=arguments.max_line_bytes,
+        max_line_bytes=options.max_line_bytes,
         max_length=max_length if arguments.split_sentences else None,
         partition=partition_of(arguments.partition) if arguments.partition else None,
     )

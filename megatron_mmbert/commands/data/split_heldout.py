@@ -1,6 +1,7 @@
 """Set held-out text aside, per language, before anything is trained.
 
-Writes DIR/train and DIR/heldout, to be preprocessed into two stores.
+Writes DIR/train and DIR/heldout, to be preprocessed into two stores. Reads what `mmbert preprocess` reads, by the same
+arguments, and keeps of each document its id and text; with --language-field it needs disk for one more copy of them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_opt
 
 EXAMPLES = """
 mmbert split-heldout --input corpus/ --output split/ --share 0.05
+mmbert split-heldout --input fineweb-2/data --where "language_score >= 0.9" --rehydrate --output split/
+mmbert split-heldout --input mixed/ --language-field lang --output split/
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add_inputs(parser)
-    add_languages(parser, by_line=False)
+    add_languages(parser)
     add_output(parser)
     parser.add_argument(
         "--share", type=Real(0, 1, above=True), default=0.05, help="of each language's bytes (default: %(default)s)"

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to ``parser``."""
     add = parser.add_argument
     add_inputs(parser)
-    add_languages(parser)
+    add_languages(parser, copies=False)
     help_size = "exact number of ids; Gemma 2 has 256000"
     add("--vocab-size", type=Whole(1, MAX_VOCAB_SIZE), required=True, metavar="N", help=help_size)
     add_output(parser)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_mmbert.data.store.index_format import index_bytes
-from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.errors import UserError, first_line
 from megatron_mmbert.utils.files import read_json, write_json
 from megatron_mmbert.utils.names import is_name
 
@@ -145,11 +145,11 @@ def load_manifest(store: Path) -> Manifest:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{path}: not the manifest of a token store; {REMEDY}")
     if value.get("version") != VERSION:
-        raise UserError(f"{path}: format version {value.get('version')!r}, this program reads {VERSION}; {REMEDY}")
+        raise UserError(f"{path}: format version {value.get('version')!r:.40}, this program reads {VERSION}; {REMEDY}")
     try:
         return _parse(value)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged manifest ({type(error).__name__}: {error}); {REMEDY}") from None
+        raise UserError(f"{path}: damaged manifest ({type(error).__name__}: {first_line(error)}); {REMEDY}") from None
 
 
 def describe(manifest: Manifest) -> str:
@@ -208,7 +208,12 @@ def _parse(value: dict[str, Any]) -> Manifest:
     entry = value["tokenizer"]
     tokenizer = TokenizerEntry(_text(entry, "path"), _text(entry, "fingerprint"), _count(entry, "vocab_size", 1))
     duplicates = _count(value, "duplicates") if "duplicates" in value else 0  # older stores have none
-    return Manifest(value["dtype"], tokenizer, datasets, shards, _count(value, "skipped_lines"), duplicates)
+    manifest = Manifest(value["dtype"], tokenizer, datasets, shards, _count(value, "skipped_lines"), duplicates)
+    for key in ("bytes", "words"):  # nothing else tells that these are wrong
+        said = value.get("totals", manifest.totals())[key]
+        if said != manifest.totals()[key]:
+            raise ValueError(f"its datasets have {manifest.totals()[key]} {key} together, its totals say {said}")
+    return manifest
 
 
 def _parse_dataset(entry: dict[str, Any], shards: int) -> DatasetEntry:

@@ -4,24 +4,29 @@ A language with enough documents gives whole ones, chosen by a hash of their ids
 A smaller one (hundreds of languages have a single document) gives the last lines of its longest document: better
 held-out text from a document whose beginning is trained on than none at all, but mind that when comparing languages.
 
-A language is read twice, once to choose and once to write, and no more of it than one document is in memory.
+A language is read twice, once to choose and once to write, and no more of it than one document is in memory. Where each
+line names its language, the documents are first written to a file for each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from array import array
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import NamedTuple, TextIO
 
 from megatron_mmbert.data.text.documents import read_file
-from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover
+from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover, print_warnings
 from megatron_mmbert.data.text.records import Document, InputFile, SkippedLines
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import to_json, write_json
@@ -37,6 +42,10 @@ _BUCKET_BITS = 16
 _KEY_BITS = 64
 _IN_MEMORY_BYTES = 8 << 20
 _PAIRS_AT_ONCE = 1 << 15
+_OPEN_FILES = 100
+_SORTED = ".documents"
+_Languages = dict[str, Callable[[], Iterator[Document]]]
+"""What reads the documents of each language, anew at every call."""
 
 
 class HeldOut(NamedTuple):
@@ -89,14 +98,21 @@ def divide(documents: Iterable[Document], chosen: HeldOut) -> Iterator[tuple[str
     count = 0
     for count, document in enumerate(documents, start=1):
         if chosen.documents < _MIN_DOCUMENTS:
-            yield from _divide_lines(document, chosen.wanted if count - 1 == chosen.longest else 0)
+            wanted = chosen.wanted if count - 1 == chosen.longest else 0
+            yield from _with_copies(document, _divide_lines(document, wanted))
             continue
         key = _order_key(document.id)
         is_held = key < chosen.key or (key == chosen.key and of_key < chosen.of_key)
         of_key += _bytes(document.text) if key == chosen.key else 0
-        yield SIDES[is_held], document.id, document.text
+        yield from _with_copies(document, [(SIDES[is_held], document.id, document.text)])
     if count != chosen.documents:
         raise UserError("the input changed while it was read; run the command again")
+
+
+def _with_copies(document: Document, parts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield what is trained on as often as the document is to be taken, and what is held out once."""
+    for part in parts:
+        yield from [part] * (document.copies if part[0] == SIDES[0] else 1)
 
 
 def _cut(buckets: array[int], pairs: SpooledTemporaryFile[bytes], wanted: float) -> tuple[int, float]:
@@ -156,31 +172,75 @@ def split_files(
     check_output(output, HELD_OUT_SPLIT, inputs, overwrite)
     found = discover(inputs, options)
     found.announce()
-    by_language: dict[str, list[InputFile]] = {}
-    for file in found.files:
-        by_language.setdefault(file.language or "", []).append(file)
     counts = dict.fromkeys(SIDES, 0)
     without = 0
     skipped = SkippedLines()
-    total = 2 * sum(file.path.stat().st_size for file in found.files)
     with (
         output_folder(output, HELD_OUT_SPLIT, inputs, overwrite) as staging,
-        ByteProgress("splitting", total) as progress,
+        ByteProgress("splitting", 2 * sum(file.path.stat().st_size for file in found.files)) as progress,
     ):
         with (staging / SKIPPED_NAME).open("w", encoding="utf-8") as skipped.record:
-            for language, files in by_language.items():
-                chosen = choose(_read(files, skipped if skip_bad else None, progress.add), share, max_bytes)
-                again = divide(_read(files, SkippedLines(), progress.add), chosen)
-                written = _write(staging, f"{language}.jsonl", again)
+            kept = skipped if skip_bad else None
+            if options.fields.language is None:
+                languages = _by_file(found.files, kept, progress.add)
+            else:
+                languages = _by_line(found.files, staging / _SORTED, kept, progress.add)
+            for language, read in languages.items():
+                chosen = choose(read(), share, max_bytes)
+                written = _write(staging, f"{language}.jsonl", divide(read(), chosen))
                 without += not written["heldout"]
                 for side in SIDES:
                     counts[side] += written[side]
+        shutil.rmtree(staging / _SORTED, ignore_errors=True)
         if not skipped.count:
             (staging / SKIPPED_NAME).unlink()
         write_json(staging / "split.json", {"share": share, "max_bytes": max_bytes, "bytes": counts})
     note = f"; {without} languages are too small to give held-out text" if without else ""
     note += f"; left out {skipped.count:,} bad lines, listed in {output / SKIPPED_NAME}" if skipped.count else ""
     return f"wrote {output}: {counts['train']:,} bytes to train on, {counts['heldout']:,} held out{note}"
+
+
+def _by_file(files: Iterable[InputFile], skipped: SkippedLines | None, progress: Callable[[int], None]) -> _Languages:
+    """Return what reads each language from its files; bad lines count when they are met first."""
+    by_language: dict[str, list[InputFile]] = {}
+    for file in files:
+        by_language.setdefault(file.language or "", []).append(file)
+
+    def reader(files: list[InputFile]) -> Callable[[], Iterator[Document]]:
+        passes = iter((skipped, SkippedLines()))
+        return lambda: _read(files, next(passes), progress)
+
+    return {language: reader(files) for language, files in by_language.items()}
+
+
+def _by_line(
+    files: Iterable[InputFile], folder: Path, skipped: SkippedLines | None, progress: Callable[[int], None]
+) -> _Languages:
+    """Sort documents that name their languages into files of ``folder``, and return what reads each language."""
+    folder.mkdir()
+    paths: dict[str, Path] = {}
+    seen: dict[str, str] = {}
+    open_files: OrderedDict[str, TextIO] = OrderedDict()
+    with ExitStack() as stack:
+        for document in _read(files, skipped, lambda done: progress(2 * done)):
+            language = document.language or ""
+            if language not in paths:
+                check_spellings([language], seen)
+                paths[language] = folder / f"{len(paths)}.jsonl"
+            if language not in open_files:
+                if len(open_files) == _OPEN_FILES:
+                    open_files.popitem(last=False)[1].close()
+                open_files[language] = stack.enter_context(paths[language].open("a", encoding="utf-8"))
+            open_files.move_to_end(language)
+            open_files[language].write(to_json(document, ensure_ascii=False) + "\n")
+    print_warnings(aliases(paths))
+    return {language: partial(_read_sorted, paths[language]) for language in sorted(paths)}
+
+
+def _read_sorted(path: Path) -> Iterator[Document]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield Document(*json.loads(line))
 
 
 def _read(

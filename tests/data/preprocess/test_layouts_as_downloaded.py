@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,8 +19,9 @@ from megatron_mmbert.cli import run_cli
 from megatron_mmbert.data.preprocess.job import PreprocessJob
 from megatron_mmbert.data.preprocess.run import merge, preprocess, preprocess_partition
 from megatron_mmbert.data.store.reader import Store
+from megatron_mmbert.data.text import heldout_split
 from megatron_mmbert.data.text.conditions import parse_conditions
-from megatron_mmbert.data.text.inputs.discover import find_files
+from megatron_mmbert.data.text.inputs.discover import AS_FOUND, discover, find_files
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.utils.errors import UserError
 
@@ -199,3 +201,85 @@ def test_what_conditions_leave_out_is_counted_through_partitions_and_resumes(
     assert "left out 8 documents" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"no document left, .* 12 do not meet --where"):
         preprocess(replace(job, output=tmp_path / "none", fields=Fields(where=parse_conditions("text == 'x'"))))
+
+
+def split(*arguments: object) -> None:
+    run_cli(["split-heldout", *map(str, arguments)])
+
+
+def documents_of(folder: Path) -> dict[str, list[str]]:
+    """Map each language of a side of a split to the ids in it."""
+    return {
+        path.name.removesuffix(".jsonl"): [json.loads(line)["id"] for line in path.read_text().splitlines()]
+        for path in sorted(folder.iterdir())
+    }
+
+
+def test_fineweb2_is_split_and_each_side_preprocessed(run: Run, tmp_path: Path) -> None:
+    """Test and removed folders left out, conditions kept, copies only of what is trained on."""
+    for language in ("fao_Latn", "srp_Cyrl"):
+        texts = [f"text {n} of {language}" for n in range(60)]
+        sizes = {"minhash_cluster_size": [1 + n % 2 for n in range(60)]}
+        write(fineweb2(language, texts, **sizes), tmp_path / f"data/{language}/train/000_00000.parquet")
+        write(fineweb2(language, ["secret"]), tmp_path / f"data/{language}/test/000_00000.parquet")
+        write(fineweb2(language, ["bad"]), tmp_path / f"data/{language}_removed/train/000_00000.parquet")
+    where = ("--where", "language_score >= 0.95", "--rehydrate", "--share", 0.2)
+    split("--input", tmp_path / "data", "--output", tmp_path / "split", *where)
+    train, held = (documents_of(tmp_path / "split" / side) for side in ("train", "heldout"))
+    assert sorted(train) == sorted(held) == ["fao_Latn", "srp_Cyrl"]
+    for language in train:
+        number = {f"<urn:uuid:{language}-{n}>": n for n in range(60)}
+        assert not set(train[language]) & set(held[language])
+        assert {number[name] for name in (*train[language], *held[language])} == set(range(5, 60))
+        assert all(train[language].count(name) == 1 + number[name] % 2 for name in train[language])
+        assert len(held[language]) == len(set(held[language])) and 3 < len(held[language]) < 20
+    for side, found in (("train", train), ("heldout", held)):
+        store = run("--input", tmp_path / "split" / side, "--overwrite")
+        assert {name: count for name, (count, _) in counts(store).items()} == {
+            name: len(ids) for name, ids in found.items()
+        }
+
+
+def test_a_split_by_the_language_of_each_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very split that files of one language give, of more languages than files are open."""
+    monkeypatch.setattr(heldout_split, "_OPEN_FILES", 4)
+    languages = list(islice(codes(), 15))
+    rows = [(language, n) for n in range(12) for language in languages]
+    columns = {
+        "text": [f"text {n} of {language}" for language, n in rows],
+        "id": [f"{language}-{n}" for language, n in rows],
+        "lang": [language for language, _ in rows],
+    }
+    write(pa.table(columns), tmp_path / "mixed/1.parquet")
+    split("--input", tmp_path / "mixed", "--output", tmp_path / "by-line", "--language-field", "lang", "--share", 0.3)
+    (tmp_path / "alone").mkdir()
+    for language in languages:
+        lines_of = [{"id": f"{language}-{n}", "text": f"text {n} of {language}"} for n in range(12)]
+        (tmp_path / "alone" / f"{language}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines_of))
+    split("--input", tmp_path / "alone", "--output", tmp_path / "by-file", "--share", 0.3)
+    files = {
+        path.relative_to(tmp_path / "by-file"): path.read_bytes() for path in (tmp_path / "by-file").rglob("*.js*")
+    }
+    assert len(files) == 2 * 15 + 1
+    assert {path.relative_to(tmp_path / "by-line") for path in (tmp_path / "by-line").rglob("*.js*")} == set(files)
+    assert all((tmp_path / "by-line" / path).read_bytes() == content for path, content in files.items())
+    assert sorted(path.name for path in (tmp_path / "by-line").iterdir()) == ["heldout", "split.json", "train"]
+    assert set(counts(run("--input", tmp_path / "by-line" / "train"))) == set(languages)
+    columns["lang"][5] = columns["lang"][5].lower()
+    write(pa.table(columns), tmp_path / "twice/1.parquet")
+    with pytest.raises(UserError, match="are one language in two spellings"):
+        split("--input", tmp_path / "twice", "--output", tmp_path / "none", "--language-field", "lang")
+    assert not (tmp_path / "none").exists()
+
+
+def test_listing_3600_folders_takes_seconds(tmp_path: Path) -> None:
+    """FineWeb2's tree without its text: 1,833 languages, of most also what was removed."""
+    for number, language in enumerate(islice(codes(), 1833)):
+        for name in (language, f"{language}_removed") if number % 30 else (language,):
+            folder = tmp_path / "data" / name / "train"
+            os.makedirs(folder)
+            os.mknod(folder / "000_00000.parquet")
+    start = time.perf_counter()
+    found = discover([tmp_path / "data"], AS_FOUND)
+    assert time.perf_counter() - start < 5
+    assert len(found.files) == len({file.language for file in found.files}) == 1833
