@@ -60,11 +60,13 @@ setup(
         "eval": ["transformers>=4.57", "scikit-learn>=1.5"],
         "wandb": ["wandb"],
         "mlflow": ["mlflow-skinny"],
+        "datatrove": ["datatrove>=0.10"],
         "dev": [
             "transformers>=4.57",
             "scikit-learn>=1.5",
             "wandb",
             "mlflow-skinny",
+            "datatrove>=0.10",
             "pytest",
             "hypothesis",
             "ruff",

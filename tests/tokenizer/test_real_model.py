@@ -16,7 +16,7 @@ from support import ROOT
 from megatron_mmbert.tokenizer.load import load_tokenizer
 
 pytestmark = pytest.mark.slow
-CORPUS = ROOT / "examples/sample_corpus/train/deu_Latn.jsonl"
+CORPUS = ROOT / "examples/sample_corpus/train" / "deu_Latn.jsonl"
 ROWS = {2: 256_000, 3: 262_208}
 """As released: Gemma 3's model has 63 rows more than its tokenizer ids."""
 PIPELINE = """

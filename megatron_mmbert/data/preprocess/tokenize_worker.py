@@ -113,22 +113,38 @@ class TokenizeWorker:
                     documents.append(parsed)
             elif parsed is not None:
                 bad.append(parsed)
+        tokenized = self.tokenize_documents(documents, batch.file, bad)
+        bad.sort(key=lambda line: line.line)
+        return TokenizedBatch(batch.file, tokenized, bad, batch.input_bytes, batch.ends_file, left_out)
+
+    def tokenize_documents(
+        self, documents: list[Document], file: InputFile, bad: list[BadLine]
+    ) -> list[TokenizedDocuments]:
+        """Tokenize documents of ``file``, or whose own language counts; those that give no token are added to ``bad``.
+
+        Raises:
+            UserError: the tokenizer gives an id outside its vocabulary.
+        """
+        return self.with_ids(documents, self.tokenizer.encode_arrays([d.text for d in documents]), file, bad)
+
+    def with_ids(
+        self, documents: list[Document], every_ids: list[npt.NDArray[Any]], file: InputFile, bad: list[BadLine]
+    ) -> list[TokenizedDocuments]:
+        """Return documents whose ids are known, as :meth:`tokenize_documents`."""
         by_language: dict[str, _DocumentList] = {}
-        for document, ids in zip(documents, self.tokenizer.encode_arrays([d.text for d in documents]), strict=True):
+        for document, ids in zip(documents, every_ids, strict=True):
             if ids.size:
-                self._check(document, ids, path)
-                language = batch.file.language or document.language
+                self._check(document, ids, file.path)
+                language = file.language or document.language
                 assert language is not None  # a line without one is a bad line when the file has none
                 for _ in range(document.copies):
                     self._add(by_language.setdefault(language, _DocumentList()), language, document.text, ids)
             else:
                 value = repr(document.text[:40])
-                bad.append(BadLine(str(path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
-        bad.sort(key=lambda line: line.line)
-        tokenized = [documents.as_columns(language) for language, documents in by_language.items()]
-        return TokenizedBatch(batch.file, tokenized, bad, batch.input_bytes, batch.ends_file, left_out)
+                bad.append(BadLine(str(file.path), document.line, f"text {value} gives no token; {SKIP_REMEDY}"))
+        return [documents.as_columns(language) for language, documents in by_language.items()]
 
-    def _add(self, documents: _DocumentList, language: str, text: str, ids: npt.NDArray[np.int32]) -> None:
+    def _add(self, documents: _DocumentList, language: str, text: str, ids: npt.NDArray[Any]) -> None:
         """Append one document, or its chunks."""
         digest = text_digest(text) if self.dedup else NO_DIGEST
         stored = ids.astype(self.dtype)
