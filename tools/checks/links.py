@@ -20,7 +20,7 @@ from pathlib import Path
 SKIPPED = {".venv", ".git", "runs", "site", "build", "dist", "node_modules"}
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 PATH = re.compile(
-    r"(?<![\w./-])((?:docs|tools|tests|benchmarks|slurm|examples|megatron_mmbert)/[\w./-]+\.(?:py|md|sh|yaml|json|tsv))"
+    r"(?<![\w./-])((?:docs|tools|tests|benchmarks|slurm|examples|megatron_mmbert)/[\w./-]+\.(?:py|md|sh|yaml|jsonl?|tsv))"
 )
 INLINE_PATH = re.compile(r"[\w.-]+(?:/[\w.*-]+)+/?")
 PLACEHOLDER = re.compile(r"(?<![A-Za-z])(?!README|CONTRIBUTING|SECURITY|CHANGELOG|LICENSE)[A-Z]{2,}(?![A-Za-z])")
