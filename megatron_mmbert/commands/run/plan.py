@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.downloads is not None:
+        _check_alone(arguments)
         from megatron_mmbert.plan.sources.downloads import plan_downloads
         from megatron_mmbert.plan.sources.script import download_script
 
@@ -123,6 +124,13 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise UserError(f"--output {path}: name a file that ends in {' or '.join(_ENDINGS)}")
         kind = PLAN if path.suffix == ".json" else PNG_IMAGE
         check_output(path, kind, (arguments.recipe,), overwrite=True)
+
+
+def _check_alone(arguments: argparse.Namespace) -> None:
+    """Raise UserError where --downloads stands beside what belongs to a plan, which is not made."""
+    for flag in ("output", "token_counts", "gpu", "tokens_per_second", "flops_per_second"):
+        if getattr(arguments, flag):
+            raise UserError(f"--downloads: prints commands and makes no plan; leave out --{flag.replace('_', '-')}")
 
 
 def _gpu(arguments: argparse.Namespace) -> Gpu | None:

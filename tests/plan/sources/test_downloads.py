@@ -126,3 +126,10 @@ def test_own_sources_and_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "recipe.yaml").write_text(text % "")
     with pytest.raises(UserError, match=r"recipe 'mine': names no source; name some under .*, fineweb2, "):
         run_cli(["plan", str(tmp_path / "recipe.yaml"), "--downloads", "corpora"])
+
+
+def test_downloads_make_no_plan(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(tokenizer="t"))
+    with pytest.raises(UserError, match="--downloads: prints commands and makes no plan; leave out --output"):
+        run_cli(["plan", str(tmp_path / "recipe.yaml"), "--downloads", "corpora", "--output", str(tmp_path / "p.json")])
+    assert os.listdir(tmp_path) == ["recipe.yaml"]
