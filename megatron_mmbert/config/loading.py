@@ -116,7 +116,7 @@ def _place_paths(values: Any, folder: Path, location: tuple[str, ...] = ()) -> N
             values[key] = str(folder / value)
 
 
-class _Loader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader that bounds what a document may become, and refuses a key written twice (YAML keeps the last).
 
     An anchor counts as often as it is named: a few lines can stand for billions of values.
@@ -176,7 +176,7 @@ def _parse(text: str) -> tuple[Any, yaml.Node | None]:
         _NotYaml: it is none, or more than a recipe can be.
     """
     try:
-        loader = _Loader(text)
+        loader = StrictLoader(text)
         node = loader.get_single_node()
         return (None if node is None else loader.construct_document(node)), node
     except yaml.MarkedYAMLError as error:

@@ -17,7 +17,7 @@ head: classification
 splits: {train: "topic/{language}/train.jsonl", dev: "topic/{language}/dev.jsonl", test: "topic/{language}/test.jsonl"}
 columns: {text: text, label: label}
 labels: [e, t, a]
-settings: {max_train: 40, max_dev: 20, max_test: 30, seeds: 2, source: eng_Latn}
+settings: {max_train: 50, max_dev: 20, max_test: 30, seeds: 2, source: eng_Latn}
 published: [{model: other, score: 71.5, metric: accuracy, protocol: fine-tuned, source: a paper}]
 """,
     "pairs": """

@@ -17,6 +17,8 @@ from megatron_mmbert.utils.files import atomic_file
 
 Features = Any
 """A matrix of float32 with a row for each text or word: an array, or SciPy's compressed rows."""
+_KEPT_NUMBERS = 50_000_000
+"""Counts of n-grams that are kept in memory, of 8 bytes each."""
 NGRAMS, RANDOM, MODEL = "ngrams", "random", "model"
 
 
@@ -59,13 +61,25 @@ class NGrams:
     identity: str = "character n-grams, version 1"
     strengths: tuple[float, ...] = (5.0, 50.0)
 
+    def __init__(self) -> None:
+        self._kept: dict[int, Features] = {}
+
     def texts(self, texts: Sequence[str]) -> Features:
         """Return weighted n-grams of 1 to 4 characters within words."""
-        return hashed_texts(texts)
+        return self._keep(("texts", *texts), lambda: hashed_texts(texts))
 
     def words(self, sentences: Sequence[Sequence[str]], joins: Sequence[str | None]) -> Features:
         """Return n-grams of each word and of its neighbours."""
-        return hashed_words(sentences)
+        return self._keep(("words", *map(tuple, sentences)), lambda: hashed_words(sentences))
+
+    def _keep(self, parts: tuple[object, ...], compute: Callable[[], Features]) -> Features:
+        """Return what ``compute`` has returned for ``parts`` before: seeds and settings ask for the same texts."""
+        key = hash(parts)
+        if key not in self._kept:
+            if sum(found.nnz for found in self._kept.values()) > _KEPT_NUMBERS:
+                self._kept.clear()
+            self._kept[key] = compute()
+        return self._kept[key]
 
     def bits(self, texts: Sequence[str]) -> np.ndarray:
         """Return bits of each text by a model of bytes that learns while it reads them, one after the other."""

@@ -43,10 +43,12 @@ class Tagging(Head):
     def outcomes(self, unit: Unit, subject: Subject, data: TaskData) -> Iterator[tuple[str, Outcome]]:
         """Yield the score of each language."""
         settings, source = data.task.settings, str(unit.source)
-        train, dev = training_sample(data, source, unit.seed), data.examples("dev", source, settings.max_dev)
-        tags = _tags(train)
+        rows = data.examples("train", source, settings.max_train)
+        dev = data.examples("dev", source, settings.max_dev)
+        train = training_sample(data, source, unit.seed)
+        tags = _tags([rows[at] for at in train])
         fitted = fit(
-            _features(unit, subject, data, source, train),
+            _features(unit, subject, data, source, rows)[_words_of(rows, train)],
             tags,
             _features(unit, subject, data, source, dev),
             _tags(dev),
@@ -58,6 +60,12 @@ class Tagging(Head):
             rows = data.examples("test", language, settings.max_test)
             found = fitted.predict(_features(unit, subject, data, language, rows))
             yield language, _outcome(data.task.scored_by, rows, found, fitted, kinds, about)
+
+
+def _words_of(rows: Sequence[Example], chosen: Sequence[int]) -> np.ndarray:
+    """Return the places, among the words of all ``rows``, of the words of the chosen ones."""
+    ends = np.cumsum([len(row["words"]) for row in rows])
+    return np.concatenate([np.arange(ends[at] - len(rows[at]["words"]), ends[at]) for at in chosen])
 
 
 def _features(unit: Unit, subject: Subject, data: TaskData, language: str, rows: Sequence[Example]) -> Features:

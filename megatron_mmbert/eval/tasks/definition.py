@@ -63,7 +63,7 @@ class Settings(Section):
     """The sizes, seeds and languages of a probe."""
 
     max_train: int = Field(default=1000, ge=2)
-    """Training examples (sentences of a tagging task) that a seed draws, without replacement."""
+    """Training examples (sentences of a tagging task) that are taken; each seed learns from four fifths of them."""
     max_dev: int = Field(default=500, ge=2)
     """Examples of the dev split that the strength of regularization is chosen on."""
     max_test: int = Field(default=1000, ge=2)

@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from megatron_mmbert.config.base import PlacedError, Section
+from megatron_mmbert.config.loading import StrictLoader
 from megatron_mmbert.eval.tasks.definition import Suite, Task
-from megatron_mmbert.utils.errors import UserError, nearest
+from megatron_mmbert.utils.errors import UserError, first_line, nearest
 
 _OWN = Path(str(files(__package__)))
 _Definition = TypeVar("_Definition", bound=Section)
@@ -89,11 +90,13 @@ def chosen_tasks(tasks: Sequence[Task], names: Sequence[str]) -> list[Task]:
 
 def _read(path: Path, kind: type[_Definition]) -> _Definition:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise UserError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or error}); correct it") from None
+        raise UserError(
+            f"{place}: not valid YAML ({getattr(error, 'problem', None) or first_line(error)}); correct it"
+        ) from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no {kind.__name__.lower()}; write keys such as 'name:' and 'title:'")
     try:

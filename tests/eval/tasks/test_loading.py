@@ -34,6 +34,8 @@ def test_suites_of_this_project(name: str) -> None:
         ("head: classification", "head: classify", "head 'classify'"),
         ("head:", "metric: mrr\nhead:", "metric: 'mrr': head 'classification' is scored by accuracy"),
         ("title: which letter prevails\n", "", "key 'title' is missing; write it"),
+        ("head:", "head: pair\nhead:", "topic.yaml:4: not valid YAML (key 'head' is written twice)"),
+        ("which letter", "which \x07 letter", "topic.yaml: not valid YAML (unacceptable character"),
         ("columns: {", "columns: }", "topic.yaml:5: not valid YAML"),
     ],
 )
