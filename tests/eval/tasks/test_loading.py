@@ -25,8 +25,8 @@ def test_suites_of_this_project(name: str) -> None:
     ("was", "now", "sentence"),
     [
         ("title:", "titel:", "topic.yaml: unknown key 'titel' (did you mean 'title'?); correct or remove it"),
-        ("max_train: 40", "max_trian: 40", "unknown key 'settings.max_trian' (did you mean 'max_train'?)"),
-        ("max_train: 40", "max_train: 1", "settings.max_train 1: Input should be greater than or equal to 2"),
+        ("max_train: 50", "max_trian: 50", "unknown key 'settings.max_trian' (did you mean 'max_train'?)"),
+        ("max_train: 50", "max_train: 1", "settings.max_train 1: Input should be greater than or equal to 2"),
         ("label: label}", "lable: label}", "columns: a task of head 'classification' has the columns text, label, not"),
         ('dev: "topic', 'valid: "topic', "splits.valid"),
         ('dev: "topic/{language}/dev.jsonl", ', "", "splits: split 'dev' is missing; head 'classification' needs it"),
