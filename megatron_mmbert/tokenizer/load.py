@@ -121,6 +121,10 @@ class Tokenizer:
         """
         self._engine.save(Path(folder))
 
+    def moved_to(self, folder: Path) -> Tokenizer:
+        """Return this tokenizer for the same files in the folder ``folder``."""
+        return Tokenizer(folder, self._engine, folder / self._file.name)
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _load_file, (self.path, self._file)
 
@@ -143,7 +147,7 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     known = read_checksums(path, _COPY_AGAIN) if (path / CHECKSUM_FILE).is_file() else {}
     # Only this one: transformers writes tokenizer.json anew in the same folder, in other bytes with the same rules.
     problem = file_problem(path, MODEL_FILE, known, _COPY_AGAIN) if MODEL_FILE in known else None
-    if problem and file.name == MODEL_FILE:
+    if problem:
         raise UserError(problem)
     tokenizer = _load_file(path, file)
     exported = path / EXPORTED_FILE

@@ -62,7 +62,8 @@ def train_tokenizer(
             (staging / SKIPPED_FILE).unlink()
         record.close()
         write_checksums(staging)
-    return load_tokenizer(output), skipped
+        tokenizer = load_tokenizer(staging)  # while it may fail: what has its final name is whole
+    return tokenizer.moved_to(output), skipped
 
 
 def describe(sampler: Sampler, settings: Settings, options: InputOptions, skipped: SkippedLines) -> dict[str, Any]:

@@ -19,12 +19,10 @@ from megatron_mmbert.data.mds.job import ImportJob, import_settings
 from megatron_mmbert.data.mds.shard import SKIP_REMEDY, SampleBlock, hash_problem, read_samples
 from megatron_mmbert.data.preprocess.job import input_identities
 from megatron_mmbert.data.preprocess.partition_maker import Batches, PartitionMaker
-from megatron_mmbert.data.preprocess.partition_reader import Partition
 from megatron_mmbert.data.preprocess.partition_writer import PartitionWriter
 from megatron_mmbert.data.preprocess.run import make_partition, make_store
 from megatron_mmbert.data.preprocess.tokenize_worker import TokenizedBatch
 from megatron_mmbert.data.store.manifest import TokenizerEntry
-from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.tokenized_documents import store_dtype
 from megatron_mmbert.data.text.inputs.discover import print_notes, print_warnings
 from megatron_mmbert.data.text.records import BadLine, InputFile
@@ -33,22 +31,22 @@ from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.process_pool import ordered_map
 
 
-def import_mds(job: ImportJob) -> Store:
+def import_mds(job: ImportJob) -> None:
     """Make the store of ``job``, or find that it is made already; prints its summary.
 
     Raises:
         UserError: bad arguments or input, or the output exists and is something else.
     """
-    return make_store(job, ShardImporter(job))
+    make_store(job, ShardImporter(job))
 
 
-def import_partition(job: ImportJob) -> Partition:
+def import_partition(job: ImportJob) -> None:
     """Make partition I of N (``job.partition``) of the store of ``job``, or find that it is made already.
 
     Raises:
         UserError: as :func:`import_mds`; fewer shards than partitions.
     """
-    return make_partition(job, ShardImporter(job))
+    make_partition(job, ShardImporter(job))
 
 
 class ShardImporter(PartitionMaker):

@@ -17,6 +17,8 @@ from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, TrainedS
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
+_PARTITIONS = "partitions"
+
 
 class MergedStore(NamedTuple):
     """The entries of the store written, and the count of duplicates left out."""
@@ -80,10 +82,7 @@ def open_partitions(paths: Sequence[Path]) -> PartitionSet:
     shared: dict[str, Any] = {}
     for path in paths:
         partition = Partition(path)
-        made_from = read_json(path / MADE_FROM_NAME, "record of the inputs", REMEDY)
-        index, count = made_from.pop("shard")  # the earlier name of --partition
-        inputs = made_from.pop("inputs")
-        same = made_from | {"partitions": count}
+        (index, count), inputs, same = _made_from(path)
         shared = shared or same
         if same != shared:
             other = ", ".join(sorted(k for k in same.keys() | shared.keys() if same.get(k) != shared.get(k)))
@@ -91,7 +90,7 @@ def open_partitions(paths: Sequence[Path]) -> PartitionSet:
         if index in found:
             raise UserError(f"{path}: partition {index} of {count} again, as {found[index][0].path}; give each once")
         found[index] = partition, inputs
-    count = shared.pop("partitions")
+    count = shared.pop(_PARTITIONS)
     missing = [index for index in range(1, count + 1) if index not in found]
     if missing:
         raise UserError(f"{paths[0].parent}: partition {missing[0]} of {count} is missing; make it, or name it too")
@@ -103,6 +102,22 @@ def open_partitions(paths: Sequence[Path]) -> PartitionSet:
             f"{paths[0]}: its input files changed while the partitions were made; make all partitions again"
         )
     return PartitionSet([partition for partition, _ in ordered], shared, all_inputs)
+
+
+def _made_from(path: Path) -> tuple[tuple[int, int], list[InputIdentity], dict[str, Any]]:
+    """Return a partition's (number, count), its inputs, and what all partitions of its store were made from.
+
+    Raises:
+        UserError: the record is missing or damaged.
+    """
+    record = path / MADE_FROM_NAME
+    value = read_json(record, "record of the inputs", REMEDY)
+    try:
+        number, count = (int(each) for each in value.pop("shard"))  # the earlier name of --partition
+        inputs = [[path, language, size, time] for path, language, size, time in value.pop("inputs")]
+        return (number, count), inputs, {**value, "all_inputs": str(value["all_inputs"]), _PARTITIONS: count}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{record}: damaged record of the inputs; {REMEDY}") from None
 
 
 def all_splitters(partitions: Sequence[Partition]) -> dict[str, TrainedSplitter]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,9 @@ def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Itera
             if not keep(error):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # no failure: the output has its name by now
+            print(f"warning: {folder}: could not be removed; remove it", file=sys.stderr)
     finally:
         os.close(lock)
 
@@ -105,7 +107,8 @@ def print_skipped(output: Path, count: int) -> None:
     if not count:
         return
     print(f"skipped {count} bad lines, all listed in {output / SKIPPED_NAME}:", file=sys.stderr)
-    with (output / SKIPPED_NAME).open(encoding="utf-8") as record:
+    # The output is whole by now: an error of reading these lines is none of the command.
+    with suppress(OSError), (output / SKIPPED_NAME).open(encoding="utf-8") as record:
         for line in islice(record, _LINES_SHOWN):
             print(f"  {BadLine(**json.loads(line))}", file=sys.stderr)
     if count > _LINES_SHOWN:

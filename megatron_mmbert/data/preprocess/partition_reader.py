@@ -50,6 +50,12 @@ class Partition:
         if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != VERSION:
             raise UserError(f"{path / PARTITION_NAME}: not of a partition that this program reads; {REMEDY}")
         self.about: dict[str, Any] = value
+        try:
+            self._open(path, value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path / PARTITION_NAME}: damaged ({type(error).__name__}: {error}); {REMEDY}") from None
+
+    def _open(self, path: Path, value: dict[str, Any]) -> None:
         for name, expected in value["sizes"].items():
             size = (path / name).stat().st_size if (path / name).exists() else -1
             if size != expected:

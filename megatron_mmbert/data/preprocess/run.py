@@ -55,23 +55,23 @@ __all__ = ["PreprocessJob", "make_partition", "make_store", "merge", "preprocess
 _PARTITION_FOLDER = "part"  # in the staging folder; a command killed before an update finds its work
 
 
-def preprocess(job: PreprocessJob) -> Store:
+def preprocess(job: PreprocessJob) -> None:
     """Make the store of ``job``, or find that it is made already; prints its summary.
 
     Raises:
         UserError: bad arguments or input, or the output exists and is something else.
     """
-    return make_store(job, PartitionTokenizer(job))
+    make_store(job, PartitionTokenizer(job))
 
 
-def make_store(job: StoreJob, maker: PartitionMaker) -> Store:
+def make_store(job: StoreJob, maker: PartitionMaker) -> None:
     """Make the store of ``job`` by way of the one partition of ``maker``, as :func:`preprocess`."""
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
     files = maker.find_files()
     settings = maker.settings()
     inputs = input_identities(files)
     if not job.overwrite and is_made(job.output, settings | {"inputs": inputs}):
-        return _made_before(job.output)
+        return _say_made_before(job.output)
     start = time.monotonic()
     with staging_folder(target, maker.is_worth_keeping) as folder:
         maker.make(folder / _PARTITION_FOLDER, files, files, settings)
@@ -84,19 +84,18 @@ def make_store(job: StoreJob, maker: PartitionMaker) -> Store:
     if not maker.languages_are_known:  # otherwise said at the start
         print_warnings(aliases({entry.language for entry in manifest.datasets}))
     print(f"{job.output}: made in {seconds:.1f} s, {rate:.2f} MB of text a second\n{describe(manifest)}")
-    return Store.open(job.output)
 
 
-def preprocess_partition(job: PreprocessJob) -> Partition:
+def preprocess_partition(job: PreprocessJob) -> None:
     """Make partition I of N (``job.partition``) of the store of ``job``, or find that it is made already.
 
     Raises:
         UserError: as :func:`preprocess`; fewer input files than partitions.
     """
-    return make_partition(job, PartitionTokenizer(job))
+    make_partition(job, PartitionTokenizer(job))
 
 
-def make_partition(job: StoreJob, maker: PartitionMaker) -> Partition:
+def make_partition(job: StoreJob, maker: PartitionMaker) -> None:
     """Make partition I of N of the store of ``job`` by ``maker``, as :func:`preprocess_partition`."""
     assert job.partition is not None
     target = check_replaceable(job.output, (*job.inputs, job.tokenizer))
@@ -111,21 +110,20 @@ def make_partition(job: StoreJob, maker: PartitionMaker) -> Partition:
     name = f"{job.output}: partition {job.partition[0]} of {job.partition[1]}"
     if not job.overwrite and is_made(job.output, made_from):
         print(f"{name}, already made from these inputs, nothing to do")
-        return Partition(job.output)
+        return
     with staging_folder(target, maker.is_worth_keeping) as folder:
         maker.make(folder / _PARTITION_FOLDER, files, every_file, settings)
         write_json(folder / _PARTITION_FOLDER / MADE_FROM_NAME, made_from)
+        partition = Partition(folder / _PARTITION_FOLDER)
         replace_folder(folder / _PARTITION_FOLDER, target)
-    partition = Partition(job.output)
     print_skipped(job.output, partition.about["skipped_lines"])
     print_left_out(partition.left_out)
     print(
         f"{name}, from {len(files):,} input files, {len(partition.languages):,} languages, {partition.tokens:,} tokens"
     )
-    return partition
 
 
-def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> Store:
+def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> None:
     """Merge all partitions of an array of tasks into the very store that one command would have made.
 
     Raises:
@@ -134,19 +132,17 @@ def merge(paths: Sequence[Path], output: Path, overwrite: bool = False) -> Store
     target = check_replaceable(output, paths)
     partitions = open_partitions(paths)
     if not overwrite and is_made(output, partitions.settings | {"inputs": partitions.inputs}):
-        return _made_before(output)
+        return _say_made_before(output)
     with staging_folder(target, lambda error: False) as folder:
         manifest = _publish(partitions, folder / "store", target)
     print_skipped(output, manifest.skipped_lines)
     print_left_out(partitions.left_out)
     print(f"{output}: merged from {len(partitions.partitions)} partitions\n{describe(manifest)}")
-    return Store.open(output)
 
 
-def _made_before(output: Path) -> Store:
-    store = Store.open(output)
-    print(f"{output}: already made from these inputs, nothing to do\n{describe(store.manifest)}")
-    return store
+def _say_made_before(output: Path) -> None:
+    manifest = Store.open(output).manifest
+    print(f"{output}: already made from these inputs, nothing to do\n{describe(manifest)}")
 
 
 def _publish(made: PartitionSet, folder: Path, output: Path) -> Manifest:

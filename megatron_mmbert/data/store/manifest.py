@@ -6,6 +6,8 @@ that two stores can be compared by comparing files.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ VERSION = 1
 REMEDY = "make the store again with tools/preprocess_data.py"
 ITEM_BYTES = {"uint16": 2, "int32": 4}
 """The types of ids, by NumPy's names, and their bytes."""
+_CHECKSUM = "sha256"
 _MAX_COUNT = 1 << 62
 _ROWS_SHOWN = 5
 
@@ -125,7 +128,7 @@ def save_manifest(store: Path, manifest: Manifest) -> None:
         "groups": entries,  # the datasets: stores of version 1 have this key, and are read
         "shards": [asdict(shard) for shard in manifest.shards],
     }
-    write_json(store / MANIFEST_NAME, value)
+    write_json(store / MANIFEST_NAME, value | {_CHECKSUM: _checksum(value)})
 
 
 def load_manifest(store: Path) -> Manifest:
@@ -146,10 +149,22 @@ def load_manifest(store: Path) -> Manifest:
         raise UserError(f"{path}: not the manifest of a token store; {REMEDY}")
     if value.get("version") != VERSION:
         raise UserError(f"{path}: format version {value.get('version')!r:.40}, this program reads {VERSION}; {REMEDY}")
+    expected = value.pop(_CHECKSUM, None)  # older stores have none
     try:
-        return _parse(value)
+        manifest = _parse(value)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged manifest ({type(error).__name__}: {first_line(error)}); {REMEDY}") from None
+    if expected is not None and expected != _checksum(value):
+        raise UserError(
+            f"{path}: its values differ from their checksum; copy the store again, or {REMEDY}"
+            f' (where you changed them on purpose, delete the line "{_CHECKSUM}")'
+        )
+    return manifest
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's values, however its file is laid out."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def describe(manifest: Manifest) -> str:

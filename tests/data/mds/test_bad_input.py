@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.made_store import imported_store
 
 from megatron_mmbert.data.mds.discover import Naming
 from megatron_mmbert.data.mds.importing import import_mds
@@ -130,7 +131,7 @@ def test_a_shard_that_lies(folder: Path, tokenizer_file: Path, case: str) -> Non
     patch(folder, at, value, width)
     found = refuse(folder, tokenizer_file)
     assert sentence in found and "shard.00000.mds: damaged" in found
-    store = import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", skip_bad=True))
+    store = imported_store(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", skip_bad=True))
     assert store.datasets[0].documents == 4 and store.manifest.skipped_lines == 1
 
 
@@ -152,7 +153,7 @@ def test_a_sample_that_lies(folder: Path, tokenizer_file: Path, case: str) -> No
     patch(folder, int(np.frombuffer(content, "<u4", 1, 8)[0]) + at, value, width)
     found = refuse(folder, tokenizer_file)
     assert sentence in found and "shard.00000.mds:2: " in found
-    store = import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", skip_bad=True))
+    store = imported_store(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", skip_bad=True))
     assert store.datasets[0].documents == 7 and store.manifest.skipped_lines == 1
 
 
@@ -200,10 +201,10 @@ def test_a_merged_index_of_more_shards_than_are_here(folder: Path, tokenizer_fil
     merged.write_text(json.dumps({"version": 2, "shards": [*entries, other]}))
     assert "lists 1 shard in folders below it, and 1 are missing" in refuse(folder, tokenizer_file)
     merged.write_text(json.dumps({"version": 2, "shards": entries}))
-    store = import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store"))
+    store = imported_store(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store"))
     assert store.datasets[0].documents == 8
     (folder / "index.json").unlink()  # the merged one alone is enough
-    assert import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", overwrite=True))
+    assert imported_store(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", overwrite=True))
     entries[0]["samples"] = 3
     named = json.dumps({"version": 2, "shards": entries}).replace("fao_Latn/", "")
     (folder / "index.json").write_text(named)
@@ -215,7 +216,7 @@ def test_sources_and_languages_that_are_not_clear(folder: Path, tokenizer_file: 
     folder = folder.with_name("shard_00000-tokenized")
     assert "no language in its path" in refuse(folder, tokenizer_file)
     job = ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store", Naming(language_of=(("w*", "fao"),)))
-    assert [(each.source, each.language) for each in import_mds(job).datasets] == [("web", "fao")]
+    assert [(each.source, each.language) for each in imported_store(job).datasets] == [("web", "fao")]
     sentence = "not an index.json; give the folder that it lies in"
     with pytest.raises(UserError, match=sentence):
         import_mds(ImportJob((folder / "shard.00000.mds",), tokenizer_file, folder.parents[1] / "other"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.made_store import imported_store
 
 from megatron_mmbert.cli import run_cli
 from megatron_mmbert.data.mds import importing
@@ -119,7 +120,7 @@ def test_what_a_document_is(
     tokenizer_file: Path, tmp_path: Path, kind: Documents, sample: list[int], wanted: list[list[int]]
 ) -> None:
     folder = shards(tmp_path / "mds", [sample, [BOS, 310, EOS]])
-    store = import_mds(ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, documents=kind))
+    store = imported_store(ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, documents=kind))
     assert documents_of(store) == [*wanted, [310]]
 
 
@@ -142,7 +143,7 @@ def test_samples_that_give_no_document(
         import_mds(ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, documents=kind))
     assert str(error.value).startswith(f"{folder / 'shard.00000.mds'}:2: ") and sentence in str(error.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mds"]
-    store = import_mds(ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, documents=kind, skip_bad=True))
+    store = imported_store(ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, documents=kind, skip_bad=True))
     assert documents_of(store) == [[310], [311]] and store.manifest.skipped_lines == 1
     listed = [json.loads(line) for line in (tmp_path / "store/skipped.jsonl").read_text().splitlines()]
     assert [(entry["line"], sentence in entry["reason"]) for entry in listed] == [(2, True)]
@@ -151,7 +152,7 @@ def test_samples_that_give_no_document(
 def test_samples_cut_to_a_length(text_store: Path, faithful_tokenizer: Path, tmp_path: Path) -> None:
     job = ExportJob(text_store, faithful_tokenizer, tmp_path / "mds", languages=("ell_Grek",), max_length=32)
     export_mds(job)
-    back = import_mds(ImportJob((tmp_path / "mds",), faithful_tokenizer, tmp_path / "store"))
+    back = imported_store(ImportJob((tmp_path / "mds",), faithful_tokenizer, tmp_path / "store"))
     store = Store.open(text_store)
     lengths = store.document_lengths("corpus", "ell_Grek")
     joined = [store.tokens("corpus", "ell_Grek", n, 0, length) for n, length in enumerate(lengths.tolist())]
@@ -163,7 +164,7 @@ def test_samples_cut_to_a_length(text_store: Path, faithful_tokenizer: Path, tmp
 def test_a_large_sample_alone_is_bad(tokenizer_file: Path, tmp_path: Path) -> None:
     folder = shards(tmp_path / "mds", [[BOS, 310, EOS], [BOS, *[311] * 5000, EOS], [BOS, 312, EOS]])
     job = ImportJob((folder,), tokenizer_file, tmp_path / "store", FAO, max_sample_bytes=1000, skip_bad=True)
-    assert documents_of(import_mds(job)) == [[310], [312]]
+    assert documents_of(imported_store(job)) == [[310], [312]]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_store import imported_store
 
 from megatron_mmbert.data.mds.discover import Naming
 from megatron_mmbert.data.mds.exporting import ExportJob, export_mds
-from megatron_mmbert.data.mds.importing import import_mds
 from megatron_mmbert.data.mds.job import ImportJob
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.verify import verify_store
@@ -55,7 +55,7 @@ def test_every_encoding_gives_the_ids(peer: Peer, tokenizer_file: Path, tmp_path
     ids = documents(12, 38 if encoding.endswith(":40") else None)
     write(peer, tmp_path / "web/fao_Latn", ids, encoding, dtype="int64", hashes=["sha1", "xxh64"])
     id_type = "int64" if encoding == "bytes" else None
-    store = import_mds(ImportJob((tmp_path / "web",), tokenizer_file, tmp_path / "store", id_type=id_type))
+    store = imported_store(ImportJob((tmp_path / "web",), tokenizer_file, tmp_path / "store", id_type=id_type))
     assert ids_of(store, "web", "fao_Latn") == ids
     assert not list(verify_store(tmp_path / "store", load_tokenizer(tokenizer_file).fingerprint()))
 
@@ -64,7 +64,7 @@ def test_every_encoding_gives_the_ids(peer: Peer, tokenizer_file: Path, tmp_path
 def test_compressed_shards(peer: Peer, tokenizer_file: Path, tmp_path: Path, compression: str) -> None:
     ids = documents(12)
     write(peer, tmp_path / "web/fao_Latn", ids, compression=compression, hashes=["sha256"])
-    store = import_mds(ImportJob((tmp_path / "web",), tokenizer_file, tmp_path / "store", workers=2))
+    store = imported_store(ImportJob((tmp_path / "web",), tokenizer_file, tmp_path / "store", workers=2))
     assert ids_of(store, "web", "fao_Latn") == ids
 
 
@@ -86,7 +86,7 @@ def test_a_tree_as_mmbert_published_it(peer: Peer, tokenizer_file: Path, tmp_pat
     for place in places.values():
         (tmp_path / "train" / place / "stats.json").write_text("{}")
     naming = Naming(language_of=(("dclm*", "eng_Latn"),))
-    store = import_mds(ImportJob((tmp_path / "train",), tokenizer_file, tmp_path / "store", naming))
+    store = imported_store(ImportJob((tmp_path / "train",), tokenizer_file, tmp_path / "store", naming))
     assert [(each.source, each.language) for each in store.datasets] == sorted(wanted)
     for dataset, ids in wanted.items():
         assert ids_of(store, *dataset) == ids

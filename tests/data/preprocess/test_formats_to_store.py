@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from support.made_store import made_store
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.utils.errors import UserError
@@ -38,7 +39,7 @@ def test_every_kind_gives_the_same_shards(tmp_path: Path, tokenizer_file: Path, 
     found = []
     for number, file in enumerate(write_all_kinds(tmp_path / "in", texts["eng_Latn"][:300])):
         job = PreprocessJob((file,), tokenizer_file, tmp_path / f"store{number}", workers=1 + number % 2)
-        found.append(preprocess(job).manifest)
+        found.append(made_store(job).manifest)
     assert len(found) == 7 and found[0].totals()["documents"] == 300
     assert all(manifest == found[0] for manifest in found)
 
@@ -48,7 +49,7 @@ def test_too_long_a_line_stops_or_is_counted(tmp_path: Path, tokenizer_file: Pat
     job = PreprocessJob((tmp_path / "eng.txt",), tokenizer_file, tmp_path / "store", max_line_bytes=400)
     with pytest.raises(UserError, match=r"eng\.txt:2: longer than 400 bytes"):
         preprocess(job)
-    store = preprocess(replace(job, skip_bad=True))
+    store = made_store(replace(job, skip_bad=True))
     assert (store.manifest.totals()["documents"], store.manifest.skipped_lines) == (2, 1)
     with pytest.raises(UserError, match="other max line bytes"):
         preprocess(replace(job, skip_bad=True, max_line_bytes=1000))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from support.made_store import made_store
 from support.mutations import MUTATIONS, Mutation, no_hang
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
@@ -75,7 +76,7 @@ def check_input(folder: Path, tokenizer: Path, seed: int) -> str:
     job = PreprocessJob((make_input(folder, pick),), tokenizer, folder / "out", skip_bad=skip_bad, max_line_bytes=MOST)
     with no_hang():
         try:
-            store = preprocess(job)
+            store = made_store(job)
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000, (seed, error)
             assert [file.name for file in folder.iterdir()] == [job.inputs[0].name], seed

@@ -11,10 +11,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from support.made_store import made_store
 
 from megatron_mmbert.data.preprocess.job import input_files, partition_files
 from megatron_mmbert.data.preprocess.partition_reader import verify_partition
-from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_partition
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess_partition
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.data.text.records import Fields
@@ -52,7 +53,7 @@ def test_merged_is_byte_for_byte_what_one_command_makes(
         (many_files,), tokenizer_file, tmp_path / "one", skip_bad=True, dedup=dedup, shard_bytes=600,
         fields=Fields(language="lang" if by_field else None),
     )  # fmt: skip
-    one = preprocess(job)
+    one = made_store(job)
     assert len(one.manifest.shards) > 3 and (one.manifest.duplicates > 100) == dedup
     assert one.manifest.skipped_lines == 12
     for parts in (2, 5):

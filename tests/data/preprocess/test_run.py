@@ -15,6 +15,7 @@ from subprocess import CompletedProcess
 import numpy as np
 import pytest
 from support import ROOT
+from support.made_store import made_store
 
 from megatron_mmbert.data.preprocess import tokenize_partition
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
@@ -50,7 +51,7 @@ def all_documents(store: Path) -> list[list[int]]:
 
 
 def test_megatron_reads_exactly_the_tokenizers_ids(job: PreprocessJob, texts: dict[str, list[str]]) -> None:
-    store = preprocess(replace(job, shard_bytes=100_000))
+    store = made_store(replace(job, shard_bytes=100_000))
     tokenizer = load_tokenizer(job.tokenizer)
     expected = [tokenizer.encode(text) for language in sorted(texts) for text in texts[language]]
     assert len(store.manifest.shards) > 3 and len(store.manifest.datasets[1].extents) > 3
@@ -138,7 +139,7 @@ def test_again_does_nothing_and_other_arguments_are_refused(
     assert (job.output / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"other source; .*--overwrite"):
         preprocess(replace(job, source="web"))
-    assert preprocess(replace(job, source="web", overwrite=True)).sources == ["web"]
+    assert made_store(replace(job, source="web", overwrite=True)).sources == ["web"]
 
 
 def test_changed_input_is_noticed(job: PreprocessJob, corpus: Path, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_skip_bad_counts_and_lists(job: PreprocessJob, tmp_path: Path, capsys: p
     folder.mkdir()
     (folder / "eng.jsonl").write_bytes(b'{"text": "good"}\n{"text": 3}\n\n{"text": "\xff"}\n{"text": "fine"}\n{oops\n')
     (folder / "deu.jsonl").write_bytes(b"")
-    store = preprocess(replace(job, inputs=(folder,), skip_bad=True, workers=2))
+    store = made_store(replace(job, inputs=(folder,), skip_bad=True, workers=2))
     assert [(g.language, g.documents) for g in store.datasets] == [("eng", 2)]
     assert store.manifest.skipped_lines == 4
     rows = [json.loads(line) for line in (job.output / "skipped.jsonl").read_text().splitlines()]

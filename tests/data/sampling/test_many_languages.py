@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.made_store import made_store
 
-from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
+from megatron_mmbert.data.preprocess.run import PreprocessJob
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.data.store.tokenized_documents import TokenizedDocuments
 from megatron_mmbert.data.store.writer import StoreWriter
@@ -30,7 +31,7 @@ def make(folder: Path, languages: int, tokenizer: Path, by_field: bool) -> Store
             with (folder / "in" / f"{language}.txt").open("a") as file:
                 file.write(text + "\n")
     how: dict[str, Any] = {"fields": Fields(language="lang")} if by_field else {"language_from": "file"}
-    return preprocess(PreprocessJob((folder / "in",), tokenizer, folder / "store", **how))
+    return made_store(PreprocessJob((folder / "in",), tokenizer, folder / "store", **how))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.made_store import unsealed_manifest
 from support.synthetic_source import IDS, data_phase
 from support.tokenized import tokenized
 
@@ -63,7 +64,7 @@ def overwrite(file: Path, at: int, content: bytes) -> None:
 
 def finalize_again(store: Path) -> None:
     """Write the checksums of the small files into the manifest, as whoever changes a store on purpose would."""
-    value = json.loads((store / "manifest.json").read_text())
+    value = unsealed_manifest(store)
     for key, ending in (("idx_sha256", "idx"), ("crc32_sha256", "crc32"), ("bin_sha256", "bin")):
         value["shards"][0][key] = hashlib.sha256((store / f"shard-00000.{ending}").read_bytes()).hexdigest()
     (store / "manifest.json").write_text(json.dumps(value))
@@ -201,7 +202,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_manifest_that_cannot_be(change: str, store_path: Path) -> None:
-    value = json.loads((store_path / "manifest.json").read_text())
+    value = unsealed_manifest(store_path)
     CHANGES[change](value)
     (store_path / "manifest.json").write_text(json.dumps(value))
     for action in (lambda: Store.open(store_path), lambda: list(verify_store(store_path))):
@@ -216,15 +217,27 @@ def test_manifest_that_is_no_json(content: bytes, store_path: Path) -> None:
 
 
 def test_extents_that_leave_documents_out(store_path: Path) -> None:
-    value = json.loads((store_path / "manifest.json").read_text())
+    value = unsealed_manifest(store_path)
     value["groups"][1]["extents"][0][1] += 1
     (store_path / "manifest.json").write_text(json.dumps(value))
     assert "is in no dataset or in two" in error_of(lambda: Store.open(store_path))
 
 
 def test_tokens_that_the_manifest_does_not_have(store_path: Path) -> None:
-    value = json.loads((store_path / "manifest.json").read_text())
+    value = unsealed_manifest(store_path)
     value["groups"][0]["tokens"] += 7
     value["groups"][1]["tokens"] -= 7
     (store_path / "manifest.json").write_text(json.dumps(value))
     assert "tokens and its manifest says" in error_of(lambda: read_all(Store.open(store_path)))
+
+
+@pytest.mark.parametrize("key", ["path", "fingerprint"])
+def test_a_manifest_whose_values_are_not_as_they_were_written(key: str, store_path: Path) -> None:
+    """A value of the right kind, which no other file contradicts."""
+    whole = json.loads((store_path / "manifest.json").read_text())
+    changed = whole | {"tokenizer": whole["tokenizer"] | {key: whole["tokenizer"][key][:-1] + "x"}}
+    (store_path / "manifest.json").write_text(json.dumps(changed))
+    assert "its values differ from their checksum" in error_of(lambda: Store.open(store_path))
+    assert "its values differ from their checksum" in error_of(lambda: list(verify_store(store_path)))
+    (store_path / "manifest.json").write_text(json.dumps({k: v for k, v in changed.items() if k != "sha256"}))
+    Store.open(store_path)  # as one that was made before there was a checksum

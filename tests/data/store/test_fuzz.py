@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.made_store import unsealed_manifest
 from support.mutations import mutate, no_hang
 from support.tokenized import tokenized
 
@@ -73,8 +74,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replace_values(content: bytes, pick: random.Random) -> bytes:
-    """Put hostile values into a manifest."""
+    """Put hostile values into a manifest, half of the time as whoever changes it on purpose."""
     value = json.loads(content)
+    if pick.random() < 0.5:
+        del value["sha256"]
     for _ in range(pick.choice((1, 1, 1, 3))):
         *parents, last = pick.choice(list(places(value)))
         place = value
@@ -100,7 +103,7 @@ def damage(folder: Path, pick: random.Random) -> None:
     path = pick.choice(sorted(folder.glob(f"*{kind}")))
     path.write_bytes(mutate(path.read_bytes(), pick))
     if pick.random() < 0.5:
-        value = json.loads(manifest.read_bytes())
+        value = unsealed_manifest(folder)
         for shard in value["shards"]:
             if shard["name"] == path.stem:
                 shard[f"{kind[1:]}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()

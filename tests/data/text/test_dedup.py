@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.made_store import made_store
 
-from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
+from megatron_mmbert.data.preprocess.run import PreprocessJob
 from megatron_mmbert.data.text.dedup import DigestSet, text_digest
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.tokenizer.load import load_tokenizer
@@ -48,7 +49,7 @@ def test_first_of_equal_texts_stays(by_field: bool, tokenizer_file: Path, tmp_pa
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     fields = Fields(language="lang") if by_field else Fields()
     inputs = tuple(tmp_path / f"{name}.jsonl" for name in files)
-    store = preprocess(PreprocessJob(inputs, tokenizer_file, tmp_path / "store", fields=fields, dedup=True, workers=2))
+    store = made_store(PreprocessJob(inputs, tokenizer_file, tmp_path / "store", fields=fields, dedup=True, workers=2))
     tokenizer = load_tokenizer(tokenizer_file)
     found = {
         group.language: [

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import ROOT
+from support.made_store import made_store
 
-from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess, preprocess_partition
+from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess_partition
 from megatron_mmbert.data.text.records import Fields
 from megatron_mmbert.data.text.sentence_splitter import (
     SentenceSplitter,
@@ -100,8 +101,8 @@ def test_same_bytes_for_workers_and_partitions(
         (inputs,), faithful_tokenizer, tmp_path / "one", max_length=300, dedup=True,
         fields=Fields(language="lang" if by_field else None),
     )  # fmt: skip
-    store = preprocess(job)
-    whole = preprocess(replace(job, output=tmp_path / "whole", max_length=None))
+    store = made_store(job)
+    whole = made_store(replace(job, output=tmp_path / "whole", max_length=None))
     tokenizer = load_tokenizer(faithful_tokenizer)
     assert store.manifest.duplicates > whole.manifest.duplicates > 3
     assert len(store.datasets) > 1 and store.datasets[0].documents > 2 * whole.datasets[0].documents

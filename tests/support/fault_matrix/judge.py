@@ -286,7 +286,7 @@ def may_stay(name: str, allowed: Allowed) -> bool:
 
 
 def _is_staging(name: str) -> bool:
-    return any(part.startswith(".") and part.endswith((".tmp", ".old", ".now")) for part in name.split("/"))
+    return any(part.startswith(".") and part.endswith((".tmp", ".old", ".now", ".partial")) for part in name.split("/"))
 
 
 def _tail(log: str) -> str:
