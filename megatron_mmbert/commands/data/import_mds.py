@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--skip-bad", action="store_true", help="count and list bad samples and shards instead of stopping")
     add("--shard-bytes", type=Whole(1), metavar="N", help="size of a shard of the store (default: 2 GiB)")
-    help_bytes = "longer samples are bad (default: 64 MiB)"
+    help_bytes = "longer samples are bad (default: 16 MiB)"
     add("--max-sample-bytes", type=Whole(1, MAX_DOCUMENT_BYTES), metavar="N", help=help_bytes)
     add("--partition", metavar="I/N", help="make only partition I (from 1) of N, of whole shards")
     add("--merge", nargs="+", type=Path, metavar="PARTITION", help="make the store of all partitions instead")

@@ -7,7 +7,6 @@ tokenizer puts before every text is a byte more, and white space that is spelled
 from __future__ import annotations
 
 import zlib
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,12 +60,11 @@ def _text(piece: str) -> str:
 
 
 def _shape(text: str) -> int:
-    spaces = [character.isspace() for character in text]
-    if not spaces:
+    if not text:
         return 0
-    inside = sum(before and not after for before, after in pairwise(spaces))
-    limit = (1 << _WORD_BITS) - 1
-    return min(inside, limit) | (not spaces[0]) << _WORD_BITS | spaces[-1] << (_WORD_BITS + 1)
+    begins, ends = not text[0].isspace(), text[-1].isspace()
+    inside = min(len(text.split()) - begins, (1 << _WORD_BITS) - 1)
+    return inside | begins << _WORD_BITS | ends << (_WORD_BITS + 1)
 
 
 def documents_of(

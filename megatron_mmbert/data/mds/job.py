@@ -13,8 +13,8 @@ from megatron_mmbert.data.store.writer import SHARD_BYTES
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.names import is_name
 
-MAX_SAMPLE_BYTES = 64 << 20
-"""Longest sample read by default: 16 million ids."""
+MAX_SAMPLE_BYTES = 16 << 20
+"""Longest sample read by default: four million ids. Decoding takes several times its size in memory."""
 
 
 @dataclass(frozen=True)
