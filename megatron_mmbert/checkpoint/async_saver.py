@@ -27,7 +27,7 @@ from megatron_mmbert.checkpoint.save_plan import RankSavePlan, RankShards
 from megatron_mmbert.checkpoint.shard_writer import Cancelled, NotFinite, Written, commit_shards, write_shards
 from megatron_mmbert.parallel.runtime import all_ranks, any_ranks, broadcast_object, current
 from megatron_mmbert.utils.errors import NO_ROOM
-from megatron_mmbert.utils.files import make_folders
+from megatron_mmbert.utils.files import make_folders, remove_folder
 
 _MAKE_ROOM = "make room there, or keep fewer checkpoints (checkpoint.keep_last)"
 _NICENESS = 10  # on a CPU the writer works on the trainer's cores
@@ -191,7 +191,7 @@ class AsyncSaver:
 
 
 def _prepare(staging: Path) -> None:
-    shutil.rmtree(staging, ignore_errors=True)
+    remove_folder(staging)
     make_folders(staging.parent)
     staging.mkdir()
 
@@ -207,7 +207,7 @@ def _problem(path: Path, error: BaseException | None, needed: int) -> str:
     if not current().is_main:
         return str(broadcast_object(None))
     staging = staging_path(path)
-    shutil.rmtree(staging, ignore_errors=True)
+    remove_folder(staging)
     rank, (reason, advice) = next((rank, found) for rank, (found, _) in enumerate(answers) if found[0])
     if advice == _MAKE_ROOM:
         folder = next(parent for parent in path.parents if parent.exists())

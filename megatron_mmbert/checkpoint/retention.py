@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from megatron_mmbert.checkpoint.commit import staging_path
 from megatron_mmbert.checkpoint.discovery import ValidCheckpoints, committed_checkpoints
 from megatron_mmbert.checkpoint.metadata import read_meta
 from megatron_mmbert.utils.errors import UserError
+from megatron_mmbert.utils.files import remove_folder
 
 
 def apply_retention(
@@ -39,15 +39,15 @@ def apply_retention(
             continue
         # Renamed first: when the process is killed while it deletes, no half of a checkpoint bears the name of a whole.
         staging = staging_path(path)
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_folder(staging)
         os.replace(path, staging)
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_folder(staging)
 
 
 def remove_leftovers(checkpoints: Path) -> None:
     """Delete the staging folders of processes that were killed while they wrote or deleted a checkpoint."""
     for path in checkpoints.glob(".step-*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
 
 
 def _tokens_of(path: Path) -> int | None:

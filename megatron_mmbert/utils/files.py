@@ -33,12 +33,20 @@ def replace_folder(staging: Path, path: Path) -> None:
     for folder in (staging, *(entry for entry in staging.rglob("*") if entry.is_dir())):
         sync(folder)
     old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    remove_folder(old)
     if path.exists():
         os.replace(path, old)
     os.replace(staging, path)
     sync_name(path)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_folder(old)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder as far as it can be; what a passing error left (a signal, no more open files), a second time."""
+    for _ in range(2):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
 
 
 def sync(path: Path) -> None:

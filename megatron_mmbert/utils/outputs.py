@@ -18,7 +18,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import make_folders, remove_empty, sync, sync_name
+from megatron_mmbert.utils.files import make_folders, remove_empty, remove_folder, sync, sync_name
 
 _AT_CURRENT_FOLDER, _EXCHANGE = -100, 2  # of renameat2(2)
 _HOST = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname()) or "host"
@@ -134,11 +133,11 @@ def remove_leftovers(target: Path) -> None:
     """Remove what killed commands of this host left beside ``target``, and put back an output they had moved away."""
     for left in target.parent.glob(f".{_escaped(target.name)}.{_HOST}-*.tmp"):
         if _is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+            remove_folder(left) if left.is_dir() else left.unlink(missing_ok=True)
     for old in target.parent.glob(f".{_escaped(target.name)}.{_HOST}-*.old"):
         if _is_abandoned(old):
             if target.exists():
-                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+                remove_folder(old) if old.is_dir() else old.unlink(missing_ok=True)
             else:
                 os.rename(old, target)
 
@@ -228,7 +227,7 @@ def _remove(staging: Path) -> None:
     if not staging.is_dir():
         staging.unlink(missing_ok=True)
         return
-    shutil.rmtree(staging, ignore_errors=True)
+    remove_folder(staging)
     with suppress(OSError):
         staging.rmdir()
 
@@ -256,7 +255,7 @@ def _publish(path: Path, target: Path, staging: Path, kind: OutputKind, overwrit
             old = staging.with_suffix(".old")
             os.rename(target, old)
             os.rename(staging, target)
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
         sync_name(target)
 
 

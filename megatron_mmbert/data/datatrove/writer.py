@@ -10,7 +10,6 @@ A task that was killed is run again by datatrove and makes its partition anew, s
 
 from __future__ import annotations
 
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -30,7 +29,7 @@ from megatron_mmbert.data.store.writer import SHARD_BYTES
 from megatron_mmbert.data.text.records import BadLine, Document, Fields, InputFile, document_of, short
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import replace_folder, write_json
+from megatron_mmbert.utils.files import remove_folder, replace_folder, write_json
 from megatron_mmbert.utils.names import is_name
 from megatron_mmbert.utils.output_kinds import PARTITION
 from megatron_mmbert.utils.outputs import check_output
@@ -91,7 +90,7 @@ class TokenStoreWriter(PipelineStep):
         output = check_output(Path(self.output_folder) / f"part-{rank:05d}", PARTITION, [], overwrite=True)
         settings = self._settings(tokenizer.fingerprint())
         with staging_folder(output, keep=lambda error: False) as folder:
-            shutil.rmtree(folder / "part", ignore_errors=True)  # of a task that was killed
+            remove_folder(folder / "part")  # of a task that was killed
             place = InputFile(Path(f"datatrove task {rank}"), self.language)
             writer = PartitionWriter(folder / "part", settings, [[str(place.path), self.language, 0, 0]])
             try:

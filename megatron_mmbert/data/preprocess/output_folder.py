@@ -17,7 +17,7 @@ from megatron_mmbert.data.preprocess.partition_writer import SKIPPED_NAME
 from megatron_mmbert.data.store.manifest import MANIFEST_NAME, PARTITION_NAME, REMEDY, load_manifest
 from megatron_mmbert.data.text.records import BadLine
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import make_folders, read_json
+from megatron_mmbert.utils.files import make_folders, read_json, remove_folder
 from megatron_mmbert.utils.output_kinds import PARTITION, STORE
 from megatron_mmbert.utils.outputs import check_output
 
@@ -82,9 +82,9 @@ def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Itera
             yield folder
         except BaseException as error:
             if not keep(error):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         if folder.exists():  # no failure: the output has its name by now
             print(f"warning: {folder}: could not be removed; remove it", file=sys.stderr)
     finally:

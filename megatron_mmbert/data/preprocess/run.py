@@ -11,7 +11,6 @@ says from what: the same command run again finds that there is nothing to do.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
 from megatron_mmbert.data.text.inputs.discover import print_warnings
 from megatron_mmbert.data.text.sentence_splitter import SENTENCES_NAME, save_splitters
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import replace_folder, write_json
+from megatron_mmbert.utils.files import remove_folder, replace_folder, write_json
 from megatron_mmbert.utils.progress import ByteProgress
 
 __all__ = ["PreprocessJob", "make_partition", "make_store", "merge", "preprocess", "preprocess_partition"]
@@ -149,7 +148,7 @@ def _publish(made: PartitionSet, folder: Path, output: Path) -> Manifest:
     """Cut the store from the partitions in ``folder`` and rename that to ``output``."""
     partitions, settings, inputs = made
     check_spellings(language for partition in partitions for language in partition.languages)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
     folder.mkdir()
     skipped = sum(partition.about["skipped_lines"] for partition in partitions)
     with ByteProgress("write store", sum(partition.about["sizes"][IDS_NAME] for partition in partitions)) as progress:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from array import array
 from bisect import bisect_left
 from collections import Counter, OrderedDict
@@ -29,7 +28,7 @@ from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
 from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover, print_warnings
 from megatron_mmbert.data.text.records import Document, InputFile, SkippedLines
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import to_json, write_json
+from megatron_mmbert.utils.files import remove_folder, to_json, write_json
 from megatron_mmbert.utils.output_kinds import HELD_OUT_SPLIT
 from megatron_mmbert.utils.outputs import check_output, output_folder
 from megatron_mmbert.utils.progress import ByteProgress
@@ -191,7 +190,7 @@ def split_files(
                 without += not written["heldout"]
                 for side in SIDES:
                     counts[side] += written[side]
-        shutil.rmtree(staging / _SORTED, ignore_errors=True)
+        remove_folder(staging / _SORTED)
         if not skipped.count:
             (staging / SKIPPED_NAME).unlink()
         write_json(staging / "split.json", {"share": share, "max_bytes": max_bytes, "bytes": counts})

@@ -11,7 +11,7 @@ import numpy as np
 
 from megatron_mmbert.eval.cells.plan import FORMAT, Cell
 from megatron_mmbert.eval.probes.base import Outcome
-from megatron_mmbert.utils.files import make_folders, write_json
+from megatron_mmbert.utils.files import make_folders, to_json, write_json
 from megatron_mmbert.utils.output_kinds import EVALUATION, EVALUATION_CELL
 from megatron_mmbert.utils.outputs import check_output, output_file
 
@@ -62,7 +62,7 @@ class Store:
             "majority": None if outcome.majority is None else _numbers(outcome.majority),
         }
         with output_file(self.folder / CELLS / cell.path, EVALUATION_CELL, overwrite=True) as staging:
-            staging.write_text(json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+            staging.write_text(to_json(values, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _numbers(values: np.ndarray) -> list[float]:

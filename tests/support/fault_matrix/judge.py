@@ -188,7 +188,8 @@ def wrong_ranks(ended: Ended, allowed: Allowed) -> str | None:
         return problem
     if not any(ended.statuses):
         return _partial(ended.after, "".join(ended.logs), replace(allowed, printed=None))
-    ends = {0, EXIT_BAD_INPUT, EXIT_FAILED_RANK, EXIT_STOPPED, -signal.SIGTERM, 128 + signal.SIGTERM}  # by the agent
+    ends = {0, EXIT_BAD_INPUT, EXIT_FAILED_RANK, EXIT_STOPPED}
+    ends |= {-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGKILL}  # by the agent, after another rank's end
     if allowed.killed:
         ends |= {-allowed.killed, 128 + allowed.killed}
     if not ends.issuperset(ended.statuses):
