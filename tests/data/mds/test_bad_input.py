@@ -16,6 +16,7 @@ from megatron_mmbert.data.mds.discover import Naming
 from megatron_mmbert.data.mds.importing import import_mds
 from megatron_mmbert.data.mds.job import ImportJob
 from megatron_mmbert.data.mds.writer import MdsWriter
+from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.utils.errors import UserError
 
 BOS, EOS = 2, 1
@@ -220,3 +221,33 @@ def test_sources_and_languages_that_are_not_clear(folder: Path, tokenizer_file: 
     sentence = "not an index.json; give the folder that it lies in"
     with pytest.raises(UserError, match=sentence):
         import_mds(ImportJob((folder / "shard.00000.mds",), tokenizer_file, folder.parents[1] / "other"))
+
+
+def test_links_of_a_download_cache_and_a_loop(folder: Path, tokenizer_file: Path) -> None:
+    """Hugging Face's cache keeps files elsewhere, under names of their hashes."""
+    blobs = folder.parents[1] / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    (folder / "loop").symlink_to(folder.parent)
+    import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store"))
+    store = Store.open(folder.parents[1] / "store")
+    assert [(each.language, each.documents) for each in store.datasets] == [("fao_Latn", 8)]
+
+
+def test_a_shard_of_zero_samples(folder: Path, tokenizer_file: Path) -> None:
+    """MosaicML's writer leaves one before a first sample above its limit."""
+    writer = MdsWriter(folder.parent / "isl_Latn")
+    writer.add("a", np.array([BOS, 300, EOS], np.uint32))
+    writer.finish()
+    first_folder = folder.parent / "isl_Latn"
+    content = (first_folder / "shard.00000.mds").read_bytes()
+    header = content[12 : int.from_bytes(content[4:8], "little")]
+    empty = (0).to_bytes(4, "little") + (8 + len(header)).to_bytes(4, "little") + header
+    (first_folder / "shard.00001.mds").write_bytes(empty)
+    described = {"basename": "shard.00001.mds", "bytes": len(empty), "hashes": {}}
+    edit(first_folder, lambda index: index["shards"].append(first(index) | {"samples": 0, "raw_data": described}))
+    import_mds(ImportJob((folder.parent,), tokenizer_file, folder.parents[1] / "store"))
+    store = Store.open(folder.parents[1] / "store")
+    assert [(each.language, each.documents) for each in store.datasets] == [("fao_Latn", 8), ("isl_Latn", 1)]

@@ -158,12 +158,13 @@ def try_one(seed: int, originals: dict[tuple[bool, bool], Path], tokenizer: Path
         tell_size(source / "index.json", name, len(other))  # else its size gives it away
     try:
         with time_limit(seed):
-            store = import_mds(ImportJob((folder / "web",), tokenizer, folder / "store", skip_bad=skip_bad))
+            import_mds(ImportJob((folder / "web",), tokenizer, folder / "store", skip_bad=skip_bad))
     except UserError as error:
         assert str(error).isprintable() and len(str(error)) < 700, seed
         assert not (folder / "store").exists() and not (folder / ".store.partial/store").exists(), seed
         return "refused"
     assert not list(verify_store(folder / "store")), seed
+    store = Store.open(folder / "store")
     sizes = [entry["raw_data"]["bytes"] for entry in entries]
     before = [unpacked(path, size) for path, size in zip(sorted(original.glob("shard*")), sizes, strict=True)]
     wanted = [document for raw in before for document in documents_in(raw)]
