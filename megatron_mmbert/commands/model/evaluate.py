@@ -19,6 +19,7 @@ from megatron_mmbert.inference.options import DTYPE_NAMES
 
 if TYPE_CHECKING:
     from megatron_mmbert.eval.cells.run import Done
+    from megatron_mmbert.eval.tasks.data import TaskData
 
 EXAMPLES = """
 mmbert evaluate runs/mine/hf --suite local --output runs/mine/evaluation
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     suite, tasks = load_suite(arguments.suite)
     folder = data_folder(suite, arguments.data)
     data = [TaskData(task, folder) for task in chosen_tasks(tasks, arguments.tasks)]
+    data = _here(data) or data
     models = [find_model(name, arguments.backend) for name in dict.fromkeys(arguments.models)]
     store = Store(arguments.output)
     vectors = Vectors(arguments.output / VECTORS)
@@ -85,6 +87,18 @@ def run(arguments: argparse.Namespace) -> None:
     done = run_works(works[number - 1 :: of], store, arguments.budget, _say)
     lines = write_results(works, store, suite.name, arguments.tier, done.unable)
     print("\n".join([*lines, _counted(done), f"wrote {arguments.output}: results.json, report.md, report.html"]))
+
+
+def _here(data: list[TaskData]) -> list[TaskData]:
+    """Return the tasks whose data are here, and say how to get those of the others."""
+    found = []
+    for each in data:
+        remedy = each.how_to_get()
+        if remedy is None:
+            found.append(each)
+        else:
+            _say(f"{each.task.name}: left out, as its data are not here; {remedy}")
+    return found
 
 
 def _counted(done: Done) -> str:

@@ -62,8 +62,9 @@ class Work:
 def plan(
     tasks: Sequence[TaskData], subjects: Sequence[AnySubject], languages: Sequence[str], seeds: int | None
 ) -> list[Work]:
-    """Return all work: the first seed of all subjects and tasks before the second, so that a cut run compares.
+    """Return all work: the first seed of all tasks before the second, each task for all subjects before the next.
 
+    A run that is cut short has then something to compare.
     All data are read, so that what is wrong with them is said before any work is done.
 
     Args:
@@ -79,7 +80,7 @@ def plan(
             raise UserError(
                 f"--languages {each}: no task of this suite has it; their files name the languages they have"
             )
-    found = [work for subject in subjects for data in tasks for work in _works(subject, data, chosen, seeds)]
+    found = [work for data in tasks for subject in subjects for work in _works(subject, data, chosen, seeds)]
     return sorted(found, key=lambda work: work.unit.seed)
 
 

@@ -58,8 +58,16 @@ class TaskData:
         languages = self.task.languages or found
         if not languages:
             pattern = self.folder / self.task.splits["test"]
-            raise UserError(f"task {self.task.name!r}: no file {pattern}; name the folder of its data with --data")
+            remedy = self.how_to_get() or "name the folder of its data with --data"
+            raise UserError(f"task {self.task.name!r}: no file {pattern}; {remedy}")
         return languages
+
+    def how_to_get(self) -> str | None:
+        """Return the command that downloads the task's data, if they are not here and are the hub's."""
+        if self.task.hub is None or self._found("test"):
+            return None
+        folder = self.folder / self.task.splits["test"].partition("/")[0]
+        return f"hf download {self.task.hub.id} --repo-type dataset --local-dir {folder}"
 
     def trained_languages(self) -> list[str]:
         """Return the languages that have training and dev data; none of a task that learns nothing."""

@@ -219,3 +219,14 @@ def test_without_the_extra(model: Path, suite: Path, tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match=r"scikit-learn is not installed.*pip install 'megatron-mmbert\[eval\]'"):
         linear.check_installed()
         evaluate(suite, tmp_path / "out", model)
+
+
+def test_a_task_of_the_hub_that_is_not_here(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is left out with the command that gets it; where nothing else is there either, that is an error."""
+    suite = make_suite(tmp_path, ["sentences"])
+    suite.write_text(suite.read_text().replace("sentences.yaml", "sentences.yaml, xnli"))
+    results = evaluate(suite, tmp_path / "out", model)
+    assert {row["task"] for row in results["rows"]} == {"sentences"}
+    assert "xnli: left out, as its data are not here; hf download facebook/xnli" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"task 'xnli': no file .*; hf download facebook/xnli"):
+        evaluate(suite, tmp_path / "other", model, "--tasks", "xnli")
