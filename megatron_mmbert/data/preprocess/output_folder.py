@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -25,6 +26,7 @@ MADE_FROM_NAME = "made_from.json"
 """The record of an output's settings and inputs beside it."""
 
 _LINES_SHOWN = 5
+_ORPHANS_SECONDS = 3.0
 
 
 def is_made(output: Path, made_from: dict[str, Any]) -> bool:
@@ -72,12 +74,8 @@ def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Itera
     folder.mkdir(exist_ok=True)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{output}: another command is making it; wait for it, or end it") from None
-        except OSError:
-            pass  # a disk without locks
+        if not _locks_soon(lock):
+            raise UserError(f"{output}: another command is making it; wait for it, or end it")
         try:
             yield folder
         except BaseException as error:
@@ -89,6 +87,22 @@ def staging_folder(output: Path, keep: Callable[[BaseException], bool]) -> Itera
             print(f"warning: {folder}: could not be removed; remove it", file=sys.stderr)
     finally:
         os.close(lock)
+
+
+def _locks_soon(lock: int) -> bool:
+    """Lock an open file. Workers of a command that was killed hold its lock until they miss it, a second later."""
+    deadline = time.monotonic() + _ORPHANS_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        except OSError:
+            return True  # a disk without locks
+        else:
+            return True
 
 
 def copy_skipped(partitions: Iterable[Path], folder: Path) -> None:
