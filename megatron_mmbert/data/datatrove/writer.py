@@ -107,7 +107,11 @@ class TokenStoreWriter(PipelineStep):
                 writer.finish({"dtype": worker.dtype, "tokenizer": entry | {"vocab_size": tokenizer.vocab_size}})
             finally:
                 writer.close()
-            made_from = settings | {"shard": [rank + 1, world_size], "inputs": [_identity(folder / "part", place)]}
+            made_from = settings | {
+                "all_inputs": "",
+                "shard": [rank + 1, world_size],
+                "inputs": [_identity(folder / "part", place)],
+            }
             write_json(folder / "part" / MADE_FROM_NAME, made_from)
             replace_folder(folder / "part", output)
 

@@ -97,7 +97,7 @@ def open_partitions(paths: Sequence[Path]) -> PartitionSet:
     ordered = [found[index] for index in sorted(found)]
     all_inputs = [one for _, inputs in ordered for one in inputs]
     # Tasks of datatrove know nothing of each other's documents.
-    if shared.pop("all_inputs", None) not in (None, inputs_digest(all_inputs)):
+    if shared.pop("all_inputs") not in ("", inputs_digest(all_inputs)):
         raise UserError(
             f"{paths[0]}: its input files changed while the partitions were made; make all partitions again"
         )
