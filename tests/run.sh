@@ -24,6 +24,11 @@ other_python mosaicml       # MosaicML's streaming, whose shards are imported an
 export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
 export MMBERT_MOSAICML_PYTHON=$PWD/.venv/bin/python-mosaicml
 
+if [[ " $* " =~ " -m "(slow|slurm)" " ]]; then
+    other_python datatrove  # half a gigabyte, for the example of a pipeline
+    export MMBERT_DATATROVE_PYTHON=$PWD/.venv/bin/python-datatrove
+fi
+
 # The models of the tests are tiny: one thread each is fastest, and two on a busy machine are far slower.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PYTHONWARNINGS=ignore  # Megatron-Core warns of every optional package that a CPU does without
