@@ -19,14 +19,24 @@ other_python() {  # other_python NAME: makes .venv/bin/python-NAME with requirem
     printf '#!/bin/sh\nPYTHONPATH=%q exec %q "$@"\n' "$folder" "$PYTHON" > "$python"
     chmod +x "$python"
 }
+# For the example of a pipeline, whose tasks are started by a program that datatrove installs: an environment, not a set.
+datatrove_environment() {
+    local python=$PWD/.venv/datatrove/bin/python packages
+    [ ! -x "${python%/*}/launch_pickled_pipeline" ] || return 0
+    "$PYTHON" -m venv --without-pip .venv/datatrove
+    "$PYTHON" -m pip --python "$python" install --quiet --disable-pip-version-check --no-deps --require-hashes \
+        -r requirements/datatrove.txt
+    packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+    printf 'import site; site.addsitedir(%s)\n' "'$("$PYTHON" -c "$packages")'" > "$("$python" -c "$packages")/project.pth"
+}
+
 other_python transformers4  # a second generation of transformers, which exported models must load in as well
 other_python mosaicml       # MosaicML's streaming, whose shards are imported and which must read ours
 export MMBERT_TRANSFORMERS4_PYTHON=$PWD/.venv/bin/python-transformers4
 export MMBERT_MOSAICML_PYTHON=$PWD/.venv/bin/python-mosaicml
-
 if [[ " $* " =~ " -m "(slow|slurm)" " ]]; then
-    other_python datatrove  # half a gigabyte, for the example of a pipeline
-    export MMBERT_DATATROVE_PYTHON=$PWD/.venv/bin/python-datatrove
+    datatrove_environment  # half a gigabyte
+    export MMBERT_DATATROVE_PYTHON=$PWD/.venv/datatrove/bin/python
 fi
 
 # The models of the tests are tiny: one thread each is fastest, and two on a busy machine are far slower.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def stages(corpus: Path, tokenizer: Path, output: Path, tasks: int) -> dict[str,
 def run_on_slurm(arguments: argparse.Namespace, planned: dict[str, tuple[list[Any], int]]) -> None:
     """Submit all stages, each after the one before it."""
     path = os.pathsep.join([str(ROOT), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    programs = str(Path(sys.executable).parent)  # datatrove's tasks are started by a program of its own
     before = None
     for name, (pipeline, tasks) in planned.items():
         before = SlurmPipelineExecutor(
@@ -64,7 +66,7 @@ def run_on_slurm(arguments: argparse.Namespace, planned: dict[str, tuple[list[An
             qos=None,
             job_name=name,
             mem_per_cpu_gb=arguments.memory_gb,
-            env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={path}",
+            env_command=f"export PATH={shlex.quote(programs)}:$PATH PYTHONPATH={shlex.quote(path)}",
             sbatch_args={"exclusive": ""} if arguments.exclusive else None,
             logging_dir=str(arguments.output / "logs" / name),
             depends=before,
