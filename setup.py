@@ -67,6 +67,7 @@ setup(
             "wandb",
             "mlflow-skinny",
             "datatrove>=0.10",
+            "orjson",  # for datatrove's readers
             "pytest",
             "hypothesis",
             "ruff",
