@@ -23,7 +23,7 @@ def imported_store(job: ImportJob) -> Store:
     return Store.open(job.output)
 
 
-def unsealed_manifest(store: Path) -> dict[str, Any]:
+def manifest_without_checksum(store: Path) -> dict[str, Any]:
     """Return a manifest's values without their checksum, as whoever changes them on purpose leaves them."""
     values: dict[str, Any] = json.loads((store / "manifest.json").read_text())
     del values["sha256"]

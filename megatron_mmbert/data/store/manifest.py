@@ -153,7 +153,7 @@ def load_manifest(store: Path) -> Manifest:
         manifest = _parse(value)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged manifest ({type(error).__name__}: {first_line(error)}); {REMEDY}") from None
-    if expected is not None and not _is_sealed(value, expected):
+    if expected is not None and not _has_its_checksum(value, expected):
         raise UserError(
             f"{path}: its values differ from their checksum; copy the store again, or {REMEDY}"
             f' (where you changed them on purpose, delete the line "{_CHECKSUM}")'
@@ -161,7 +161,7 @@ def load_manifest(store: Path) -> Manifest:
     return manifest
 
 
-def _is_sealed(value: dict[str, Any], checksum: object) -> bool:
+def _has_its_checksum(value: dict[str, Any], checksum: object) -> bool:
     try:
         return _checksum(value) == checksum
     except UserError:  # NaN in it, which nobody writes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.made_store import unsealed_manifest
+from support.made_store import manifest_without_checksum
 from support.synthetic_source import IDS, data_phase
 from support.tokenized import tokenized
 
@@ -64,7 +64,7 @@ def overwrite(file: Path, at: int, content: bytes) -> None:
 
 def finalize_again(store: Path) -> None:
     """Write the checksums of the small files into the manifest, as whoever changes a store on purpose would."""
-    value = unsealed_manifest(store)
+    value = manifest_without_checksum(store)
     for key, ending in (("idx_sha256", "idx"), ("crc32_sha256", "crc32"), ("bin_sha256", "bin")):
         value["shards"][0][key] = hashlib.sha256((store / f"shard-00000.{ending}").read_bytes()).hexdigest()
     (store / "manifest.json").write_text(json.dumps(value))
@@ -202,7 +202,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_manifest_that_cannot_be(change: str, store_path: Path) -> None:
-    value = unsealed_manifest(store_path)
+    value = manifest_without_checksum(store_path)
     CHANGES[change](value)
     (store_path / "manifest.json").write_text(json.dumps(value))
     for action in (lambda: Store.open(store_path), lambda: list(verify_store(store_path))):
@@ -217,14 +217,14 @@ def test_manifest_that_is_no_json(content: bytes, store_path: Path) -> None:
 
 
 def test_extents_that_leave_documents_out(store_path: Path) -> None:
-    value = unsealed_manifest(store_path)
+    value = manifest_without_checksum(store_path)
     value["groups"][1]["extents"][0][1] += 1
     (store_path / "manifest.json").write_text(json.dumps(value))
     assert "is in no dataset or in two" in error_of(lambda: Store.open(store_path))
 
 
 def test_tokens_that_the_manifest_does_not_have(store_path: Path) -> None:
-    value = unsealed_manifest(store_path)
+    value = manifest_without_checksum(store_path)
     value["groups"][0]["tokens"] += 7
     value["groups"][1]["tokens"] -= 7
     (store_path / "manifest.json").write_text(json.dumps(value))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.made_store import unsealed_manifest
+from support.made_store import manifest_without_checksum
 from support.mutations import mutate, no_hang
 from support.tokenized import tokenized
 
@@ -103,7 +103,7 @@ def damage(folder: Path, pick: random.Random) -> None:
     path = pick.choice(sorted(folder.glob(f"*{kind}")))
     path.write_bytes(mutate(path.read_bytes(), pick))
     if pick.random() < 0.5:
-        value = unsealed_manifest(folder)
+        value = manifest_without_checksum(folder)
         for shard in value["shards"]:
             if shard["name"] == path.stem:
                 shard[f"{kind[1:]}_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import ROOT
-from support.made_store import unsealed_manifest
+from support.made_store import manifest_without_checksum
 
 from megatron_mmbert.data.preprocess.run import PreprocessJob, preprocess
 from megatron_mmbert.data.store.manifest import load_manifest, save_manifest
@@ -134,7 +134,7 @@ def shift(group: dict[str, Any]) -> None:
 def test_manifest_that_does_not_fit(change: str, language: str, store: Path) -> None:
     """English spans several shards; Japanese lies at the end of the last."""
     apply, expected = CHANGES[change]
-    value = unsealed_manifest(store)
+    value = manifest_without_checksum(store)
     group = next(group for group in value["groups"] if group["language"] == language)
     apply(group)
     (store / "manifest.json").write_text(json.dumps(value))

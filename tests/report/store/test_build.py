@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.made_store import unsealed_manifest
+from support.made_store import manifest_without_checksum
 from support.text_store import text_store
 
 from megatron_mmbert.cli import run_cli
@@ -117,7 +117,7 @@ def test_a_recipe_of_another_store_is_refused(store: Path, tokenizer: Tokenizer,
 
 
 def test_a_store_of_another_tokenizer_or_one_that_is_gone(store: Path, tokenizer: Tokenizer) -> None:
-    manifest = json.dumps(unsealed_manifest(store))
+    manifest = json.dumps(manifest_without_checksum(store))
     (store / "manifest.json").write_text(manifest.replace(str(tokenizer.path), "gone/tokenizer.model"))
     with pytest.raises(UserError, match=r"its tokenizer was at 'gone/tokenizer\.model', where nothing is"):
         report(store)
