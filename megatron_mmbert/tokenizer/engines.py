@@ -228,6 +228,12 @@ class JsonEngine(Engine):
 
     def save(self, folder: Path) -> None:
         export.write_folder(self._backend, self.names(), self.specials, folder)
+        if self._description["model"]["type"] == "Unigram":
+            # The library reads a number by its last digit otherwise: the scores, which are part of the identity.
+            written = json.loads((folder / EXPORTED_FILE).read_text(encoding="utf-8"))
+            written["model"]["vocab"] = self._description["model"]["vocab"]
+            with atomic_file(folder / EXPORTED_FILE) as staging:
+                staging.write_text(to_json(written, ensure_ascii=False), encoding="utf-8")
 
 
 @contextmanager

