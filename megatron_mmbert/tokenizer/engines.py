@@ -26,6 +26,7 @@ from megatron_mmbert.tokenizer.compiled_bpe import CompiledBPE, compiled_bpe
 from megatron_mmbert.tokenizer.json_rules.compiled_merges import CompiledMerges, compiled_merges
 from megatron_mmbert.tokenizer.json_rules.expansion import check_expansion
 from megatron_mmbert.tokenizer.json_rules.spelling import is_byte_level, literal, spelling_of
+from megatron_mmbert.tokenizer.json_rules.text_only import text_only
 from megatron_mmbert.tokenizer.sentencepiece_proto import Kind, parse_model
 from megatron_mmbert.tokenizer.special_tokens import (
     EXPORTED_FILE,
@@ -183,10 +184,22 @@ class JsonEngine(Engine):
         self._spell = spelling_of(description)
         special = {token["id"] for token in description["added_tokens"] if token["special"]}
         self.special_ids = frozenset(special | set(self.specials.values()))
+        self._never = self.special_ids - {self.specials["unk"]}
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._as_text(text, self._backend.encode(text, add_special_tokens=False).ids)
+
+    def _as_text(self, text: str, ids: list[int]) -> list[int]:
+        """Return the ids of a text; a special token that it only spells gets ordinary pieces."""
+        if self._never.isdisjoint(ids):
+            return ids
+        again: list[int] = self._text_only.encode(text, add_special_tokens=False).ids
+        return again
+
+    @cached_property
+    def _text_only(self) -> tokenizers.Tokenizer:
+        """The tokenizer for texts in which the model itself finds special tokens; made when the first one comes."""
+        return tokenizers.Tokenizer.from_str(to_json(text_only(self._description, self._never)))
 
     @cached_property
     def _merges(self) -> CompiledMerges | None:
@@ -197,7 +210,8 @@ class JsonEngine(Engine):
         if self._merges is not None:
             return self._merges.encode(texts)
         encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(one.ids, dtype=np.int32) for one in encoded]
+        together = zip(texts, encoded, strict=True)
+        return [np.array(self._as_text(text, one.ids), dtype=np.int32) for text, one in together]
 
     def decode(self, ids: list[int]) -> str:
         return str(self._backend.decode(ids, skip_special_tokens=False))

@@ -121,6 +121,43 @@ def test_bytes_of_tokens_added_as_text(make: Make) -> None:
     assert tokenizer.piece_bytes[tokenizer.encode(text)].sum() == len(text.encode())
 
 
+def whole_words() -> Backend:
+    backend = word_piece()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return backend
+
+
+def merged() -> Backend:
+    """A BPE whose merges come to ``[CLS]``, ``[SEP]``, ``[PAD]`` and ``[MASK]``."""
+    letters = sorted(set("".join(ALL_TEXTS)) | set("".join(SPECIALS)))
+    vocab = {piece: i for i, piece in enumerate(dict.fromkeys([*SPECIALS, *letters]))}
+    merges = []
+    for name in SPECIALS:
+        for end in range(2, len(name) + 1):
+            vocab.setdefault(name[:end], len(vocab))
+            if (name[: end - 1], name[end - 1]) not in merges:
+                merges.append((name[: end - 1], name[end - 1]))
+    backend = Backend(models.BPE(vocab, merges, unk_token="[UNK]"))
+    backend.add_special_tokens(SPECIALS)
+    return backend
+
+
+@pytest.mark.parametrize("make_backend", [unigram, whole_words, merged])
+def test_a_special_token_that_a_text_spells_is_text(make_backend: Callable[[], Backend], make: Make) -> None:
+    """Both models have `[CLS]` as a piece like any other, and the unigram has no piece for `[`."""
+    backend = make_backend()
+    tokenizer = load_tokenizer(make(backend))
+    special = set(tokenizer.special_ids) - {tokenizer.unk_id}
+    backend.encode_special_tokens = True
+    for text in ("[CLS] free", "a [MASK] b [PAD]", "[SEP]"):
+        assert special & set(backend.encode(text, add_special_tokens=False).ids), "the library takes it for the token"
+        ids = tokenizer.encode(text)
+        assert ids and not special & set(ids) and tokenizer.encode_arrays([text])[0].tolist() == ids
+    for texts in TEXTS.values():
+        for text in texts:
+            assert tokenizer.encode(text) == backend.encode(text, add_special_tokens=False).ids
+
+
 NAMES = {"bos": "<|begin_of_text|>", "eos": "<|end_of_text|>", "pad": "<|pad|>", "mask": "<|mask|>"}
 DECLARED = {f"{role}_token": name for role, name in NAMES.items()}
 

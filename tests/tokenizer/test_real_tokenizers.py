@@ -127,10 +127,14 @@ def tokenizer(path: Path) -> Tokenizer:
 def test_every_document_has_the_librarys_ids(tokenizer: Tokenizer, kind: str, path: Path, real_folder: Path) -> None:
     reference = Backend.from_file(str(path if path.is_file() else path / EXPORTED_FILE))
     reference.encode_special_tokens = True
+    special = set(tokenizer.special_ids) - {tokenizer.unk_id}
     for file in sorted(real_folder.rglob("*.jsonl")):
         texts = [json.loads(line)["text"] for line in file.open(encoding="utf-8")]
         expected = reference.encode_batch_fast(texts, add_special_tokens=False)
         for text, ids, theirs in zip(texts, tokenizer.encode_arrays(texts), expected, strict=True):
+            if kind == "unigram" and set(theirs.ids) & special:  # the library finds `<s>` in a text that spells it
+                assert not set(ids.tolist()) & special, file
+                continue
             assert ids.tolist() == theirs.ids, file
             if kind in EXACT and not ("▁" in text and "gemma" in kind):  # which Gemma's takes for a space
                 assert tokenizer.piece_bytes[ids].sum() == len(text.encode())
@@ -138,8 +142,6 @@ def test_every_document_has_the_librarys_ids(tokenizer: Tokenizer, kind: str, pa
 
 
 def test_special_tokens_in_a_text_are_text(tokenizer: Tokenizer, kind: str) -> None:
-    if kind == "unigram":
-        pytest.xfail("a known fault: the library's unigram finds its special pieces in a text too")
     special = [tokenizer.piece(i) for i in tokenizer.special_ids]
     text = " ".join(special[:40])
     ids = tokenizer.encode_arrays([text])[0].tolist()
