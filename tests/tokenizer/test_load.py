@@ -207,6 +207,20 @@ def test_a_damaged_model_is_known_by_its_checksum(trained: Tokenizer, tmp_path: 
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize("instead", [None, "folder"])
+def test_a_folder_whose_model_is_gone_is_not_loaded_by_its_other_file(
+    instead: str | None, trained: Tokenizer, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained.path, tmp_path / "folder"))
+    write_checksums(folder)
+    (folder / MODEL_FILE).unlink()
+    if instead:
+        (folder / MODEL_FILE).mkdir()
+    with pytest.raises(UserError, match=r"tokenizer\.model: missing; copy the folder again"):
+        load_tokenizer(folder)
+    load_tokenizer(folder / EXPORTED_FILE)  # for those who mean it
+
+
 def test_a_model_with_a_piece_that_is_no_text(trained: Tokenizer, tmp_path: Path) -> None:
     content = bytearray((trained.path / MODEL_FILE).read_bytes())
     at = content.index("▁".encode(), len(content) // 2)

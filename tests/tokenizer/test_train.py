@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.tokenizer_samples import TEXTS, VOCAB_SIZE, run_tool
 
+from megatron_mmbert.tokenizer import train
 from megatron_mmbert.tokenizer.load import Tokenizer, load_tokenizer
 from megatron_mmbert.tokenizer.settings import MIN_VOCAB_SIZE, Settings
 from megatron_mmbert.tokenizer.train import train_tokenizer
@@ -129,3 +131,16 @@ def test_a_failed_overwrite_keeps_the_old_tokenizer(
         train_tokenizer([make_corpus({"eng": ["few words"]})], output, Settings(vocab_size=5000), overwrite=True)
     assert load_tokenizer(output).vocab_size == 300
     assert {path.name for path in tmp_path.iterdir()} == {"out", "made"}
+
+
+def test_what_has_its_name_is_not_read_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of reading it would end a whole output with a failure."""
+
+    def load(path: Path) -> Tokenizer:
+        assert tmp_path / "out" not in (path, path.parent)
+        return load_tokenizer(path)
+
+    monkeypatch.setattr(train, "load_tokenizer", load)
+    tokenizer, _ = train_tokenizer([corpus], tmp_path / "out", Settings(vocab_size=VOCAB_SIZE))
+    again = pickle.loads(pickle.dumps(tokenizer))  # finds its file where it lies now
+    assert tokenizer.path == again.path == tmp_path / "out" and again.encode("free") == tokenizer.encode("free")

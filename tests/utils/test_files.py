@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from megatron_mmbert.utils.errors import UserError
-from megatron_mmbert.utils.files import atomic_file, read_json, write_json
+from megatron_mmbert.utils.files import atomic_file, read_json, remove_folder, write_json
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -48,3 +51,17 @@ def test_damaged_json_is_named(damage: bytes, tmp_path: Path) -> None:
 def test_missing_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"v\.json: no manifest here; name a store"):
         read_json(tmp_path / "v.json", "manifest", "name a store")
+
+
+def test_an_error_that_passes_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    scan, errors = os.scandir, [OSError(errno.EMFILE, "too many open files")]
+
+    def scan_later(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return scan(*arguments)
+
+    monkeypatch.setattr(os, "scandir", scan_later)
+    remove_folder(tmp_path / "a")
+    assert not errors and not (tmp_path / "a").exists()

@@ -118,6 +118,19 @@ def test_a_damaged_partition_makes_no_store(parts: list[Path], tmp_path: Path) -
     assert list(verify_partition(parts[0])) == []
 
 
+@pytest.mark.parametrize("file", ["made_from.json", "part.json"])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"shard": [1]}', '{"shard": [2, 3], "inputs": [["a"]]}', "the format alone"]
+)
+def test_records_of_a_partition_that_are_other_json(file: str, content: str, parts: list[Path], tmp_path: Path) -> None:
+    whole = json.loads((parts[1] / file).read_text())
+    known = json.dumps({key: whole[key] for key in ("format", "version") if key in whole})
+    (parts[1] / file).write_text(known if content == "the format alone" else content)
+    with pytest.raises(UserError, match=rf"^{parts[1]}(/{file})?: ") as caught:
+        merge(parts, tmp_path / "store")
+    assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
+
+
 def test_inputs_that_changed_between_tasks_are_noticed(many_files: Path, tokenizer_file: Path, tmp_path: Path) -> None:
     shutil.copytree(many_files, tmp_path / "in")
     job = PreprocessJob((tmp_path / "in",), tokenizer_file, tmp_path / "p1", skip_bad=True, partition=(1, 2))
