@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.small_tokenizer import FAITHFUL, train_model
 
 Tool = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -55,46 +56,17 @@ def corpus(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def tokenizer_file(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SentencePiece model of 400 pieces with byte fallback."""
-    import sentencepiece
-
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text for documents in texts.values() for text in documents[:40]]),
-        model_prefix=str(path.with_suffix("")),
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        user_defined_symbols=["<mask>"],
-        normalization_rule_name="identity",
-        minloglevel=2,
-    )
-    return path
+    return train_model(path, _learned(texts), user_defined_symbols=["<mask>"])
 
 
 @pytest.fixture(scope="session")
 def faithful_tokenizer(texts: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same without a space before the text, and with every space of it: decoding gives the text back."""
-    import sentencepiece
-
     path = tmp_path_factory.mktemp("faithful") / "tokenizer.model"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text for documents in texts.values() for text in documents[:40]]),
-        model_prefix=str(path.with_suffix("")),
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        user_defined_symbols=["<mask>"],
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return path
+    return train_model(path, _learned(texts), user_defined_symbols=["<mask>"], **FAITHFUL)
+
+
+def _learned(texts: dict[str, list[str]]) -> list[str]:
+    """The texts that the tokenizers learn from."""
+    return [text for documents in texts.values() for text in documents[:40]]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support import ROOT
+from support.small_tokenizer import train_model
 
 from megatron_mmbert.builders.data import tokenizer_of
 from megatron_mmbert.checkpoint import training_state as checkpoints
@@ -37,27 +38,16 @@ def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe with a tokenizer and a held-out store of two languages."""
-    import sentencepiece
-
     folder = tmp_path_factory.mktemp("run")
     (folder / "text").mkdir()
     documents = {name: [words[cut:] + words * 3 for cut in range(12)] for name, words in TEXTS.items()}
     for name, texts in documents.items():
         lines = [json.dumps({"text": text}) for text in texts]
         (folder / "text" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text for texts in documents.values() for text in texts]),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=400,
-        hard_vocab_limit=False,
-        model_type="bpe",
-        byte_fallback=True,
-        **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3},
-        user_defined_symbols=["<mask>"],
-        normalization_rule_name="identity",
-        minloglevel=2,
-    )
-    ids = load_tokenizer(folder / "tokenizer.model").vocab_size  # fewer than asked for: there is little text
+    every_text = [text for texts in documents.values() for text in texts]
+    options = {"hard_vocab_limit": False, "user_defined_symbols": ["<mask>"]}
+    tokenizer = train_model(folder / "tokenizer.model", every_text, **options)
+    ids = load_tokenizer(tokenizer).vocab_size  # fewer than asked for: there is little text
     made = run_tool(
         *("preprocess_data", "--input", folder / "text", "--tokenizer", folder / "tokenizer.model"),
         *("--output", folder / "heldout"),

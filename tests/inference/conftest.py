@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from support.tiny_export import LETTERS, make_export
+from support.small_tokenizer import LETTERS
+from support.tiny_export import make_export
 from transformers import ModernBertForMaskedLM
 
 from megatron_mmbert.inference import Model, load_model

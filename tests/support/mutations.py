@@ -45,9 +45,11 @@ def mutate(content: bytes, pick: random.Random) -> bytes:
 
 
 @contextmanager
-def no_hang() -> Iterator[None]:
+def no_hang(case: object = "") -> Iterator[None]:
+    """End a test that takes too long; the message names ``case``."""
+
     def stop(number: int, frame: object) -> None:
-        raise TimeoutError(f"still running after {SECONDS} s")
+        raise TimeoutError(f"{case} still running after {SECONDS} s".lstrip())
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from megatron_mmbert.config.model import ModelConfig
 from megatron_mmbert.convert.name_mapping import hf_names, reorder_rows_for_megatron
 from megatron_mmbert.model.parameter_names import parameter_shapes
 from megatron_mmbert.tokenizer.load import load_tokenizer
+from support.small_tokenizer import FAITHFUL, LETTERS, train_model
 
 VOCAB = 400
 RunTool = Callable[..., tuple[int, str, str]]
@@ -26,24 +26,10 @@ RunTool = Callable[..., tuple[int, str, str]]
 def make_tokenizer(folder: Path, vocab_size: int, seed: int = 0) -> Path:
     folder.mkdir(exist_ok=True)
     pick = random.Random(seed)
-    texts = ["".join(pick.choices("etaoin shrdlu cmfwyp", k=200)) for _ in range(200)]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=vocab_size,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        control_symbols=["<mask>"],
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        minloglevel=2,
-    )
-    load_tokenizer(folder / "tokenizer.model").save_pretrained(folder)
+    texts = ["".join(pick.choices(LETTERS, k=200)) for _ in range(200)]
+    options = {"vocab_size": vocab_size, "control_symbols": ["<mask>"]}
+    path = train_model(folder / "tokenizer.model", texts, **options, **FAITHFUL)
+    load_tokenizer(path).save_pretrained(folder)
     return folder
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import sentencepiece
 import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from megatron_mmbert.tokenizer.load import load_tokenizer
-
-LETTERS = "etaoin shrdlu cmfwyp"
+from support.tiny_checkpoint import make_tokenizer
 
 
 def make_export(folder: Path, layers: int = 4) -> Path:
@@ -36,18 +32,4 @@ def make_export(folder: Path, layers: int = 4) -> Path:
             else:
                 parameter.copy_(torch.rand(parameter.shape) + 0.5)
     model.save_pretrained(folder)
-    pick = random.Random(0)
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("".join(pick.choices(LETTERS, k=200)) for _ in range(200)),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=400,
-        model_type="bpe",
-        byte_fallback=True,
-        **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "control_symbols": ["<mask>"]},
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        minloglevel=2,
-    )
-    load_tokenizer(folder / "tokenizer.model").save_pretrained(folder)
-    return folder
+    return make_tokenizer(folder, vocab_size=400)

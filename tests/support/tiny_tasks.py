@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from support.tiny_export import LETTERS
+from support.small_tokenizer import LETTERS
 
 LANGUAGES = ("deu_Latn", "eng_Latn", "rus_Latn")
 _TASKS = {

@@ -9,15 +9,13 @@ import json
 import os
 import random
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.mutations import no_hang
 
 from megatron_mmbert.data.mds.importing import import_mds
 from megatron_mmbert.data.mds.job import ImportJob
@@ -27,7 +25,6 @@ from megatron_mmbert.data.store.verify import verify_store
 from megatron_mmbert.utils.errors import UserError
 
 BOS, EOS, PAD, VOCAB = 2, 1, 0, 400
-SECONDS = 60
 
 
 def write(folder: Path, packed: bool, hashed: bool) -> None:
@@ -112,20 +109,6 @@ def stored(store: Store) -> list[list[int]]:
     return [store.tokens(dataset.source, dataset.language, n, 0, size).tolist() for n, size in enumerate(lengths)]
 
 
-@contextmanager
-def time_limit(seed: int) -> Iterator[None]:
-    def too_long(*_: object) -> None:
-        raise TimeoutError(f"seed {seed} takes more than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @pytest.fixture(autouse=True)
 def without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power is lost here, and waiting for the disk is half of the time."""
@@ -157,7 +140,7 @@ def try_one(seed: int, originals: dict[tuple[bool, bool], Path], tokenizer: Path
     if name != "index.json" and not hashed and len(other) != len(content) and pick.random() < 0.7:
         tell_size(source / "index.json", name, len(other))  # else its size gives it away
     try:
-        with time_limit(seed):
+        with no_hang(f"seed {seed}"):
             import_mds(ImportJob((folder / "web",), tokenizer, folder / "store", skip_bad=skip_bad))
     except UserError as error:
         assert str(error).isprintable() and len(str(error)) < 700, seed

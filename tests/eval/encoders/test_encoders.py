@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_export import LETTERS, make_export
+from support.small_tokenizer import LETTERS
+from support.tiny_export import make_export
 from support.tiny_tasks import words
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForMaskedLM, XLMRobertaConfig, XLMRobertaForMaskedLM
