@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_mmbert.commands.arguments import Whole, add_output
-from megatron_mmbert.commands.data.preprocess import partition_of
+from megatron_mmbert.commands.store_jobs import partition_of, run_store_job
 from megatron_mmbert.data.text.inputs.splits import SPLITS
 from megatron_mmbert.utils.bounds import MAX_DOCUMENT_BYTES, MAX_PROCESSES
 from megatron_mmbert.utils.errors import UserError
@@ -87,8 +87,6 @@ def job_of(arguments: argparse.Namespace) -> ImportJob:
     from megatron_mmbert.data.mds.job import MAX_SAMPLE_BYTES, ImportJob
     from megatron_mmbert.data.store.writer import SHARD_BYTES
 
-    if not (arguments.input and arguments.tokenizer):
-        raise UserError("give --input and --tokenizer, or --merge with the partitions of a store")
     return ImportJob(
         inputs=tuple(arguments.input),
         tokenizer=arguments.tokenizer,
@@ -109,13 +107,6 @@ def job_of(arguments: argparse.Namespace) -> ImportJob:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make a store or a partition of one, or merge partitions into a store."""
-    from megatron_mmbert.data.mds.importing import import_mds, import_partition
-    from megatron_mmbert.data.preprocess.run import merge
+    from megatron_mmbert.data.mds.importing import ShardImporter
 
-    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.partition):
-        raise UserError("--merge takes finished partitions and only --output and --overwrite beside them")
-    if arguments.merge:
-        merge(arguments.merge, arguments.output, arguments.overwrite)
-    else:
-        job = job_of(arguments)
-        import_partition(job) if job.partition else import_mds(job)
+    run_store_job(arguments, add_arguments, job_of, ShardImporter)

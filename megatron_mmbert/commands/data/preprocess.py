@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from megatron_mmbert.commands.arguments import Whole, add_output, add_renamed
 from megatron_mmbert.commands.inputs import add_inputs, add_languages, input_options
+from megatron_mmbert.commands.store_jobs import partition_of, run_store_job
 from megatron_mmbert.utils.bounds import MAX_LENGTH, MAX_PROCESSES
 from megatron_mmbert.utils.errors import UserError
 
@@ -55,18 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--merge", nargs="+", type=Path, metavar="PARTITION", help="make the store of all partitions instead")
 
 
-def partition_of(text: str) -> tuple[int, int]:
-    """Return ``I/N`` as two numbers.
-
-    Raises:
-        UserError: it is not of this form.
-    """
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UserError(f"--partition {text!r}: give I/N with I from 1 to N, such as 1/8")
-    return int(number), int(count)
-
-
 def job_of(arguments: argparse.Namespace) -> PreprocessJob:
     """Return the job that the command line asks for.
 
@@ -76,8 +65,6 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
     from megatron_mmbert.data.preprocess.job import PreprocessJob
     from megatron_mmbert.data.store.writer import SHARD_BYTES
 
-    if not (arguments.input and arguments.tokenizer):
-        raise UserError("give --input and --tokenizer, or --merge with the partitions of a store")
     if arguments.max_length is not None and not arguments.split_sentences:
         raise UserError(f"--max-length {arguments.max_length}: needs --split-sentences")
     max_length = DEFAULT_MAX_LENGTH if arguments.max_length is None else arguments.max_length
@@ -104,12 +91,6 @@ def job_of(arguments: argparse.Namespace) -> PreprocessJob:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make a store or a partition of one, or merge partitions into a store."""
-    from megatron_mmbert.data.preprocess.run import merge, preprocess, preprocess_partition
+    from megatron_mmbert.data.preprocess.tokenize_partition import PartitionTokenizer
 
-    if arguments.merge and (arguments.input or arguments.tokenizer or arguments.partition):
-        raise UserError("--merge takes finished partitions and only --output and --overwrite beside them")
-    if arguments.merge:
-        merge(arguments.merge, arguments.output, arguments.overwrite)
-    else:
-        job = job_of(arguments)
-        preprocess_partition(job) if job.partition else preprocess(job)
+    run_store_job(arguments, add_arguments, job_of, PartitionTokenizer)

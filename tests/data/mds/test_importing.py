@@ -175,6 +175,7 @@ def test_a_large_sample_alone_is_bad(tokenizer_file: Path, tmp_path: Path) -> No
         (["--id-type", "float32"], "give one of uint16"),
         (["--source", "my web"], "without spaces"),
         (["--partition", "3/2"], "give I/N"),
+        (["--partition", "1/" + "9" * 5000], "give I/N"),
         (["--merge", "p1"], "--merge takes finished partitions"),
         (["--column", "inputs_ids"], "did you mean 'input_ids'?"),
     ],

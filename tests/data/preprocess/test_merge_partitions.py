@@ -13,6 +13,7 @@ from subprocess import CompletedProcess
 import pytest
 from support.made_store import made_store
 
+from megatron_mmbert.cli import run_cli
 from megatron_mmbert.data.preprocess.job import input_files, partition_files
 from megatron_mmbert.data.preprocess.partition_reader import verify_partition
 from megatron_mmbert.data.preprocess.run import PreprocessJob, merge, preprocess_partition
@@ -163,3 +164,18 @@ def test_the_tool_makes_partitions_and_merges_them(
     for wrong in (("--partition", "0/2"), ("--partition", "3/2"), ("--partition", "x"), ("--merge", tmp_path / "p1")):
         done = make(*source, "--output", tmp_path / "wrong", *wrong)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "beside"),
+    [
+        ("preprocess", ["--dedup"]),
+        ("preprocess", ["--language-from", "folder"]),
+        ("preprocess", ["--shard-bytes", "1000"]),
+        ("import-mds", ["--source", "web"]),
+        ("import-mds", ["--skip-bad"]),
+    ],
+)
+def test_a_merge_passes_over_no_argument(tmp_path: Path, command: str, beside: list[str]) -> None:
+    with pytest.raises(UserError, match=f"and --overwrite beside them, not {beside[0]};"):
+        run_cli([command, "--merge", str(tmp_path / "p1"), "--output", str(tmp_path / "store"), *beside])
