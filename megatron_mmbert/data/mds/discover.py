@@ -17,7 +17,7 @@ from typing import NamedTuple
 from megatron_mmbert.data.mds.index import COMPRESSIONS, INDEX_NAME, ShardEntry, read_index
 from megatron_mmbert.data.mds.shard import ShardFile
 from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings, code_of_file, code_of_folder, has_script
-from megatron_mmbert.data.text.inputs.discover import divide, not_read, origins
+from megatron_mmbert.data.text.inputs.discover import counted, divide, not_read, origins
 from megatron_mmbert.data.text.inputs.folder_walk import FileKind, FoundFile, shown, walk
 from megatron_mmbert.data.text.inputs.languages import FOLDER, Named, name_languages
 from megatron_mmbert.data.text.inputs.splits import is_split
@@ -95,7 +95,7 @@ def find_shards(
         for (file, entry), source, name in zip(chosen, sources, languages, strict=True)
     ]
     shards.sort(key=lambda shard: (shard.dataset.split("/"), shard.file.path))
-    note = f"{_number(len(set(sources)), 'source')}, {origins(languages)}"
+    note = f"{counted(len(set(sources)), 'source')}, {origins(languages)}"
     return FoundShards(
         shards, [note, *divided.notes, *not_read(found)], aliases({name.language or "" for name in languages})
     )
@@ -120,7 +120,7 @@ class _Listed:
             here = Counter(_content(entry) for path, (_, entry) in self.files.items() if path.startswith(folder))
             missing = Counter(map(_content, entries)) - here
             if missing:
-                lists, lacks = _number(len(entries), "shard"), sum(missing.values())
+                lists, lacks = counted(len(entries), "shard"), sum(missing.values())
                 raise UserError(
                     f"{shown(index.path)}: lists {lists} in folders below it, and {lacks:,} are missing; download "
                     "them, or give the folders that are here as --input"
@@ -223,7 +223,3 @@ def _source(file: FoundFile, language: str, naming: Naming) -> str:
         if is_name(name) and not is_split(name) and not is_shards:
             return name
     raise UserError(f"{shown(file.path)}: no folder around it names its source; pass --source NAME")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -6,14 +6,13 @@ tokenizer puts before every text is a byte more, and white space that is spelled
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_mmbert.data.mds.decode import Int64s, Report, SampleIds
-from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments
+from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments, checksums_of
 from megatron_mmbert.tokenizer.load import Tokenizer
 
 Documents = Literal["marked", "cut", "samples"]
@@ -94,7 +93,7 @@ def documents_of(
     ids, lengths = ids[np.repeat(kept, lengths)], lengths[kept]
     rows = np.zeros(lengths.size, ROW)
     rows["tokens"], rows["bytes"], rows["words"] = lengths, counts.bytes[kept], counts.words[kept]
-    rows["crc32"] = _checksums(ids, lengths)
+    rows["crc32"] = checksums_of(ids, lengths)
     return TokenizedDocuments(language, ids, rows)
 
 
@@ -149,12 +148,3 @@ def _count(ids: npt.NDArray[Any], lengths: Int64s, pieces: Pieces) -> _Counts:
     packed &= (1 << _WORD_BITS) - 1
     packed += begins
     return _Counts(total, np.add.reduceat(packed, starts, dtype=np.int64))
-
-
-def _checksums(ids: npt.NDArray[Any], lengths: Int64s) -> list[int]:
-    content, end = ids.data.cast("B"), 0
-    checksums = []
-    for size in (lengths * ids.itemsize).tolist():
-        checksums.append(zlib.crc32(content[end : end + size]))
-        end += size
-    return checksums

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from megatron_mmbert.data.preprocess.partition_writer import (
     VERSION,
 )
 from megatron_mmbert.data.store.manifest import PARTITION_NAME
-from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments
+from megatron_mmbert.data.store.tokenized_documents import ROW, TokenizedDocuments, checksums_of
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import read_json
 
@@ -111,16 +110,13 @@ class Partition:
 
     def _check(self, documents: TokenizedDocuments, first: int) -> None:
         """Compare every document's checksum; ``first``: the row of the first of ``documents``."""
-        lengths = documents.rows["tokens"]
-        content, end = documents.ids.data.cast("B"), 0
-        for row, (size, checksum) in enumerate(
-            zip((lengths * self._dtype.itemsize).tolist(), documents.rows["crc32"].tolist(), strict=True), start=first
-        ):
-            if zlib.crc32(content[end : end + size]) != checksum:
-                raise UserError(
-                    f"{self.path}: document {row} ({documents.language}) is damaged, its checksum is wrong; {REMEDY}"
-                )
-            end += size
+        found = np.array(checksums_of(documents.ids, documents.rows["tokens"]), np.uint32)
+        wrong = np.flatnonzero(found != documents.rows["crc32"])
+        if wrong.size:
+            raise UserError(
+                f"{self.path}: document {first + wrong[0]} ({documents.language}) is damaged, its checksum is wrong; "
+                f"{REMEDY}"
+            )
 
 
 def verify_partition(path: Path, progress: Callable[[int], None] = lambda done: None) -> Iterator[str]:

@@ -6,6 +6,7 @@ NumPy can do for all of them.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,16 @@ class TokenizedDocuments(NamedTuple):
         if keep.all():
             return self
         return TokenizedDocuments(self.language, self.ids[np.repeat(keep, self.rows["tokens"])], self.rows[keep])
+
+
+def checksums_of(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> list[int]:
+    """Return the CRC-32 of each document's ids; ``lengths``: the tokens of each, int64 [documents]."""
+    content, end = ids.data.cast("B"), 0
+    checksums = []
+    for size in (lengths * ids.itemsize).tolist():
+        checksums.append(zlib.crc32(content[end : end + size]))
+        end += size
+    return checksums
 
 
 def store_dtype(vocab_size: int) -> str:

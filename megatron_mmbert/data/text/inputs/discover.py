@@ -138,7 +138,7 @@ def divide(named: Sequence[Path], files: Iterable[FoundFile], splits: tuple[str,
         )
     notes = []
     if +left:
-        counts = ", ".join(f"{_count(count, 'file')} of {split}" for split, count in sorted((+left).items()))
+        counts = ", ".join(f"{counted(count, 'file')} of {split}" for split, count in sorted((+left).items()))
         notes.append(f"left out: {counts}; --split takes them")
     return Divided(*sides, notes)
 
@@ -153,7 +153,7 @@ def discover(paths: Iterable[Path | str], options: InputOptions, without: Path |
     if options.language or options.fields.language:
         named = [Named(options.language, "")] * len(files.taken)
         said = f"--language {options.language}" if options.language else f"field {options.fields.language!r}"
-        notes, warnings = [f"{_count(len(named), 'file')}, language from {said}"], []
+        notes, warnings = [f"{counted(len(named), 'file')}, language from {said}"], []
     else:
         named = name_languages(files.taken, options.language_from)
         languages = [name.language for name in named if name.language is not None]
@@ -197,7 +197,7 @@ def not_read(found: FoundFiles) -> list[str]:
         return []
     by_count = sorted((+found.not_read).items(), key=lambda item: -item[1])
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in by_count)
-    return [f"not read: {_count(sum(found.not_read.values()), 'file')} ({kinds})"]
+    return [f"not read: {counted(sum(found.not_read.values()), 'file')} ({kinds})"]
 
 
 def _check_languages(languages: list[str], files: SplitFiles, language_from: str | None) -> None:
@@ -216,11 +216,12 @@ def origins(named: list[Named]) -> str:
     by_origin: dict[str, set[str | None]] = {}
     for language, origin in named:
         by_origin.setdefault(origin, set()).add(language)
-    origins = " and ".join(f"{_count(len(names), 'language')} from {origin}" for origin, names in by_origin.items())
-    return f"{origins} ({_count(len(named), 'file')})"
+    origins = " and ".join(f"{counted(len(names), 'language')} from {origin}" for origin, names in by_origin.items())
+    return f"{origins} ({counted(len(named), 'file')})"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Return a number with a noun, which takes an s for more than one."""
     return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
