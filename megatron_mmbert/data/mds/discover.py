@@ -89,6 +89,7 @@ def find_shards(
     chosen = [(file, entry) for file, entry in files if file in taken]
     languages = _languages([file for file, _ in chosen], naming)
     sources = [_source(file, name.language or "", naming) for (file, _), name in zip(chosen, languages, strict=True)]
+    _check_named(naming, sources)
     check_spellings({name.language or "" for name in languages})
     shards = [
         FoundShard(_on_disk(file.path, entry), f"{source}/{name.language}")
@@ -190,6 +191,18 @@ def _languages(files: Sequence[FoundFile], naming: Naming) -> list[Named]:
     found = name_languages([_plain(files[number]) for number in rest], None, _REMEDY)
     named |= dict(zip(rest, found, strict=True))
     return [named[number]._replace(origin=named[number].origin or FOLDER) for number in range(len(files))]
+
+
+def _check_named(naming: Naming, sources: Sequence[str]) -> None:
+    """Check that each source with a language of its own is there: a slip of the pen would leave it to its folder's.
+
+    Raises:
+        UserError: one is not.
+    """
+    for pattern, code in naming.language_of:
+        if not any(fnmatchcase(source, pattern) for source in sources):
+            there = ", ".join(sorted(set(sources)))[:200]
+            raise UserError(f"--language-of {pattern}={code}: no such source in --input; there are {there}")
 
 
 def _plain(file: FoundFile) -> FoundFile:

@@ -172,6 +172,7 @@ def test_a_large_sample_alone_is_bad(tokenizer_file: Path, tmp_path: Path) -> No
     [
         (["--language-of", "dclm"], "give SOURCE=CODE"),
         (["--language", "fao_Latn", "--language-of", "a=eng_Latn"], "exclude each other"),
+        (["--language-of", "corpsu=eng_Latn"], "no such source in --input; there are corpus"),
         (["--id-type", "float32"], "give one of uint16"),
         (["--source", "my web"], "without spaces"),
         (["--partition", "3/2"], "give I/N"),
