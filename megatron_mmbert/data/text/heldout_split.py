@@ -26,6 +26,7 @@ from typing import NamedTuple, TextIO
 from megatron_mmbert.data.text.documents import read_file
 from megatron_mmbert.data.text.inputs.codes import aliases, check_spellings
 from megatron_mmbert.data.text.inputs.discover import AS_FOUND, InputOptions, discover, print_warnings
+from megatron_mmbert.data.text.inputs.folder_walk import shown
 from megatron_mmbert.data.text.records import Document, InputFile, SkippedLines
 from megatron_mmbert.utils.errors import UserError
 from megatron_mmbert.utils.files import remove_folder, to_json, write_json
@@ -190,6 +191,9 @@ def split_files(
                 without += not written["heldout"]
                 for side in SIDES:
                     counts[side] += written[side]
+        if not any(counts.values()):
+            bad = f": {skipped.count:,} lines are bad" if skipped.count else " and --where"
+            raise UserError(f"{shown(inputs[0])}: no document left; check --text-field{bad}")
         remove_folder(staging / _SORTED)
         if not skipped.count:
             (staging / SKIPPED_NAME).unlink()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from megatron_mmbert.data.text.conditions import parse_conditions
 from megatron_mmbert.data.text.documents import Document
 from megatron_mmbert.data.text.heldout_split import choose, divide, split_files
 from megatron_mmbert.data.text.inputs.discover import InputOptions
@@ -143,3 +144,16 @@ def test_bad_lines_are_left_out_and_listed(tmp_path: Path) -> None:
     assert "left out 2 bad lines" in sentence
     assert len((tmp_path / "out/skipped.jsonl").read_text().splitlines()) == 2
     assert sum(len(file.read_text().splitlines()) for file in (tmp_path / "out").glob("*/*.jsonl")) == 30
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"), [(None, "check --text-field: 2 lines are bad"), ("n > 9", "and --where")]
+)
+def test_no_document_left(tmp_path: Path, where: str | None, sentence: str) -> None:
+    source = tmp_path / "eng_Latn.jsonl"
+    source.write_text('{"body": "a", "n": 1}\n' * 2)
+    condition = {} if where is None else {"text": "body", "where": parse_conditions(where)}
+    options = InputOptions(fields=Fields(**condition))
+    with pytest.raises(UserError, match=sentence):
+        split_files([source], tmp_path / "out", 0.2, 10**6, options=options, skip_bad=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["eng_Latn.jsonl"]
