@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_mmbert.data.datatrove.step import PipelineStep
+from megatron_mmbert.data.datatrove.step import PipelineStep, local
 from megatron_mmbert.data.store.reader import Store
 from megatron_mmbert.tokenizer.load import load_tokenizer
 from megatron_mmbert.utils.errors import UserError
@@ -40,7 +40,7 @@ class TokenStoreReader(PipelineStep):
             limit: the most documents that each task yields; -1: all.
         """
         super().__init__()
-        self.store, self.tokenizer = str(store), str(tokenizer)
+        self.store, self.tokenizer = local(store), local(tokenizer)
         self.languages = None if languages is None else sorted(languages)
         self.limit, self.ids_key = limit, ids_key
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from megatron_mmbert.utils.errors import UserError
@@ -23,4 +25,15 @@ except ImportError:
             """Count nothing."""
 
 
-__all__ = ["PipelineStep"]
+__all__ = ["PipelineStep", "local"]
+
+
+def local(path: Path | str) -> str:
+    """Return a path of the local disk, or of one that all nodes share, as text.
+
+    Raises:
+        UserError: it names a place on the net, as datatrove's own steps take it.
+    """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise UserError(f"{path}: token stores and tokenizers are read and written on disks alone; give a folder")
+    return str(path)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_mmbert.data.datatrove.step import PipelineStep
+from megatron_mmbert.data.datatrove.step import PipelineStep, local
 from megatron_mmbert.data.preprocess.output_folder import MADE_FROM_NAME, staging_folder
 from megatron_mmbert.data.preprocess.partition_writer import FILES, PartitionWriter
 from megatron_mmbert.data.preprocess.run import merge
@@ -75,7 +75,9 @@ class TokenStoreWriter(PipelineStep):
             raise UserError(f"source {source!r}: give a name of printable characters without spaces")
         if language is not None and not is_name(language):
             raise UserError(f"language {language!r}: give a code such as deu_Latn, or None")
-        self.output_folder, self.tokenizer = str(output_folder), str(tokenizer)
+        if shard_bytes < 1:
+            raise UserError(f"shard_bytes {shard_bytes}: give at least 1")
+        self.output_folder, self.tokenizer = local(output_folder), local(tokenizer)
         self.language, self.language_key, self.ids_key = language, language_key, ids_key
         self.source, self.dedup, self.shard_bytes = source, dedup, shard_bytes
 
@@ -175,7 +177,7 @@ class TokenStoreMerger(PipelineStep):
 
     def __init__(self, input_folder: Path | str, output: Path | str, overwrite: bool = False) -> None:
         super().__init__()
-        self.input_folder, self.output, self.overwrite = str(input_folder), str(output), overwrite
+        self.input_folder, self.output, self.overwrite = local(input_folder), local(output), overwrite
 
     def run(self, data: Iterable[TroveDocument] | None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
         """Merge in task 0, or find that the store is made already.

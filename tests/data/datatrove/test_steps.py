@@ -160,6 +160,11 @@ def test_settings_that_are_no_names(tokenizer: Path, tmp_path: Path) -> None:
         TokenStoreWriter(tmp_path, tokenizer, source="a b")
     with pytest.raises(UserError, match="language"):
         TokenStoreWriter(tmp_path, tokenizer, language="")
+    with pytest.raises(UserError, match="shard_bytes 0"):
+        TokenStoreWriter(tmp_path, tokenizer, shard_bytes=0)
+    for make in (TokenStoreReader, TokenStoreWriter, TokenStoreMerger):
+        with pytest.raises(UserError, match=r"^s3:/+bucket/a: .* on disks alone"):
+            make("s3://bucket/a", tokenizer)
     with pytest.raises(UserError, match="no partition there"):
         merged(tmp_path)
 
