@@ -88,7 +88,7 @@ def test_a_task_is_run_once_at_a_time(corpus: Path, tokenizer: Path, tmp_path: P
 
 
 def test_what_a_kill_leaves_is_replaced(corpus: Path, tokenizer: Path, store: Path, tmp_path: Path) -> None:
-    """Killed in the middle, killed between the partition and datatrove's mark, and run again with a mark."""
+    """Killed in the middle, at the end, between the partition and datatrove's mark, and run again with a mark."""
     executor = tasks(corpus, tokenizer, tmp_path, 2)
     executor.run()
     parts = tmp_path / "parts"
@@ -98,7 +98,8 @@ def test_what_a_kill_leaves_is_replaced(corpus: Path, tokenizer: Path, store: Pa
     (left / "part/ids.bin").write_bytes(b"half")
     shutil.rmtree(parts / "part-00001")
     (tmp_path / "logs/completions/00001").unlink()
-    (tmp_path / "logs/completions/00000").unlink()  # its partition is there
+    (tmp_path / "logs/completions/00000").unlink()  # its partition is there, and has no name yet
+    shutil.copytree(parts / "part-00000", parts / ".part-00000.partial/part")
     tasks(corpus, tokenizer, tmp_path, 2).run()
     assert not left.exists() and shards(merged(tmp_path)) == shards(store)
     shutil.rmtree(parts / "part-00001")

@@ -190,6 +190,15 @@ def test_arguments_that_are_refused(
     assert sentence in str(error.value) and not os.listdir(tmp_path)
 
 
+def test_sources_are_in_the_order_of_their_names(tokenizer_file: Path, tmp_path: Path) -> None:
+    """Not of the names of datasets: a hyphen is before the stroke between source and language."""
+    for source in ("web-2", "web"):
+        shards(tmp_path / "mds" / source / "fao_Latn", [[BOS, 300 + len(source), EOS]])
+    store = imported_store(ImportJob((tmp_path / "mds",), tokenizer_file, tmp_path / "store"))
+    assert [each.source for each in store.datasets] == ["web", "web-2"]
+    assert store.tokens("web-2", "fao_Latn", 0, 0, 1).tolist() == [305]
+
+
 def test_an_export_needs_the_tokenizer_of_the_store(text_store: Path, tokenizer_file: Path, tmp_path: Path) -> None:
     common = ["export-mds", str(text_store), "--output", str(tmp_path / "mds"), "--tokenizer"]
     with pytest.raises(UserError, match="not the tokenizer of"):
