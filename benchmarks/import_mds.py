@@ -153,11 +153,8 @@ def main() -> None:
         return
     from results import machine, print_table, save
 
-    folder = Path(tempfile.mkdtemp(prefix="import-mds-"))
-    try:
-        rows = compare(arguments, folder)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="import-mds-") as folder:
+        rows = compare(arguments, Path(folder))
     command = "python benchmarks/import_mds.py --tokenizer gemma2/tokenizer.json --peer .venv/bin/python-mosaicml"
     about = {"command": command, "machine": machine("numpy", "torch"), "mosaicml_streaming": "0.13.0"}
     path = save("import_mds", about | {"workers": arguments.workers} | rows)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,12 +37,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 _MAP = """
 import sys
 from datasets import load_dataset
-from transformers import AutoTokenizer
-source, folder, output, workers = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(folder)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+source, path, output, workers = sys.argv[1:]
+of_file = path.endswith(".json")
+tokenizer = PreTrainedTokenizerFast(tokenizer_file=path) if of_file else AutoTokenizer.from_pretrained(path)
 tokenizer.backend_tokenizer.encode_special_tokens = True  # "<unk>" in a document is text
 def encode(batch):
-    ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False)
+    ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     return {"input_ids": ids["input_ids"]}
 data = load_dataset("json", data_files=source, split="train", cache_dir=output + "/cache")
 data = data.map(encode, batched=True, num_proc=int(workers), remove_columns=data.column_names)
@@ -66,17 +66,27 @@ def commands(arguments: argparse.Namespace, source: Path, folder: Path) -> dict[
             "--tokenizer-type", "SentencePieceTokenizer", "--tokenizer-model", str(model), "--workers", workers,
             "--log-interval", "1000000",
         ],
-        "datasets_map": [
-            python, "-c", _MAP, str(source), str(arguments.tokenizer), str(folder / "map"), workers,
-        ],
+        "datasets_map": map_command(source, arguments.tokenizer, folder, arguments.workers),
     }  # fmt: skip
 
 
-def run(name: str, command: list[str], megatron: Path) -> float:
-    """Seconds that a command takes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
-    first = [str(megatron if name == "megatron_lm" else ROOT)]
-    environment["PYTHONPATH"] = os.pathsep.join([*first, *filter(None, [os.environ.get("PYTHONPATH")])])
+def map_command(source: Path, tokenizer: Path, folder: Path, workers: int) -> list[str]:
+    """The command line of `datasets.map`; ``tokenizer``: a folder, or a tokenizer.json."""
+    return [sys.executable, "-c", _MAP, str(source), str(tokenizer), str(folder / "map"), str(workers)]
+
+
+def write_sources(lines: bytes, folder: Path) -> dict[str, Path]:
+    """Write the input files: one line, which is a program's start-up, and all of them."""
+    sources = {"one line": folder / "one.jsonl", "all": folder / "all.jsonl"}
+    sources["all"].write_bytes(lines)
+    sources["one line"].write_bytes(lines[: lines.index(b"\n") + 1])
+    return sources
+
+
+def run(name: str, command: list[str], code: Path = ROOT, **settings: str) -> float:
+    """Seconds that a command takes, with the packages below ``code`` and more ``settings`` in its environment."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1", **settings}
+    environment["PYTHONPATH"] = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     start = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -104,14 +114,13 @@ def ids_of(name: str, folder: Path) -> Iterator[np.ndarray]:
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All three programs on one line and on everything."""
     lines = b"".join(file.read_bytes() for file in sorted(arguments.corpus.glob("*.jsonl")))
-    sources = {"one line": folder / "one.jsonl", "all": folder / "all.jsonl"}
-    sources["all"].write_bytes(lines)
-    sources["one line"].write_bytes(lines[: lines.index(b"\n") + 1])
     seconds: dict[str, dict[str, float]] = {}
-    for what, source in sources.items():
+    for what, source in write_sources(lines, folder).items():
         for name, command in commands(arguments, source, folder / what).items():
             (folder / what).mkdir(exist_ok=True)
-            seconds.setdefault(name, {})[what] = run(name, command, arguments.megatron)
+            seconds.setdefault(name, {})[what] = run(
+                name, command, arguments.megatron if name == "megatron_lm" else ROOT
+            )
             print(f"{name}, {what}: {seconds[name][what]:.1f} s", flush=True)
     ours = list(ids_of("megatron_mmbert", folder / "all"))
     tokens = sum(map(len, ours))
@@ -141,11 +150,8 @@ def main() -> None:
     parser.add_argument("--megatron", type=Path, required=True, help="a checkout of Megatron-LM")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="preprocess-"))
-    try:
-        rows = measure(arguments, folder)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="preprocess-") as folder:
+        rows = measure(arguments, Path(folder))
     command = "python benchmarks/preprocess.py CORPUS --tokenizer DIR --megatron MEGATRON_LM"
     about = machine("sentencepiece", "tokenizers", "transformers", "datasets", "numpy")
     path = save("preprocess", {"command": command, "machine": about, "workers": arguments.workers, **rows})

@@ -10,36 +10,16 @@ about 5 minutes for 75 MB on two cores.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from preprocess import ids_of, map_command, run, write_sources
 from results import machine, print_table, save
-
-from megatron_mmbert.data.store.reader import Store
-
-ROOT = Path(__file__).resolve().parents[1]
-_MAP = """
-import sys
-from datasets import load_dataset
-from transformers import PreTrainedTokenizerFast
-source, file, output, workers = sys.argv[1:]
-tokenizer = PreTrainedTokenizerFast(tokenizer_file=file)
-tokenizer.backend_tokenizer.encode_special_tokens = True  # "<bos>" in a document is text
-def encode(batch):
-    ids = tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    return {"input_ids": ids["input_ids"]}
-data = load_dataset("json", data_files=source, split="train", cache_dir=output + "/cache")
-data = data.map(encode, batched=True, num_proc=int(workers), remove_columns=data.column_names)
-data.save_to_disk(output + "/made")
-"""
 
 
 def commands(arguments: argparse.Namespace, source: Path, folder: Path) -> dict[str, list[str]]:
@@ -50,41 +30,22 @@ def commands(arguments: argparse.Namespace, source: Path, folder: Path) -> dict[
             sys.executable, "-m", "megatron_mmbert", "preprocess", "--input", str(source), "--language", "all",
             "--tokenizer", file, "--output", str(folder / "ours"), "--workers", workers,
         ],
-        "datasets_map": [sys.executable, "-c", _MAP, str(source), file, str(folder / "map"), workers],
+        "datasets_map": map_command(source, arguments.tokenizer, folder, arguments.workers),
     }  # fmt: skip
-
-
-def run(command: list[str]) -> float:
-    """Seconds that a command takes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start
 
 
 def same_ids(folder: Path) -> tuple[int, int, int]:
     """Documents, tokens, and documents with the same ids."""
-    from datasets import load_from_disk
-
-    store = Store.open(folder / "ours")
-    lengths = store.document_lengths("corpus", "all").tolist()
-    same = sum(
-        np.array_equal(store.tokens("corpus", "all", document, 0, length), row["input_ids"])
-        for document, (length, row) in enumerate(zip(lengths, load_from_disk(str(folder / "map/made")), strict=True))
-    )
-    return len(lengths), sum(lengths), same
+    ours, theirs = (ids_of(name, folder) for name in ("megatron_mmbert", "datasets_map"))
+    pairs = [(ids.size, np.array_equal(ids, other)) for ids, other in zip(ours, theirs, strict=True)]
+    return len(pairs), sum(size for size, _ in pairs), sum(same for _, same in pairs)
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both programs in turns."""
     every = b"".join(file.read_bytes() for file in sorted(arguments.corpus.glob("*.jsonl"))).splitlines(keepends=True)
     lines = b"".join(every[:: arguments.every])
-    sources = {"one line": folder / "one.jsonl", "all": folder / "all.jsonl"}
-    sources["all"].write_bytes(lines)
-    sources["one line"].write_bytes(lines[: lines.index(b"\n") + 1])
+    sources = write_sources(lines, folder)
     seconds: dict[str, list[dict[str, float]]] = {}
     rows: dict[str, Any] = {"bytes": len(lines)}
     for number in range(arguments.rounds):
@@ -93,7 +54,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             made = folder / f"{what} {number}"
             made.mkdir()
             for name, command in commands(arguments, source, made).items():
-                took.setdefault(name, {})[what] = run(command)
+                took.setdefault(name, {})[what] = run(name, command, TOKENIZERS_PARALLELISM="false")
                 print(f"round {number + 1}: {name}, {what}: {took[name][what]:.1f} s", flush=True)
         for name, each in took.items():
             seconds.setdefault(name, []).append(each)
@@ -119,11 +80,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=1, metavar="N")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="preprocess-"))
-    try:
-        rows = measure(arguments, folder)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="preprocess-") as folder:
+        rows = measure(arguments, Path(folder))
     command = "python benchmarks/preprocess_vs_datasets.py CORPUS --tokenizer TOKENIZER_JSON"
     about = machine("tokenizers", "transformers", "datasets", "numpy")
     path = save("preprocess_vs_datasets", {"command": command, "machine": about, "workers": arguments.workers, **rows})
