@@ -56,7 +56,7 @@ def run_store_job(
 
 
 def _check_merge(arguments: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Refuse arguments that a merge would pass over: what they say was settled when the partitions were made."""
+    """Refuse arguments that a merge would pass over: the partitions are made by then."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     plain = vars(parser.parse_args(["--merge", "partition", "--output", "store"]))
