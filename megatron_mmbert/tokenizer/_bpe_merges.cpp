@@ -315,13 +315,7 @@ PyObject* make(PyObject*, PyObject* arguments) {
     return PyCapsule_New(encoder, kCapsule, [](PyObject* capsule) { delete encoder_of(capsule); });
 }
 
-// encode(capsule, texts: list[str]) -> (ids: bytes of int32, ends: bytes of int64)
-PyObject* encode(PyObject*, PyObject* arguments) {
-    PyObject *capsule, *texts;
-    if (!PyArg_ParseTuple(arguments, "OO!", &capsule, &PyList_Type, &texts)) return nullptr;
-    Encoder* encoder = encoder_of(capsule);
-    return encoder ? encode_all(encoder, texts) : nullptr;
-}
+PyObject* encode(PyObject*, PyObject* arguments) { return encode_all<Encoder>(arguments, kCapsule); }
 
 PyMethodDef methods[] = {{"new", make, METH_VARARGS, "An encoder of a vocabulary and its merges."},
                          {"encode", encode, METH_VARARGS, "The ids of texts, end to end, and where each ends."},

@@ -113,9 +113,13 @@ PyObject* bytes_of(const std::vector<Number>& numbers) {
     return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers.data()), size);
 }
 
-// The ids of all texts (list[str]) end to end, and where each ends: (bytes of int32, bytes of int64).
+// encode(capsule of the kind, texts: list[str]) -> (ids of all texts end to end: bytes of int32, ends: bytes of int64)
 template <typename Encoder>
-PyObject* encode_all(Encoder* encoder, PyObject* texts) {
+PyObject* encode_all(PyObject* arguments, const char* kind) {
+    PyObject *capsule, *texts;
+    if (!PyArg_ParseTuple(arguments, "OO!", &capsule, &PyList_Type, &texts)) return nullptr;
+    auto* encoder = static_cast<Encoder*>(PyCapsule_GetPointer(capsule, kind));
+    if (!encoder) return nullptr;
     std::vector<int32_t> ids;
     std::vector<int64_t> ends;
     for (Py_ssize_t number = 0; number < PyList_GET_SIZE(texts); ++number) {

@@ -59,18 +59,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += [f"## {_plain(model)}", "", _markdown_table(header, [_cells(row) for row in rows]), ""]
     parts += _markdown_groups(results)
     if results["models_compared"]:
-        header = [
-            "task",
-            "setting",
-            "model",
-            "than",
-            "difference",
-            "95 %",
-            "p by examples",
-            "p by languages",
-            "finding",
-        ]
-        table = _markdown_table(header, [_compared_cells(each) for each in results["models_compared"]])
+        table = _markdown_table(_COMPARED_HEADER, [_compared_cells(each) for each in results["models_compared"]])
         parts += ["## Models compared", "", table, ""]
     return "\n".join([*parts, *_notes(results)]) + "\n"
 
@@ -82,19 +71,9 @@ def html(results: Mapping[str, Any]) -> str:
     header = ["model", *_HEADER, "finding"]
     parts.append(_html_table(header, [[row["model"], *_cells(row)] for row in results["rows"]], len(_HEADER)))
     if results["models_compared"]:
-        compared = [
-            "task",
-            "setting",
-            "model",
-            "than",
-            "difference",
-            "95 %",
-            "p by examples",
-            "p by languages",
-            "finding",
-        ]
         parts.append("<h2>Models compared</h2>")
-        parts.append(_html_table(compared, [_compared_cells(each) for each in results["models_compared"]], 8))
+        rows = [_compared_cells(each) for each in results["models_compared"]]
+        parts.append(_html_table(_COMPARED_HEADER, rows, len(_COMPARED_HEADER) - 1))
     parts.append("<h2>Languages</h2>" + _language_table(results))
     parts += [f"<p>{escape(line)}</p>" for line in _notes(results) if line]
     return (
@@ -104,6 +83,10 @@ def html(results: Mapping[str, Any]) -> str:
     )
 
 
+_COMPARED_HEADER = (
+    *("task", "setting", "model", "than", "difference", "95 %"),
+    *("p by examples", "p by languages", "finding"),
+)
 _HEADER = (
     *("task", "setting", "metric", "languages", "score", "95 %", "seeds", "over seeds", "C on dev"),
     *(_NAMES[name] for name in ("chance", "majority", "ngrams", "random")),

@@ -79,6 +79,9 @@ def _is_known(description: dict[str, Any]) -> bool:
         return False  # Gemma 2's tab has no piece as a byte, and needs none
     if any(is_byte_piece(part) for merge in model["merges"] if "<0x" in str(merge) for part in _parts(merge)):
         return False  # a byte would not bound a segment
+    special = {token["content"] for token in added if token["special"]}
+    if any("".join(_parts(merge)) in special for merge in model["merges"]):
+        return False  # a text that spells such a token gets other pieces
     changed = ("single_word", "lstrip", "rstrip")
     return all(
         token["content"] and not token["normalized"] and (token["special"] or not any(token[key] for key in changed))

@@ -130,6 +130,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "an added token that takes spaces": {"added_tokens": [PLAIN | {"id": 9, "content": "x", "lstrip": True}]},
     "one that is a word": {"added_tokens": [PLAIN | {"id": 9, "content": "x", "single_word": True}]},
     "one matched later": {"added_tokens": [PLAIN | {"id": 9, "content": "x", "normalized": True}]},
+    "merges that come to a special token": {
+        "model": {"merges": [["<", "mask>"]]},
+        "added_tokens": [PLAIN | {"id": 4, "content": "<mask>", "special": True}],
+    },
     "merged bytes": {"model": {"merges": [["<0x0A>", "a"]]}},
 }
 
